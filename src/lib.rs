@@ -1,0 +1,4 @@
+//! hostmount: a Kubernetes CSI node plugin that gives pods directories of their node by bind mount, with exactly
+//! the mount propagation that the pod asked for.
+pub mod propagation;
+pub mod volume;

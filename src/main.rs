@@ -1,0 +1,2 @@
+//! The hostmount binary.
+fn main() {}
