@@ -1,4 +1,15 @@
 //! hostmount: a Kubernetes CSI node plugin that gives pods directories of their node by bind mount, with exactly
 //! the mount propagation that the pod asked for.
+pub mod apply;
+pub mod engine;
+pub mod gate;
+pub mod observe;
+pub mod plan;
 pub mod propagation;
+pub mod site;
+#[expect(unsafe_code, reason = "the fence: the one place for system calls that no library has")]
+pub mod sys;
+pub mod threads;
+pub mod tree;
 pub mod volume;
+pub mod workshop;

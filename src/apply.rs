@@ -1,0 +1,137 @@
+//! Runs steps, and takes them back if one fails.
+//!
+//! [`Work`] is the only implementor of [`Run`] in the program: it makes the one system call that a step stands for.
+//! Tests wrap it to let the n-th step fail or to end the process after it, on the real kernel.
+
+use std::os::fd::OwnedFd;
+
+use crate::observe::TargetPlace;
+use crate::plan::{Origin, Place, Step, undo};
+use crate::propagation::PropagationKind;
+use crate::site::Site;
+use crate::sys::mount::{self, Change, Unmount};
+use crate::sys::{Errno, path};
+use crate::workshop::Slot;
+
+/// Runs one step.
+pub trait Run {
+    /// Does it.
+    ///
+    /// # Errors
+    /// What the kernel says; then nothing was changed.
+    fn run(&mut self, step: Step) -> Result<(), Errno>;
+}
+
+/// The descriptors of one request, on which steps are made.
+#[derive(Debug)]
+pub struct Work<'a> {
+    /// The node.
+    pub site: &'a Site,
+    /// The source, for requests that bind.
+    pub source: Option<&'a OwnedFd>,
+    /// The root of the staged copy, if there is one.
+    pub staging: Option<&'a OwnedFd>,
+    /// The slot, for requests that bind.
+    pub slot: Option<&'a Slot>,
+    /// The target.
+    pub target: &'a TargetPlace,
+}
+
+impl Work<'_> {
+    fn top(&self, place: Place) -> Result<OwnedFd, Errno> {
+        match place {
+            Place::Target => path::open_child(&self.target.parent, &self.target.name),
+            Place::Slot => {
+                let slot = self.slot.ok_or(Errno::EINVAL)?;
+                path::open_child(&slot.parent, &slot.name)
+            }
+        }
+    }
+
+    fn unmount(&self, place: Place, how: Unmount) -> Result<(), Errno> {
+        match place {
+            Place::Target => mount::unmount(&self.target.parent, &self.target.name, how),
+            Place::Slot => {
+                let slot = self.slot.ok_or(Errno::EINVAL)?;
+                mount::unmount(&slot.parent, &slot.name, how)
+            }
+        }
+    }
+}
+
+impl Run for Work<'_> {
+    fn run(&mut self, step: Step) -> Result<(), Errno> {
+        let Site { proc, calls, .. } = self.site;
+        match step {
+            Step::MakeTarget => path::make_dir(&self.target.parent, &self.target.name, 0o750).map(drop),
+            Step::RemoveTarget => path::remove_dir(&self.target.parent, &self.target.name).map(drop),
+            Step::Bind(origin) => {
+                let from = match origin {
+                    Origin::Source => self.source,
+                    Origin::Staging => self.staging,
+                };
+                mount::bind_recursive(from.ok_or(Errno::EINVAL)?, self.top(Place::Slot)?)
+            }
+            Step::Change(change) => mount::change(proc, *calls, self.top(Place::Slot)?, change, true),
+            Step::Move => mount::move_to(*calls, self.top(Place::Slot)?, self.top(Place::Target)?),
+            Step::UnmountIdle(place) => self.unmount(place, Unmount::IfIdle),
+            Step::MakePrivate(place) => {
+                let private = Change { propagation: Some(PropagationKind::Private), ..Change::default() };
+                mount::change(proc, *calls, self.top(place)?, private, true)
+            }
+            Step::Detach(place) => self.unmount(place, Unmount::Detach),
+        }
+    }
+}
+
+/// A step that failed, and how taking back the ones before it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failed {
+    /// The step.
+    pub step: Step,
+    /// What the kernel said.
+    pub errno: Errno,
+    /// What the kernel said of an undo step, if one failed too.
+    pub undo: Result<(), (Step, Errno)>,
+}
+
+/// Why a run of steps stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// A step failed.
+    Failed(Failed),
+    /// Nobody waits for the result any more; all was taken back.
+    Cancelled,
+}
+
+/// Runs steps in order. On failure, or if `cancelled` says so before a step, what was done is undone.
+///
+/// # Errors
+/// [`Stopped`].
+pub fn run_all(run: &mut dyn Run, steps: &[Step], cancelled: &dyn Fn() -> bool) -> Result<(), Stopped> {
+    for (n, &step) in steps.iter().enumerate() {
+        if cancelled() {
+            // Whether the undo went well shows in the next look at the target; there is nobody to tell.
+            let _ = take_back(run, &steps[..n]);
+            return Err(Stopped::Cancelled);
+        }
+        if let Err(errno) = run.run(step) {
+            return Err(Stopped::Failed(Failed { step, errno, undo: take_back(run, &steps[..n]) }));
+        }
+    }
+    Ok(())
+}
+
+/// Undoes steps that were done. All undo steps are tried; the first failure is reported.
+///
+/// # Errors
+/// The undo step that failed, with what the kernel said.
+pub fn take_back(run: &mut dyn Run, done: &[Step]) -> Result<(), (Step, Errno)> {
+    let mut first = Ok(());
+    for step in undo(done) {
+        if let Err(errno) = run.run(step) {
+            first = first.and(Err((step, errno)));
+        }
+    }
+    first
+}

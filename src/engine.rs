@@ -1,0 +1,438 @@
+//! The jobs of a mount thread: publish, stage, unpublish, usage and health, each from observing to verifying.
+//!
+//! A job runs wholly on one thread that has entered the kubelet's mount namespace, may hang in any call of a dead
+//! source, and keeps no state beyond itself: what is mounted is asked of the kernel each time.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use crate::apply::{Failed, Run, Stopped, Work, run_all, take_back};
+use crate::observe::{self, OpenSource, SourcePath, TargetPlace};
+use crate::plan::{self, Decision, Difference, Found, Gone, Mounted, Place, Refused, Step, Wish};
+use crate::propagation::{MountPropagation, PropagationState};
+use crate::site::Site;
+use crate::sys::Errno;
+use crate::sys::calls::Calls;
+use crate::sys::stat::{self, MountAttrs, Usage};
+use crate::tree::mountinfo;
+use crate::volume::KubeletPath;
+use crate::workshop::Slot;
+
+/// Why a job failed. `csi::status` turns each into a gRPC status.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MountError {
+    /// The source directory isn't there.
+    #[error("the source directory {} does not exist: create it on the node, or set `missing: {{create: {{}}}}` for its entry", path.display())]
+    SourceMissing {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The way to the source leads over a symlink.
+    #[error("the source path {} leads over a symlink or out of its entry: symlinks are never followed; name the real path", path.display())]
+    SourceSymlink {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The source isn't a directory.
+    #[error("the source {} is not a directory: only directories can be published", path.display())]
+    SourceNotDirectory {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The source's file system has lost its server.
+    #[error("the source {} is dead ({errno}): its file system's server is gone; restart it on the node, the call is then retried", path.display())]
+    SourceDead {
+        /// Where.
+        path: PathBuf,
+        /// What the file system said.
+        errno: Errno,
+    },
+    /// The source can't be opened for another reason.
+    #[error("the source {} cannot be opened: {errno}", path.display())]
+    Source {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The source's mount passes nothing on.
+    #[error("{asked} was asked for, but the mount that {} lies on is {found}, so no mount can cross: run `mount --make-rshared \"$(findmnt -n -o TARGET -T {})\"` on the node, or ask for None", path.display(), path.display())]
+    SourcePrivate {
+        /// Where.
+        path: PathBuf,
+        /// What was asked.
+        asked: MountPropagation,
+        /// What the mount is.
+        found: PropagationState,
+    },
+    /// The source's mount can't be bound.
+    #[error("the mount that {} lies on is unbindable: run `mount --make-private \"$(findmnt -n -o TARGET -T {})\"` on the node", path.display(), path.display())]
+    SourceUnbindable {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The directory that the target lies in isn't there.
+    #[error("the directory of {} does not exist: the caller has to make it (CSI: NodePublishVolume, target_path)", path.display())]
+    TargetParentMissing {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The way to the target leads over a symlink.
+    #[error("the path {} leads over a symlink or out of the kubelet's directory: nothing is mounted or unmounted there", path.display())]
+    TargetSymlink {
+        /// The target.
+        path: PathBuf,
+    },
+    /// Something that isn't a directory is at the target.
+    #[error("{} exists and is not a directory: remove it on the node", path.display())]
+    TargetNotDirectory {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target holds files.
+    #[error("{} exists and is not empty: a mount would hide its files; move them away on the node", path.display())]
+    TargetNotEmpty {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target is published already, but not as asked.
+    #[error("{} is published already, but {}: unpublish it first", path.display(), describe(*difference))]
+    TargetDiffers {
+        /// The target.
+        path: PathBuf,
+        /// In what.
+        difference: Difference,
+    },
+    /// The target can't be used for another reason.
+    #[error("{} cannot be used: {errno}", path.display())]
+    Target {
+        /// The target.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The kubelet's directory can't be opened.
+    #[error("the kubelet directory {} cannot be opened in the caller's mount namespace: {errno}; set --kubelet-dir to the kubelet's --root-dir", path.display())]
+    KubeletDir {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The workshop can't be set up.
+    #[error("the workshop {} cannot be mounted in the caller's mount namespace: {errno}; the plugin needs CAP_SYS_ADMIN there", path.display())]
+    Workshop {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// Nothing is mounted where a volume should be.
+    #[error("no volume is published at {}", path.display())]
+    NotPublished {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A single-writer volume is published elsewhere.
+    #[error("the volume allows a single writer and is published at {} already: unpublish it there first", other.display())]
+    SecondWriter {
+        /// Where.
+        other: PathBuf,
+    },
+    /// The namespace holds as many mounts as the kernel allows.
+    #[error(
+        "the node's mount namespace is full (ENOSPC): unmount what is not needed, or raise the sysctl fs.mount-max"
+    )]
+    TooManyMounts,
+    /// A step failed.
+    #[error("{} failed: {}{}", name_of(failed.step), failed.errno, undo_text(failed))]
+    Step {
+        /// The step, and how the undo went.
+        failed: Failed,
+    },
+    /// What was made isn't what was planned.
+    #[error("what was mounted at {} is not what was planned: {}; it was unmounted again", path.display(), describe(*difference))]
+    Drift {
+        /// The target.
+        path: PathBuf,
+        /// In what.
+        difference: Difference,
+    },
+    /// The volume's file system has lost its server.
+    #[error("the volume at {} is dead ({errno}): its file system's server is gone", path.display())]
+    VolumeDead {
+        /// Where.
+        path: PathBuf,
+        /// What the file system said.
+        errno: Errno,
+    },
+    /// Nobody waits any more.
+    #[error("the call was given up at its deadline; what it had begun was undone")]
+    Cancelled,
+}
+
+const fn name_of(step: Step) -> &'static str {
+    match step {
+        Step::MakeTarget => "making the target directory",
+        Step::Bind(_) => "binding the source",
+        Step::Change(_) => "setting propagation and flags",
+        Step::Move => "moving the volume to its target",
+        Step::UnmountIdle(_) | Step::Detach(_) => "unmounting",
+        Step::MakePrivate(_) => "making the volume private before unmounting it",
+        Step::RemoveTarget => "removing the target directory",
+    }
+}
+
+fn undo_text(failed: &Failed) -> String {
+    match failed.undo {
+        Ok(()) => String::new(),
+        Err((step, errno)) => format!("; undoing it, {} failed too: {errno}", name_of(step)),
+    }
+}
+
+fn describe(difference: Difference) -> String {
+    match difference {
+        Difference::Directory => "it shows another directory".to_owned(),
+        Difference::Relation { wished, found } => format!("with propagation {found}, not {wished}"),
+        Difference::ReadOnly { wished: true } => "read-write, not read-only".to_owned(),
+        Difference::ReadOnly { wished: false } => "read-only, not read-write".to_owned(),
+        Difference::Attrs { wished, found } => format!("with the flags {found:?}, not {wished:?}"),
+        Difference::Missing => "nothing is mounted".to_owned(),
+        Difference::Gone => "its directory is gone".to_owned(),
+    }
+}
+
+/// What to put where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachJob {
+    /// The node's directory.
+    pub source: SourcePath,
+    /// Where it shall appear.
+    pub target: KubeletPath,
+    /// Where the volume was staged, if it was.
+    pub staging: Option<KubeletPath>,
+    /// What must cross; for staging the entry's ceiling, which is lowered to what the source can give.
+    pub relation: MountPropagation,
+    /// Whether `relation` may be lowered (staging).
+    pub lower: bool,
+    /// Flags to set.
+    pub attrs: MountAttrs,
+    /// Whether the volume may be published at one target only.
+    pub single_writer: bool,
+}
+
+/// What a job runs with.
+pub struct Context<'a> {
+    /// The node.
+    pub site: &'a Site,
+    /// Whether nobody waits any more.
+    pub cancelled: &'a dyn Fn() -> bool,
+    /// Runs each step; the identity, except in tests that make a step fail.
+    pub step: &'a mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>,
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("site", self.site).finish_non_exhaustive()
+    }
+}
+
+struct Hooked<'a, 'b> {
+    work: Work<'a>,
+    step: &'b mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>,
+}
+
+impl Run for Hooked<'_, '_> {
+    fn run(&mut self, step: Step) -> Result<(), Errno> {
+        (self.step)(&mut self.work, step)
+    }
+}
+
+/// Makes a volume appear at its target. `Ok(false)` if it was there already.
+///
+/// # Errors
+/// [`MountError`]; then the mount table is as it was before.
+pub fn attach(context: &mut Context<'_>, slot: &Slot, job: &AttachJob) -> Result<bool, MountError> {
+    let site = context.site;
+    let target = observe::open_target(site, &job.target)?
+        .ok_or_else(|| MountError::TargetParentMissing { path: job.target.as_path().to_owned() })?;
+    let open = observe::open_source(site, &job.source)?;
+    let result = attach_open(context, slot, job, &target, &open);
+    if result.is_err() {
+        open.forget_made();
+    }
+    result
+}
+
+fn attach_open(
+    context: &mut Context<'_>,
+    slot: &Slot,
+    job: &AttachJob,
+    target: &TargetPlace,
+    open: &OpenSource,
+) -> Result<bool, MountError> {
+    let site = context.site;
+    let source = &open.source;
+    let place = || job.target.as_path().to_owned();
+    let relation =
+        if job.lower { plan::staging_relation(job.relation, source.mount.propagation) } else { job.relation };
+    let wish = Wish { relation, attrs: job.attrs };
+    let (found, _root) = observe::find(site, target).map_err(|errno| MountError::Target { path: place(), errno })?;
+    let staging = find_staging(site, job)?;
+    let staged = staging.as_ref().map(|(mounted, _)| mounted);
+    let attach = match plan::attach(source, staged, &found, wish) {
+        Ok(Decision::Done) => return Ok(false),
+        Ok(Decision::Attach(attach)) => attach,
+        Err(refused) => return Err(refusal(refused, job)),
+    };
+    if job.single_writer
+        && let Some(other) = other_writer(site, open, job)?
+    {
+        return Err(MountError::SecondWriter { other });
+    }
+    let work = Work {
+        site,
+        source: Some(&open.fd),
+        staging: staging.as_ref().map(|(_, root)| root),
+        slot: Some(slot),
+        target,
+    };
+    let mut run = Hooked { work, step: &mut *context.step };
+    if attach.clear_first {
+        clear(site, target, &mut run)?;
+    }
+    run_all(&mut run, &attach.steps, context.cancelled).map_err(|stopped| match stopped {
+        Stopped::Cancelled => MountError::Cancelled,
+        Stopped::Failed(Failed { errno: Errno::ENOSPC, undo: Ok(()), .. }) => MountError::TooManyMounts,
+        Stopped::Failed(failed) => MountError::Step { failed },
+    })?;
+    let checked = match observe::find(site, target) {
+        Ok((Found::Mount(made), _)) => plan::compare(source, staged, &made, wish),
+        _ => Err(Difference::Missing),
+    };
+    checked.map_err(|difference| match take_back(&mut run, &attach.steps) {
+        Ok(()) => MountError::Drift { path: place(), difference },
+        Err((step, errno)) => MountError::Step { failed: Failed { step, errno, undo: Ok(()) } },
+    })?;
+    Ok(true)
+}
+
+fn refusal(refused: Refused, job: &AttachJob) -> MountError {
+    let source = job.source.full();
+    let target = job.target.as_path().to_owned();
+    match refused {
+        Refused::SourcePrivate { asked, found } => MountError::SourcePrivate { path: source, asked, found },
+        Refused::SourceUnbindable => MountError::SourceUnbindable { path: source },
+        Refused::Differs(difference) => MountError::TargetDiffers { path: target, difference },
+        Refused::NotEmpty => MountError::TargetNotEmpty { path: target },
+        Refused::NotDirectory { symlink: true } => MountError::TargetSymlink { path: target },
+        Refused::NotDirectory { symlink: false } => MountError::TargetNotDirectory { path: target },
+    }
+}
+
+/// The staged copy, if there is one. None is no error: the publish is then taken from the source.
+fn find_staging(site: &Site, job: &AttachJob) -> Result<Option<(Mounted, OwnedFd)>, MountError> {
+    let Some(path) = &job.staging else { return Ok(None) };
+    let Some(place) = observe::open_target(site, path)? else { return Ok(None) };
+    match observe::find(site, &place) {
+        Ok((Found::Mount(mounted), Some(root))) => Ok(Some((mounted, root))),
+        Ok(_) => Ok(None),
+        Err(errno) => Err(MountError::Target { path: path.as_path().to_owned(), errno }),
+    }
+}
+
+/// Where else the source's directory is published. This reads the whole mount table, which only single-writer
+/// volumes pay for: there is no list of volumes but the kernel's.
+fn other_writer(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<Option<PathBuf>, MountError> {
+    let fail = |errno| MountError::Source { path: job.source.full(), errno };
+    let table = mountinfo::parse(&site.proc.mountinfo().map_err(fail)?);
+    let id = stat::mount_id(&site.proc, Calls::NONE, &open.fd).map_err(fail)?;
+    let kubelet = site.kubelet_dir.as_path();
+    Ok(table
+        .bound_from(id, &job.source.full())
+        .map(|m| &m.mount_point)
+        .find(|point| {
+            point.as_path() != job.target.as_path()
+                && point.strip_prefix(kubelet).is_ok_and(|below| {
+                    !below.starts_with("plugins") && below.iter().all(|part| part != "volume-subpaths")
+                })
+        })
+        .cloned())
+}
+
+/// Makes a volume vanish from its target: every layer that is mounted there, then the directory. Idempotent, and
+/// asks a dead file system nothing.
+///
+/// # Errors
+/// [`MountError`]; the call can be repeated.
+pub fn detach(context: &mut Context<'_>, path: &KubeletPath) -> Result<(), MountError> {
+    let site = context.site;
+    let Some(target) = observe::open_target(site, path)? else { return Ok(()) };
+    let work = Work { site, source: None, staging: None, slot: None, target: &target };
+    let mut run = Hooked { work, step: &mut *context.step };
+    clear(site, &target, &mut run)?;
+    run.run(Step::RemoveTarget).map_err(|errno| match errno {
+        Errno::ENOTEMPTY | Errno::EEXIST => MountError::TargetNotEmpty { path: path.as_path().to_owned() },
+        Errno::ENOTDIR => MountError::TargetNotDirectory { path: path.as_path().to_owned() },
+        errno => MountError::Step { failed: Failed { step: Step::RemoveTarget, errno, undo: Ok(()) } },
+    })
+}
+
+/// Unmounts every layer at a target.
+fn clear(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<(), MountError> {
+    let gone = |errno| matches!(errno, Errno::EINVAL | Errno::ENOENT);
+    let failed = |step, errno| MountError::Step { failed: Failed { step, errno, undo: Ok(()) } };
+    loop {
+        let idle = Step::UnmountIdle(Place::Target);
+        match run.run(idle) {
+            Ok(()) => continue,
+            Err(errno) if gone(errno) => return Ok(()),
+            Err(Errno::EBUSY) => {}
+            Err(errno) => return Err(failed(idle, errno)),
+        }
+        for step in detach_steps(site, target).map_err(|errno| failed(idle, errno))? {
+            match run.run(step) {
+                Ok(()) => {}
+                Err(errno) if gone(errno) => return Ok(()),
+                Err(errno) => return Err(failed(step, errno)),
+            }
+        }
+    }
+}
+
+fn detach_steps(site: &Site, target: &TargetPlace) -> Result<Vec<Step>, Errno> {
+    let top = crate::sys::path::open_child(&target.parent, &target.name)?;
+    let id = stat::mount_id(&site.proc, Calls::NONE, &top)?;
+    Ok(plan::detach_steps(&mountinfo::parse(&site.proc.mountinfo()?), id))
+}
+
+fn published(site: &Site, path: &KubeletPath) -> Result<(Mounted, OwnedFd), MountError> {
+    let not_published = || MountError::NotPublished { path: path.as_path().to_owned() };
+    let target = observe::open_target(site, path)?.ok_or_else(not_published)?;
+    match observe::find(site, &target) {
+        Ok((Found::Mount(mounted), Some(root))) => Ok((mounted, root)),
+        Ok(_) => Err(not_published()),
+        Err(errno) => Err(MountError::Target { path: path.as_path().to_owned(), errno }),
+    }
+}
+
+/// How full a published volume is.
+///
+/// # Errors
+/// [`MountError::NotPublished`], [`MountError::VolumeDead`].
+pub fn usage(site: &Site, path: &KubeletPath) -> Result<Usage, MountError> {
+    let (mounted, root) = published(site, path)?;
+    let dead = |errno| MountError::VolumeDead { path: path.as_path().to_owned(), errno };
+    if let Err(Gone::Dead(errno)) = mounted.dir {
+        return Err(dead(errno));
+    }
+    stat::usage(root).map_err(dead)
+}
+
+/// Whether a published volume can be used: `Ok` with what is wrong, if anything.
+///
+/// # Errors
+/// [`MountError::NotPublished`].
+pub fn health(site: &Site, path: &KubeletPath) -> Result<Option<Gone>, MountError> {
+    published(site, path).map(|(mounted, _)| mounted.dir.err())
+}

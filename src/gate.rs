@@ -1,0 +1,64 @@
+//! One call at a time for each path: a second one for the same target or staging path is turned away.
+//!
+//! CSI asks a plugin to answer ABORTED when it is called for a volume on which another call is under way (CSI,
+//! "Error Scheme"). The guard is per *path*, not per volume: ten pods that mount one volume are ten targets, which
+//! the kernel handles side by side, and turning nine of them away would cost each a retry with back-off.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The paths on which a call is under way.
+#[derive(Debug, Clone, Default)]
+pub struct Gate(Arc<Mutex<HashSet<PathBuf>>>);
+
+/// Another call for the same path is under way.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("another call for {} is under way: try again when it has ended", path.display())]
+pub struct Busy {
+    /// The path.
+    pub path: PathBuf,
+}
+
+/// The right to work on a path, until it is dropped.
+#[derive(Debug)]
+pub struct Pass {
+    gate: Gate,
+    path: PathBuf,
+}
+
+impl Gate {
+    /// Enters, or is turned away.
+    ///
+    /// # Errors
+    /// [`Busy`] while somebody else's [`Pass`] for the path exists.
+    pub fn enter(&self, path: &Path) -> Result<Pass, Busy> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.insert(path.to_owned()) {
+            Ok(Pass { gate: self.clone(), path: path.to_owned() })
+        } else {
+            Err(Busy { path: path.to_owned() })
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.gate.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_for_each_path() {
+        let gate = Gate::default();
+        let pass = gate.enter(Path::new("/a")).unwrap();
+        assert_eq!(gate.enter(Path::new("/a")).unwrap_err().path, Path::new("/a"));
+        assert!(gate.enter(Path::new("/b")).is_ok());
+        drop(pass);
+        assert!(gate.enter(Path::new("/a")).is_ok());
+    }
+}

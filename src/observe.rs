@@ -1,0 +1,216 @@
+//! Reads the tree: opens source and target without following a symlink, and says what is there.
+//!
+//! Everything is resolved once, into descriptors that stay open for the whole request, so that what was looked at is
+//! what gets mounted.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::engine::MountError;
+use crate::plan::{Found, Gone, Mounted, Source};
+use crate::site::Site;
+use crate::sys::stat::{self, Freshness};
+use crate::sys::{Errno, path};
+use crate::volume::{AbsPath, KubeletPath, SubPath};
+
+/// What to do if the source directory isn't there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfMissing {
+    /// Refuse.
+    Fail,
+    /// Make it, and its parents, with this mode and owner.
+    Create {
+        /// The permission bits.
+        mode: u32,
+        /// The owner.
+        uid: u32,
+        /// The group.
+        gid: u32,
+    },
+}
+
+/// Which directory of the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourcePath {
+    /// The entry's directory.
+    pub entry: AbsPath,
+    /// The directory beneath it.
+    pub sub_path: Option<SubPath>,
+    /// What to do if it isn't there.
+    pub missing: IfMissing,
+}
+
+impl SourcePath {
+    /// The whole path.
+    #[must_use]
+    pub fn full(&self) -> PathBuf {
+        match &self.sub_path {
+            Some(sub) => self.entry.as_path().join(sub.as_path()),
+            None => self.entry.as_path().to_owned(),
+        }
+    }
+}
+
+/// An open source.
+#[derive(Debug)]
+pub struct OpenSource {
+    /// The directory.
+    pub fd: OwnedFd,
+    /// What it is.
+    pub source: Source,
+    made: Vec<(OwnedFd, OsString)>,
+}
+
+impl OpenSource {
+    /// Takes back the directories that opening it has made, after a failure; those in use by now stay.
+    pub fn forget_made(self) {
+        for (parent, name) in self.made.into_iter().rev() {
+            if path::remove_dir(parent, &name).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+fn source_error(place: &Path, errno: Errno) -> MountError {
+    let path = place.to_owned();
+    match errno {
+        Errno::ENOENT => MountError::SourceMissing { path },
+        Errno::ELOOP | Errno::EXDEV => MountError::SourceSymlink { path },
+        Errno::ENOTDIR => MountError::SourceNotDirectory { path },
+        e if stat::is_dead(e) => MountError::SourceDead { path, errno },
+        _ => MountError::Source { path, errno },
+    }
+}
+
+/// Opens the source beneath its entry and reads what it is.
+///
+/// # Errors
+/// The `Source…` variants of [`MountError`].
+pub fn open_source(site: &Site, wanted: &SourcePath) -> Result<OpenSource, MountError> {
+    let full = wanted.full();
+    let fail = |errno| source_error(&full, errno);
+    let root = path::open_trusted(Path::new("/")).map_err(fail)?;
+    let mut made = Vec::new();
+    let entry = wanted.entry.as_path().strip_prefix("/").unwrap_or(Path::new("."));
+    let opened = open_or_make(site, &root, entry, wanted.missing, &mut made).and_then(|entry| match &wanted.sub_path {
+        Some(sub) => open_or_make(site, &entry, sub.as_path(), wanted.missing, &mut made),
+        None => Ok(entry),
+    });
+    let read = opened.and_then(|fd| {
+        let dir = stat::directory(&fd, Freshness::Live)?;
+        let mount = stat::mount(&site.proc, site.calls, &fd)?;
+        Ok((fd, Source { dir: dir.id, mount }))
+    });
+    match read {
+        Ok((fd, source)) => Ok(OpenSource { fd, source, made }),
+        Err(errno) => {
+            for (parent, name) in made.into_iter().rev() {
+                // Only what is still empty goes, and what is in use is somebody's: nothing to report.
+                let _ = path::remove_dir(parent, &name);
+            }
+            Err(fail(errno))
+        }
+    }
+}
+
+fn open_or_make(
+    site: &Site,
+    root: &OwnedFd,
+    relative: &Path,
+    missing: IfMissing,
+    made: &mut Vec<(OwnedFd, OsString)>,
+) -> Result<OwnedFd, Errno> {
+    match (path::open_beneath(site.calls, root, relative), missing) {
+        (Err(Errno::ENOENT), IfMissing::Create { mode, uid, gid }) => {
+            let mut at = root.try_clone().map_err(|_| Errno::EMFILE)?;
+            for name in relative {
+                at = match path::open_child(&at, name) {
+                    Err(Errno::ENOENT) => {
+                        if path::make_dir(&at, name, mode)? {
+                            made.push((at.try_clone().map_err(|_| Errno::EMFILE)?, name.to_owned()));
+                            path::set_owner(&at, name, mode, uid, gid)?;
+                        }
+                        path::open_child(&at, name)?
+                    }
+                    other => other?,
+                };
+            }
+            Ok(at)
+        }
+        (opened, _) => opened,
+    }
+}
+
+/// A target or staging path with its parent open.
+#[derive(Debug)]
+pub struct TargetPlace {
+    /// The directory that it lies in.
+    pub parent: OwnedFd,
+    /// Its name there.
+    pub name: OsString,
+    parent_mount: u64,
+}
+
+/// Opens the directory that a target lies in. `None` if that isn't there.
+///
+/// # Errors
+/// The `Target…` variants of [`MountError`].
+pub fn open_target(site: &Site, target: &KubeletPath) -> Result<Option<TargetPlace>, MountError> {
+    let fail = |errno| match errno {
+        Errno::ELOOP | Errno::EXDEV => MountError::TargetSymlink { path: target.as_path().to_owned() },
+        _ => MountError::Target { path: target.as_path().to_owned(), errno },
+    };
+    let kubelet = path::open_trusted(site.kubelet_dir.as_path())
+        .map_err(|errno| MountError::KubeletDir { path: site.kubelet_dir.as_path().to_owned(), errno })?;
+    let (Some(parent), Some(name)) = (target.relative().parent(), target.relative().file_name()) else {
+        return Err(fail(Errno::EINVAL));
+    };
+    let parent = if parent.as_os_str().is_empty() {
+        kubelet
+    } else {
+        match path::open_beneath(site.calls, &kubelet, parent) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
+            other => other.map_err(fail)?,
+        }
+    };
+    let parent_mount = stat::mount_id(&site.proc, site.calls, &parent).map_err(fail)?;
+    Ok(Some(TargetPlace { parent, name: name.to_owned(), parent_mount }))
+}
+
+/// What is at a target now, and the descriptor of it where it is a directory.
+///
+/// # Errors
+/// What the kernel says.
+pub fn find(site: &Site, place: &TargetPlace) -> Result<(Found, Option<OwnedFd>), Errno> {
+    let fd = match path::open_child(&place.parent, &place.name) {
+        Ok(fd) => fd,
+        Err(Errno::ENOENT) => return Ok((Found::Nothing, None)),
+        Err(Errno::ELOOP) => return Ok((Found::Other { symlink: true }, None)),
+        Err(Errno::ENOTDIR) => return Ok((Found::Other { symlink: false }, None)),
+        Err(e) => return Err(e),
+    };
+    if stat::mount_id(&site.proc, site.calls, &fd)? == place.parent_mount {
+        let empty = path::is_empty(&place.parent, OsStr::new(&place.name))?;
+        return Ok((Found::Directory { empty }, Some(fd)));
+    }
+    let mounted = mounted(site, &fd)?;
+    Ok((Found::Mount(mounted), Some(fd)))
+}
+
+/// What the mount behind a descriptor of its root is.
+///
+/// # Errors
+/// What the kernel says of the mount; a dead file system is part of the answer.
+pub fn mounted(site: &Site, root: impl AsFd) -> Result<Mounted, Errno> {
+    let root = root.as_fd();
+    let mount = stat::mount(&site.proc, site.calls, root)?;
+    let dir = match stat::directory(root, Freshness::Live) {
+        Ok(dir) if dir.deleted => Err(Gone::Deleted),
+        Ok(dir) => Ok(dir.id),
+        Err(errno) if stat::is_dead(errno) => Err(Gone::Dead(errno)),
+        Err(errno) => return Err(errno),
+    };
+    Ok(Mounted { dir, mount })
+}

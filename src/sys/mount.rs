@@ -1,0 +1,203 @@
+//! The mount calls: bind, change, move, unmount, each on descriptors.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+
+use linux_raw_sys::general as raw;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::calls::Calls;
+use super::namespace::{Proc, fd_path};
+use super::stat::{self, MountAttrs};
+use crate::propagation::{Propagation, PropagationKind};
+use crate::tree::mountinfo;
+
+const NO_PATH: Option<&str> = None;
+
+const fn flags_of(kind: PropagationKind) -> MsFlags {
+    match kind {
+        PropagationKind::Private => MsFlags::MS_PRIVATE,
+        PropagationKind::Shared => MsFlags::MS_SHARED,
+        PropagationKind::Slave => MsFlags::MS_SLAVE,
+        PropagationKind::Unbindable => MsFlags::MS_UNBINDABLE,
+    }
+}
+
+/// Binds a directory with all mounts beneath it onto another directory, in one atomic step.
+///
+/// The old call on purpose: open_tree(2) would make the same copy *detached*, and a detached tree receives no
+/// mount events until it is attached, so that a mount made on the source in between would be missing for ever.
+///
+/// # Errors
+/// EINVAL: the source is unbindable or not in this namespace. ENOSPC: the namespace is at `fs.mount-max`.
+pub fn bind_recursive(source: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
+    mount(
+        Some(fd_path(source).as_str()),
+        fd_path(target).as_str(),
+        NO_PATH,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        NO_PATH,
+    )
+}
+
+/// What to change on a mount: its propagation, and flags to set. Flags are only ever added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Change {
+    /// The new propagation, or none to leave it.
+    pub propagation: Option<PropagationKind>,
+    /// Flags to set.
+    pub attrs: MountAttrs,
+}
+
+/// Changes the mount that `root` is the root of, and with `recursive` every mount beneath it.
+///
+/// With mount_setattr(2) that is one atomic step. Without, propagation is one step and the flags are one step a
+/// mount, so a mount that arrives in between may lack them: that is why the call is preferred.
+///
+/// # Errors
+/// EINVAL: `root` is not the root of a mount. EPERM: a flag is locked by a user namespace.
+pub fn change(proc: &Proc, calls: Calls, root: impl AsFd, change: Change, recursive: bool) -> Result<(), Errno> {
+    let root = root.as_fd();
+    if calls.mount_setattr {
+        let attributes = raw::mount_attr {
+            attr_set: u64::from(change.attrs.bits()),
+            attr_clr: 0,
+            propagation: change.propagation.map_or(0, |kind| flags_of(kind).bits()),
+            userns_fd: 0,
+        };
+        let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+        // SAFETY: `root` is open, the path is an empty NUL-terminated string, and `attributes` is a live structure
+        // of the size passed.
+        let result = unsafe {
+            libc::syscall(
+                i64::from(raw::__NR_mount_setattr),
+                root.as_raw_fd(),
+                c"".as_ptr(),
+                flags,
+                &raw const attributes,
+                size_of::<raw::mount_attr>(),
+            )
+        };
+        return Errno::result(result).map(drop);
+    }
+    if let Some(kind) = change.propagation {
+        set_propagation(root, Propagation { kind, recursive })?;
+    }
+    if change.attrs != MountAttrs::default() {
+        remount_each(proc, root, change.attrs, recursive)?;
+    }
+    Ok(())
+}
+
+/// Orders one propagation type, with the old call: `mount --make-…`.
+///
+/// # Errors
+/// EINVAL: `root` is not the root of a mount.
+pub fn set_propagation(root: impl AsFd, order: Propagation) -> Result<(), Errno> {
+    let recursive = if order.recursive { MsFlags::MS_REC } else { MsFlags::empty() };
+    mount(NO_PATH, fd_path(root).as_str(), NO_PATH, flags_of(order.kind) | recursive, NO_PATH)
+}
+
+/// Adds flags mount by mount. A bind remount replaces all flags of a mount, so its present ones are named again.
+fn remount_each(proc: &Proc, root: impl AsFd, attrs: MountAttrs, recursive: bool) -> Result<(), Errno> {
+    let id = stat::mount_id(proc, Calls::NONE, &root)?;
+    let table = mountinfo::parse(&proc.mountinfo()?);
+    let Some(top) = table.mounts.iter().find(|m| m.id == id) else { return Err(Errno::EINVAL) };
+    let remount = |path: &str, options: &str| {
+        let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+        for (name, flag) in [
+            ("ro", MsFlags::MS_RDONLY),
+            ("nosuid", MsFlags::MS_NOSUID),
+            ("nodev", MsFlags::MS_NODEV),
+            ("noexec", MsFlags::MS_NOEXEC),
+            ("noatime", MsFlags::MS_NOATIME),
+            ("nodiratime", MsFlags::MS_NODIRATIME),
+            ("relatime", MsFlags::MS_RELATIME),
+        ] {
+            flags.set(flag, options.split(',').any(|o| o == name));
+        }
+        for (wanted, flag) in [
+            (attrs.read_only, MsFlags::MS_RDONLY),
+            (attrs.nosuid, MsFlags::MS_NOSUID),
+            (attrs.nodev, MsFlags::MS_NODEV),
+            (attrs.noexec, MsFlags::MS_NOEXEC),
+        ] {
+            if wanted {
+                flags |= flag;
+            }
+        }
+        mount(NO_PATH, path, NO_PATH, flags, NO_PATH)
+    };
+    remount(&fd_path(&root), &top.options)?;
+    if recursive {
+        for below in table.beneath(top.id) {
+            // Relative to the root's descriptor, so that nobody can swap the way there; a mount covered by another
+            // can't be reached by path, and can't be seen by the pod either.
+            let Ok(relative) = below.mount_point.strip_prefix(&top.mount_point) else { continue };
+            let fd = super::path::open_beneath(Calls::NONE, &root, relative)?;
+            if stat::mount_id(proc, Calls::NONE, &fd)? == below.id {
+                remount(&fd_path(&fd), &below.options)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Moves the mount whose root is `root` onto `target`.
+///
+/// # Errors
+/// EINVAL: the mount's parent is shared, or `root` is no mount. ELOOP: the target lies in it.
+pub fn move_to(calls: Calls, root: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
+    if calls.move_mount {
+        // SAFETY: both descriptors are open, both paths empty NUL-terminated strings.
+        let result = unsafe {
+            libc::syscall(
+                i64::from(raw::__NR_move_mount),
+                root.as_fd().as_raw_fd(),
+                c"".as_ptr(),
+                target.as_fd().as_raw_fd(),
+                c"".as_ptr(),
+                raw::MOVE_MOUNT_F_EMPTY_PATH | raw::MOVE_MOUNT_T_EMPTY_PATH,
+            )
+        };
+        return Errno::result(result).map(drop);
+    }
+    mount(Some(fd_path(root).as_str()), fd_path(target).as_str(), NO_PATH, MsFlags::MS_MOVE, NO_PATH)
+}
+
+/// How to unmount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmount {
+    /// Only if nothing is mounted beneath and nothing in use.
+    IfIdle,
+    /// At once, with everything beneath; what is in use ends when it is let go.
+    Detach,
+}
+
+/// Unmounts the topmost mount at a name in a directory, not following a symlink and asking the file system nothing.
+///
+/// # Errors
+/// EINVAL: nothing is mounted there. ENOENT: there is no such name. EBUSY with [`Unmount::IfIdle`].
+pub fn unmount(parent: impl AsFd, name: &std::ffi::OsStr, how: Unmount) -> Result<(), Errno> {
+    let path = Path::new(&fd_path(parent)).join(name);
+    let detach = match how {
+        Unmount::IfIdle => MntFlags::empty(),
+        Unmount::Detach => MntFlags::MNT_DETACH,
+    };
+    umount2(&path, MntFlags::UMOUNT_NOFOLLOW | detach)
+}
+
+/// Mounts an empty tmpfs of 64 KiB, readable by root only, onto a directory.
+///
+/// # Errors
+/// What mount(2) says.
+pub fn small_tmpfs(target: impl AsFd) -> Result<(), Errno> {
+    mount(
+        Some("hostmount"),
+        fd_path(target).as_str(),
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("size=64k,mode=0700"),
+    )
+}

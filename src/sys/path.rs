@@ -1,0 +1,122 @@
+//! Directories by descriptor: opened without following a symlink, made, removed.
+//!
+//! A path that a stranger can write to changes between any two looks at it (CVE-2021-25741 and its kin). So every
+//! path is resolved once, into a descriptor, and all that follows is done to the descriptor.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+
+use super::calls::Calls;
+
+fn directory_flags() -> OFlag {
+    // O_DIRECTORY also triggers an automount point, which plain O_PATH would leave as the empty directory beneath.
+    OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
+}
+
+/// Opens a directory that the administrator named, following symlinks.
+///
+/// # Errors
+/// What open(2) says.
+pub fn open_trusted(path: &Path) -> Result<OwnedFd, Errno> {
+    open(path, directory_flags(), Mode::empty())
+}
+
+/// Opens a directory beneath another, following neither symlinks nor `..` out of it. Mounts are crossed.
+///
+/// # Errors
+/// ELOOP: a component is a symlink. EXDEV: the path leads out. ENOENT, ENOTDIR as usual.
+pub fn open_beneath(calls: Calls, root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    if calls.openat2 {
+        let resolve =
+            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        let how = OpenHow::new().flags(directory_flags()).resolve(resolve);
+        // EAGAIN: a rename or mount somewhere raced with the check for "..": openat2(2) says to try again.
+        for _ in 0..16 {
+            match openat2(&root, path, how) {
+                Err(Errno::EAGAIN) => {}
+                other => return other,
+            }
+        }
+        return Err(Errno::EAGAIN);
+    }
+    let mut at = root.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
+    for part in path.components() {
+        let std::path::Component::Normal(name) = part else { return Err(Errno::EXDEV) };
+        at = open_child(&at, name)?;
+    }
+    Ok(at)
+}
+
+/// Opens one directory in another, not following a symlink.
+///
+/// # Errors
+/// ELOOP if it is a symlink; ENOENT, ENOTDIR as usual.
+pub fn open_child(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    match openat(&parent, name, directory_flags() | OFlag::O_NOFOLLOW, Mode::empty()) {
+        // With O_DIRECTORY a symlink is reported as "not a directory": tell the two apart for the message.
+        Err(Errno::ENOTDIR) => {
+            let any = openat(&parent, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+            let mode = nix::sys::stat::fstat(&any)?.st_mode;
+            Err(if mode & libc::S_IFMT == libc::S_IFLNK { Errno::ELOOP } else { Errno::ENOTDIR })
+        }
+        other => other,
+    }
+}
+
+/// Makes a directory. `Ok(false)` if something of that name is there already.
+///
+/// # Errors
+/// What mkdir(2) says, except EEXIST.
+pub fn make_dir(parent: impl AsFd, name: &OsStr, mode: u32) -> Result<bool, Errno> {
+    match mkdirat(parent, name, Mode::from_bits_truncate(mode)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EEXIST) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Gives a directory that we have just made its owner and its mode, free of the umask.
+///
+/// # Errors
+/// What chown(2) and chmod(2) say.
+pub fn set_owner(parent: impl AsFd, name: &OsStr, mode: u32, uid: u32, gid: u32) -> Result<(), Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let dir = openat(parent, name, flags, Mode::empty())?;
+    fchown(&dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    fchmod(&dir, Mode::from_bits_truncate(mode))
+}
+
+/// Removes an empty directory. `Ok(false)` if there is none. Never more than one directory, never its content.
+///
+/// # Errors
+/// ENOTEMPTY, EBUSY (something is mounted there), ENOTDIR.
+pub fn remove_dir(parent: impl AsFd, name: &OsStr) -> Result<bool, Errno> {
+    match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
+        Ok(()) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether a directory has no entries.
+///
+/// # Errors
+/// What opening and reading it says.
+pub fn is_empty(parent: impl AsFd, name: &OsStr) -> Result<bool, Errno> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut dir = Dir::openat(parent, name, flags, Mode::empty())?;
+    for entry in dir.iter() {
+        let entry = entry?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,259 @@
+//! What a descriptor's directory and mount are: identity, liveness, propagation, flags.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::Read;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use linux_raw_sys::general as raw;
+use nix::errno::Errno;
+
+use super::calls::Calls;
+use super::namespace::Proc;
+use crate::propagation::PropagationState;
+use crate::tree::mountinfo;
+
+/// Which directory of which file system: two descriptors with the same identity show the same files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DirId {
+    /// Major and minor number of the file system's device.
+    pub device: (u32, u32),
+    /// The inode's number.
+    pub inode: u64,
+}
+
+/// What one asks a directory for before it is bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirStat {
+    /// Its identity.
+    pub id: DirId,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// Whether it has been deleted (no link leads to it any more).
+    pub deleted: bool,
+}
+
+/// The per-mount flags that this driver cares for (`MOUNT_ATTR_*` of mount_setattr(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "the kernel's flags are independent bits")]
+pub struct MountAttrs {
+    /// Nothing can be written through this mount.
+    pub read_only: bool,
+    /// Set-user-ID bits are ignored.
+    pub nosuid: bool,
+    /// Device nodes are inert.
+    pub nodev: bool,
+    /// Nothing can be executed.
+    pub noexec: bool,
+}
+
+impl MountAttrs {
+    /// Whether every flag of `other` is set here too.
+    #[must_use]
+    pub const fn covers(self, other: Self) -> bool {
+        (self.read_only || !other.read_only)
+            && (self.nosuid || !other.nosuid)
+            && (self.nodev || !other.nodev)
+            && (self.noexec || !other.noexec)
+    }
+
+    /// The flags of either.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self {
+            read_only: self.read_only || other.read_only,
+            nosuid: self.nosuid || other.nosuid,
+            nodev: self.nodev || other.nodev,
+            noexec: self.noexec || other.noexec,
+        }
+    }
+
+    /// The flags as bits for mount_setattr(2).
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        let mut bits = 0;
+        if self.read_only {
+            bits |= raw::MOUNT_ATTR_RDONLY;
+        }
+        if self.nosuid {
+            bits |= raw::MOUNT_ATTR_NOSUID;
+        }
+        if self.nodev {
+            bits |= raw::MOUNT_ATTR_NODEV;
+        }
+        if self.noexec {
+            bits |= raw::MOUNT_ATTR_NOEXEC;
+        }
+        bits
+    }
+
+    const fn from_bits(bits: u64) -> Self {
+        Self {
+            read_only: bits & raw::MOUNT_ATTR_RDONLY as u64 != 0,
+            nosuid: bits & raw::MOUNT_ATTR_NOSUID as u64 != 0,
+            nodev: bits & raw::MOUNT_ATTR_NODEV as u64 != 0,
+            noexec: bits & raw::MOUNT_ATTR_NOEXEC as u64 != 0,
+        }
+    }
+}
+
+/// What the kernel says of one mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MountFacts {
+    /// The mount's id: the unique one where statmount(2) is there, else mountinfo's. Compare only with others found
+    /// in the same run of the program.
+    pub id: u64,
+    /// Its propagation.
+    pub propagation: PropagationState,
+    /// Its flags.
+    pub attrs: MountAttrs,
+}
+
+/// How fresh a stat must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// Ask the file system itself: a dead one answers ENOTCONN or ESTALE, a hung one not at all.
+    Live,
+    /// Take what the kernel has: never waits, and works on a dead file system.
+    Cached,
+}
+
+fn statx(fd: BorrowedFd<'_>, name: &CStr, flags: i32, mask: u32) -> Result<libc::statx, Errno> {
+    let mut buffer = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: `fd` is open, `name` is NUL-terminated, and `buffer` has the size of the structure that statx fills.
+    let result = unsafe { libc::statx(fd.as_raw_fd(), name.as_ptr(), flags, mask, buffer.as_mut_ptr()) };
+    Errno::result(result)?;
+    // SAFETY: the structure is plain integers, was zeroed, and the call succeeded.
+    Ok(unsafe { buffer.assume_init() })
+}
+
+/// The directory behind a descriptor.
+///
+/// # Errors
+/// ENOTCONN, ESTALE, EIO, EHOSTDOWN: the file system is dead ([`is_dead`]); with [`Freshness::Live`] it may hang.
+pub fn directory(fd: impl AsFd, freshness: Freshness) -> Result<DirStat, Errno> {
+    let sync = match freshness {
+        Freshness::Live => libc::AT_STATX_FORCE_SYNC,
+        Freshness::Cached => libc::AT_STATX_DONT_SYNC,
+    };
+    let found = statx(
+        fd.as_fd(),
+        c"",
+        libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | sync,
+        libc::STATX_TYPE | libc::STATX_INO | libc::STATX_NLINK,
+    )?;
+    Ok(DirStat {
+        id: DirId { device: (found.stx_dev_major, found.stx_dev_minor), inode: found.stx_ino },
+        is_dir: u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFDIR,
+        deleted: found.stx_nlink == 0,
+    })
+}
+
+/// Whether an error of the file system means that its server is gone, as opposed to the directory being missing.
+#[must_use]
+pub const fn is_dead(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::ENOTCONN | Errno::ESTALE | Errno::EIO | Errno::EHOSTDOWN | Errno::ECONNABORTED | Errno::ESHUTDOWN
+    )
+}
+
+/// The id of the mount that a descriptor lies on.
+///
+/// # Errors
+/// What the kernel says; none is usual for an open descriptor.
+pub fn mount_id(proc: &Proc, calls: Calls, fd: impl AsFd) -> Result<u64, Errno> {
+    let fd = fd.as_fd();
+    if calls.statmount {
+        let flags = libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
+        return Ok(statx(fd, c"", flags, raw::STATX_MNT_ID_UNIQUE)?.stx_mnt_id);
+    }
+    // fdinfo has had the id since Linux 3.15, and asks the file system nothing.
+    let mut text = String::new();
+    let info = proc.open(&format!("self/fdinfo/{}", fd.as_raw_fd()))?;
+    File::from(info).read_to_string(&mut text).map_err(|_| Errno::EIO)?;
+    text.lines().find_map(|l| l.strip_prefix("mnt_id:")).and_then(|id| id.trim().parse().ok()).ok_or(Errno::EIO)
+}
+
+/// What the kernel says of the mount that a descriptor lies on.
+///
+/// # Errors
+/// ENOENT if the mount isn't in this thread's namespace (any more).
+pub fn mount(proc: &Proc, calls: Calls, fd: impl AsFd) -> Result<MountFacts, Errno> {
+    let id = mount_id(proc, calls, fd)?;
+    if calls.statmount { statmount(id) } else { from_mountinfo(proc, id) }
+}
+
+fn statmount(id: u64) -> Result<MountFacts, Errno> {
+    let request = raw::mnt_id_req {
+        // The first published size: kernels of 6.8 and 6.9 know no namespace field.
+        size: raw::MNT_ID_REQ_SIZE_VER0,
+        spare: 0,
+        mnt_id: id,
+        param: u64::from(raw::STATMOUNT_MNT_BASIC),
+        mnt_ns_id: 0,
+    };
+    let mut answer = MaybeUninit::<raw::statmount>::zeroed();
+    // SAFETY: `request` outlives the call and has the size it states; `answer` is as large as the size passed.
+    let result = unsafe {
+        libc::syscall(
+            i64::from(raw::__NR_statmount),
+            &raw const request,
+            answer.as_mut_ptr(),
+            size_of::<raw::statmount>(),
+            0,
+        )
+    };
+    Errno::result(result)?;
+    // SAFETY: the structure is plain integers, was zeroed, and the call succeeded.
+    let found = unsafe { answer.assume_init() };
+    let group = |n: u64| (n != 0).then_some(n);
+    Ok(MountFacts {
+        id,
+        propagation: PropagationState {
+            peer_group: group(found.mnt_peer_group),
+            master: group(found.mnt_master),
+            unbindable: found.mnt_propagation & libc::MS_UNBINDABLE != 0,
+        },
+        attrs: MountAttrs::from_bits(found.mnt_attr),
+    })
+}
+
+fn from_mountinfo(proc: &Proc, id: u64) -> Result<MountFacts, Errno> {
+    let table = mountinfo::parse(&proc.mountinfo()?);
+    let found = table.mounts.iter().find(|m| m.id == id).ok_or(Errno::ENOENT)?;
+    let has = |flag: &str| found.options.split(',').any(|o| o == flag);
+    Ok(MountFacts {
+        id,
+        propagation: found.propagation,
+        attrs: MountAttrs { read_only: has("ro"), nosuid: has("nosuid"), nodev: has("nodev"), noexec: has("noexec") },
+    })
+}
+
+/// Bytes and inodes of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes: total, used, available to an ordinary user.
+    pub bytes: [u64; 3],
+    /// Inodes: total, used, available.
+    pub inodes: [u64; 3],
+}
+
+/// How full the file system behind a descriptor is.
+///
+/// # Errors
+/// What fstatfs(2) says; a dead file system answers ENOTCONN or ESTALE, a hung one not at all.
+pub fn usage(fd: impl AsFd) -> Result<Usage, Errno> {
+    let found = nix::sys::statvfs::fstatvfs(fd)?;
+    let unit = found.fragment_size();
+    let bytes = |blocks: u64| blocks.saturating_mul(unit);
+    Ok(Usage {
+        bytes: [
+            bytes(found.blocks()),
+            bytes(found.blocks().saturating_sub(found.blocks_free())),
+            bytes(found.blocks_available()),
+        ],
+        inodes: [found.files(), found.files().saturating_sub(found.files_free()), found.files_available()],
+    })
+}

@@ -1,0 +1,3 @@
+//! The kernel's mount table as plain data.
+
+pub mod mountinfo;
