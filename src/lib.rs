@@ -12,4 +12,5 @@ pub mod sys;
 pub mod threads;
 pub mod tree;
 pub mod volume;
+pub mod wire;
 pub mod workshop;

@@ -1,0 +1,332 @@
+//! Messages become typed requests. Every INVALID_ARGUMENT is born here; nothing behind it sees a raw string.
+//!
+//! What CSI and the kubelet put into a request is checked field by field, in the order in which the specification
+//! lists them, so that the first complaint is about the first thing that is wrong.
+
+use std::collections::HashMap;
+
+use crate::propagation::{MountPropagation, UnknownPropagation};
+use crate::volume::{AbsPath, BadName, EntryName, HANDLE_MAX, KubeletPath, PodIdentity, SubPath, VolumeRef};
+use crate::wire::csi;
+use csi::volume_capability::AccessType;
+use csi::volume_capability::access_mode::Mode;
+
+/// The longest value of a volume attribute, in bytes: a path at most.
+const ATTRIBUTE_MAX: usize = 4096;
+
+/// What is wrong with a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadRequest {
+    /// A required field is empty.
+    #[error("{0} is required and was not given")]
+    Missing(&'static str),
+    /// A name or path isn't acceptable.
+    #[error("{field} {value:?} {reason}")]
+    Name {
+        /// Which field.
+        field: &'static str,
+        /// What was given, cut to a readable length.
+        value: String,
+        /// Why not.
+        reason: BadName,
+    },
+    /// A value isn't one of those that there are.
+    #[error("{field}: {reason}")]
+    Value {
+        /// Which field.
+        field: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Block devices are not offered.
+    #[error("a raw block volume (volumeMode: Block) was asked for: hostmount publishes directories only; use volumeMode: Filesystem")]
+    Block,
+    /// An attribute that means nothing here.
+    #[error("the volume attribute {name:?} is unknown: {known} are known")]
+    UnknownAttribute {
+        /// The attribute.
+        name: String,
+        /// Those that there are.
+        known: &'static str,
+    },
+    /// The pod's uid in the context isn't the one in the target path.
+    #[error("the volume context says pod uid {context:?}, but target_path is of pod {path:?}")]
+    PodUid {
+        /// In the context.
+        context: String,
+        /// In the path.
+        path: String,
+    },
+    /// `staging_target_path` is missing for a volume that is staged.
+    #[error("staging_target_path was not given, but persistent volumes are staged (capability STAGE_UNSTAGE_VOLUME): call NodeStageVolume first and pass its path")]
+    NotStaged,
+}
+
+/// A volume to be staged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    /// Which directory.
+    pub volume: VolumeRef,
+    /// Where.
+    pub staging: KubeletPath,
+}
+
+/// A volume to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// Which directory.
+    pub volume: VolumeRef,
+    /// Where.
+    pub target: KubeletPath,
+    /// Where it was staged; inline volumes aren't.
+    pub staging: Option<KubeletPath>,
+    /// What must cross, if the volume says.
+    pub propagation: Option<MountPropagation>,
+    /// Whether it was asked for read-only.
+    pub read_only: bool,
+    /// Flags asked for by the volume's mount options.
+    pub flags: AskedFlags,
+    /// Whether one target at most may have it.
+    pub single_writer: bool,
+    /// The pod, if the kubelet says.
+    pub pod: Option<PodIdentity>,
+}
+
+/// Mount options of a PersistentVolume that mean something here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AskedFlags {
+    /// `nosuid`.
+    pub nosuid: bool,
+    /// `nodev`.
+    pub nodev: bool,
+    /// `noexec`.
+    pub noexec: bool,
+}
+
+/// A path of a volume that was staged or published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeAt {
+    /// The volume's id, for log and answer.
+    pub id: String,
+    /// Where.
+    pub path: KubeletPath,
+}
+
+fn shorten(value: &str) -> String {
+    if value.chars().count() <= 120 { value.to_owned() } else { value.chars().take(117).chain("...".chars()).collect() }
+}
+
+fn named(field: &'static str, value: &str) -> impl FnOnce(BadName) -> BadRequest {
+    let value = shorten(value);
+    move |reason| BadRequest::Name { field, value, reason }
+}
+
+fn required<'a>(field: &'static str, value: &'a str) -> Result<&'a str, BadRequest> {
+    if value.is_empty() { Err(BadRequest::Missing(field)) } else { Ok(value) }
+}
+
+fn kubelet_path(field: &'static str, value: &str, kubelet_dir: &AbsPath) -> Result<KubeletPath, BadRequest> {
+    KubeletPath::parse(required(field, value)?, kubelet_dir).map_err(named(field, value))
+}
+
+/// A volume id of any making: an inline volume's is the kubelet's `csi-…`.
+fn volume_id(value: &str) -> Result<&str, BadRequest> {
+    let value = required("volume_id", value)?;
+    let bad = if value.len() > HANDLE_MAX {
+        Some(BadName::TooLong { len: value.len(), max: HANDLE_MAX })
+    } else {
+        value.chars().find(|c| c.is_control()).map(BadName::Control)
+    };
+    bad.map_or(Ok(value), |reason| Err(named("volume_id", value)(reason)))
+}
+
+struct Capability {
+    read_only: bool,
+    single_writer: bool,
+    propagation: Option<MountPropagation>,
+    flags: AskedFlags,
+}
+
+fn capability(given: Option<&csi::VolumeCapability>) -> Result<Capability, BadRequest> {
+    let given = given.ok_or(BadRequest::Missing("volume_capability"))?;
+    let mount = match &given.access_type {
+        None => return Err(BadRequest::Missing("volume_capability.access_type")),
+        Some(AccessType::Block(_)) => return Err(BadRequest::Block),
+        Some(AccessType::Mount(mount)) => mount,
+    };
+    let bad_value = |field: &str, reason: String| BadRequest::Value { field: field.to_owned(), reason };
+    if !mount.volume_mount_group.is_empty() {
+        return Err(bad_value(
+            "volume_capability.mount.volume_mount_group",
+            "changing the group of a node's directory is not offered: set fsGroupPolicy: None on the CSIDriver object"
+                .to_owned(),
+        ));
+    }
+    let mode = given.access_mode.as_ref().ok_or(BadRequest::Missing("volume_capability.access_mode"))?.mode;
+    let field = "volume_capability.access_mode";
+    let (read_only, single_writer) = match Mode::try_from(mode) {
+        Ok(Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly) => (true, false),
+        Ok(Mode::SingleNodeSingleWriter) => (false, true),
+        // The driver sees one node. Who writes on other nodes is beyond it, and for a directory of the node, or a
+        // network file system mounted there, no reason to refuse.
+        Ok(
+            Mode::SingleNodeWriter
+            | Mode::SingleNodeMultiWriter
+            | Mode::MultiNodeSingleWriter
+            | Mode::MultiNodeMultiWriter,
+        ) => (false, false),
+        Ok(Mode::Unknown) => return Err(bad_value(field, "UNKNOWN is no access mode: set one".to_owned())),
+        Err(_) => return Err(bad_value(field, format!("{mode} is no access mode that CSI 1.13 has"))),
+    };
+    let mut found = Capability { read_only, single_writer, propagation: None, flags: AskedFlags::default() };
+    for option in mount.mount_flags.iter().flat_map(|flag| flag.split(',')) {
+        match option {
+            "ro" => found.read_only = true,
+            "nosuid" => found.flags.nosuid = true,
+            "nodev" => found.flags.nodev = true,
+            "noexec" => found.flags.noexec = true,
+            "rw" | "bind" | "rbind" => {}
+            word => {
+                let propagation = word.parse().map_err(|_: UnknownPropagation| {
+                    bad_value(
+                        "volume_capability.mount.mount_flags",
+                        format!("{:?} is unknown: ro, rw, nosuid, nodev, noexec, rprivate, rslave, rshared are known", shorten(word)),
+                    )
+                })?;
+                found.propagation = Some(propagation);
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[derive(Default)]
+struct Context {
+    volume: Option<EntryName>,
+    sub_path: Option<SubPath>,
+    propagation: Option<MountPropagation>,
+    read_only: bool,
+    ephemeral: Option<bool>,
+    pod: Option<PodIdentity>,
+}
+
+const KUBELET_PREFIX: &str = "csi.storage.k8s.io/";
+
+fn context(given: &HashMap<String, String>) -> Result<Context, BadRequest> {
+    let mut found = Context::default();
+    let bad = |name: &str, reason: String| BadRequest::Value { field: format!("volume attribute {name:?}"), reason };
+    let mut names: Vec<&String> = given.keys().collect();
+    // A map has no order; complaints should have one.
+    names.sort();
+    for name in names {
+        let value = &given[name];
+        // A token is long and is not ours to look at.
+        if value.len() > ATTRIBUTE_MAX && !name.starts_with(KUBELET_PREFIX) {
+            return Err(bad(name, format!("has {} bytes, over the limit of {ATTRIBUTE_MAX}", value.len())));
+        }
+        let boolean = || match value.as_str() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            other => Err(bad(name, format!("{:?} is neither \"true\" nor \"false\"", shorten(other)))),
+        };
+        match name.as_str() {
+            "volume" => found.volume = Some(EntryName::parse(value).map_err(named("volume attribute \"volume\"", value))?),
+            "subPath" => {
+                found.sub_path = Some(SubPath::parse(value).map_err(named("volume attribute \"subPath\"", value))?);
+            }
+            "propagation" => found.propagation = Some(value.parse().map_err(|e: UnknownPropagation| bad(name, e.to_string()))?),
+            "readOnly" => found.read_only = boolean()?,
+            "csi.storage.k8s.io/ephemeral" => found.ephemeral = Some(boolean()?),
+            // The kubelet's and the provisioner's own keys; those about the pod are read together below.
+            other if other.starts_with(KUBELET_PREFIX) || other.starts_with("storage.kubernetes.io/") => {}
+            _ => {
+                return Err(BadRequest::UnknownAttribute {
+                    name: shorten(name),
+                    known: "volume and subPath (inline volumes), propagation, readOnly",
+                });
+            }
+        }
+    }
+    let pod = |key: &str| given.get(&format!("{KUBELET_PREFIX}{key}")).filter(|v| !v.is_empty()).cloned();
+    if let (Some(namespace), Some(name), Some(uid)) = (pod("pod.namespace"), pod("pod.name"), pod("pod.uid")) {
+        let service_account = pod("serviceAccount.name").unwrap_or_else(|| "default".to_owned());
+        found.pod = Some(PodIdentity { namespace, name, uid, service_account });
+    }
+    Ok(found)
+}
+
+fn persistent(id: &str, context: &Context) -> Result<VolumeRef, BadRequest> {
+    if context.volume.is_some() || context.sub_path.is_some() {
+        return Err(BadRequest::UnknownAttribute {
+            name: if context.volume.is_some() { "volume" } else { "subPath" }.to_owned(),
+            known: "for a persistent volume, whose handle names entry and sub-path, propagation and readOnly",
+        });
+    }
+    VolumeRef::parse_handle(id).map_err(named("volume_id", id))
+}
+
+impl Stage {
+    /// Reads a NodeStageVolume request.
+    ///
+    /// # Errors
+    /// [`BadRequest`].
+    pub fn read(message: &csi::NodeStageVolumeRequest, kubelet_dir: &AbsPath) -> Result<Self, BadRequest> {
+        let id = volume_id(&message.volume_id)?;
+        let staging = kubelet_path("staging_target_path", &message.staging_target_path, kubelet_dir)?;
+        capability(message.volume_capability.as_ref())?;
+        let volume = persistent(id, &context(&message.volume_context)?)?;
+        Ok(Self { volume, staging })
+    }
+}
+
+impl Publish {
+    /// Reads a NodePublishVolume request.
+    ///
+    /// # Errors
+    /// [`BadRequest`].
+    pub fn read(message: &csi::NodePublishVolumeRequest, kubelet_dir: &AbsPath) -> Result<Self, BadRequest> {
+        let id = volume_id(&message.volume_id)?;
+        let target = kubelet_path("target_path", &message.target_path, kubelet_dir)?;
+        let capability = capability(message.volume_capability.as_ref())?;
+        let context = context(&message.volume_context)?;
+        // Without podInfoOnMount nobody says whether a volume is inline; then the attribute that only those have does.
+        let inline = context.ephemeral.unwrap_or(context.volume.is_some());
+        let (volume, staging) = if inline {
+            let entry = context.volume.ok_or(BadRequest::Missing("volume attribute \"volume\""))?;
+            (VolumeRef { entry, sub_path: context.sub_path }, None)
+        } else {
+            let volume = persistent(id, &context)?;
+            if message.staging_target_path.is_empty() {
+                return Err(BadRequest::NotStaged);
+            }
+            let staging = kubelet_path("staging_target_path", &message.staging_target_path, kubelet_dir)?;
+            (volume, Some(staging))
+        };
+        if let (Some(pod), Some(path)) = (&context.pod, target.pod_uid())
+            && pod.uid != path
+        {
+            return Err(BadRequest::PodUid { context: shorten(&pod.uid), path: path.to_owned() });
+        }
+        Ok(Self {
+            volume,
+            target,
+            staging,
+            propagation: context.propagation.or(capability.propagation),
+            read_only: message.readonly || capability.read_only || context.read_only,
+            flags: capability.flags,
+            single_writer: capability.single_writer,
+            pod: context.pod,
+        })
+    }
+}
+
+impl VolumeAt {
+    /// Reads the id and path of an unpublish, unstage, stats or health request.
+    ///
+    /// # Errors
+    /// [`BadRequest`].
+    pub fn read(id: &str, field: &'static str, path: &str, kubelet_dir: &AbsPath) -> Result<Self, BadRequest> {
+        let id = volume_id(id)?.to_owned();
+        Ok(Self { id, path: kubelet_path(field, path, kubelet_dir)? })
+    }
+}

@@ -1,0 +1,99 @@
+//! The only maker of gRPC statuses: one exhaustive match from what went wrong to the code that CSI wants for it.
+//!
+//! The codes are CSI's ("Error Scheme" and the tables of each call). Where those are silent: a source that is dead
+//! or hangs is a state of the node that passes, UNAVAILABLE or DEADLINE_EXCEEDED, which the kubelet retries; a
+//! source or target that an administrator has to change is FAILED_PRECONDITION.
+
+use tonic::{Code, Status};
+
+use super::request::BadRequest;
+use crate::engine::MountError;
+use crate::gate::Busy;
+use crate::policy::Denied;
+use crate::threads::NoResult;
+
+/// Everything that can go wrong in a call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The message.
+    #[error(transparent)]
+    Request(#[from] BadRequest),
+    /// The allow-list says no.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// Another call is under way.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// The mount thread gave no answer.
+    #[error(transparent)]
+    NoResult(#[from] NoResult),
+    /// The mounts.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// No allow-list could be read yet.
+    #[error("no allow-list is in force: {0}")]
+    NoConfiguration(String),
+    /// The caller's mount namespace can't be found.
+    #[error("{0}")]
+    Caller(String),
+}
+
+/// The code for an error.
+#[must_use]
+pub const fn code(error: &CallError) -> Code {
+    match error {
+        CallError::Request(bad) => match bad {
+            BadRequest::Missing(_)
+            | BadRequest::Name { .. }
+            | BadRequest::Value { .. }
+            | BadRequest::Block
+            | BadRequest::UnknownAttribute { .. }
+            | BadRequest::PodUid { .. } => Code::InvalidArgument,
+            BadRequest::NotStaged => Code::FailedPrecondition,
+        },
+        CallError::Denied(denied) => match denied {
+            Denied::UnknownEntry { .. } => Code::NotFound,
+            Denied::NotPermitted { .. } => Code::PermissionDenied,
+            Denied::SubPathsOff { .. } | Denied::AboveCeiling { .. } | Denied::ReadOnlyPropagation { .. } => {
+                Code::FailedPrecondition
+            }
+        },
+        CallError::Busy(_) => Code::Aborted,
+        CallError::NoResult(none) => match none {
+            NoResult::Deadline { .. } => Code::DeadlineExceeded,
+            NoResult::Stuck { .. } => Code::Aborted,
+            NoResult::NoThread(_) => Code::Unavailable,
+            NoResult::Lost => Code::Internal,
+        },
+        CallError::Mount(mount) => match mount {
+            MountError::SourceMissing { .. } | MountError::NotPublished { .. } => Code::NotFound,
+            MountError::SourceSymlink { .. }
+            | MountError::SourceNotDirectory { .. }
+            | MountError::SourcePrivate { .. }
+            | MountError::SourceUnbindable { .. }
+            | MountError::TargetParentMissing { .. }
+            | MountError::TargetSymlink { .. }
+            | MountError::TargetNotDirectory { .. }
+            | MountError::TargetNotEmpty { .. }
+            | MountError::SecondWriter { .. } => Code::FailedPrecondition,
+            MountError::TargetDiffers { .. } => Code::AlreadyExists,
+            MountError::SourceDead { .. } | MountError::VolumeDead { .. } => Code::Unavailable,
+            MountError::TooManyMounts => Code::ResourceExhausted,
+            MountError::Cancelled => Code::DeadlineExceeded,
+            MountError::Source { .. }
+            | MountError::Target { .. }
+            | MountError::KubeletDir { .. }
+            | MountError::Workshop { .. }
+            | MountError::Step { .. }
+            | MountError::Drift { .. } => Code::Internal,
+        },
+        CallError::NoConfiguration(_) => Code::Unavailable,
+        CallError::Caller(_) => Code::FailedPrecondition,
+    }
+}
+
+/// The status for an error: its code, and its text as the message that an operator reads in the pod's events.
+#[must_use]
+pub fn status(error: &CallError) -> Status {
+    Status::new(code(error), error.to_string())
+}
