@@ -11,6 +11,7 @@ pub mod site;
 pub mod sys;
 pub mod threads;
 pub mod tree;
+pub mod try_out;
 pub mod volume;
 pub mod wire;
 pub mod workshop;
