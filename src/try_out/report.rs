@@ -162,9 +162,9 @@ const fn width(event: Event) -> usize {
 fn sentence(mode: &str, cell: &Cell) -> String {
     let (found, wanted) = if cell.seen { ("is seen", "isn't") } else { ("isn't seen", "is") };
     format!(
-        "DIFFERS: {mode}: the mount made {} {found} at {}; Kubernetes documents that it {wanted}.",
+        "DIFFERS: {mode}: the mount made {} {found} {}; Kubernetes documents that it {wanted}.",
         cell.event.phrase(),
-        cell.place.name()
+        cell.place.phrase()
     )
 }
 

@@ -32,6 +32,16 @@ impl Place {
         }
     }
 
+    /// The place as the end of a sentence.
+    #[must_use]
+    pub const fn phrase(self) -> &'static str {
+        match self {
+            Self::Node => "on the node",
+            Self::PodA => "in pod A",
+            Self::PodB => "in pod B",
+        }
+    }
+
     /// A word for paths and uids.
     #[must_use]
     pub const fn word(self) -> &'static str {

@@ -54,6 +54,8 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
+            // The log is a file here, and printed only in an error.
+            .env("NO_COLOR", "1")
             .process_group(0)
             .spawn()
             .during(|| "starting `hostmount serve`".to_owned())?;

@@ -82,9 +82,9 @@ fn hint(node: &Node, mode: MountPropagation, node_pid: u32, pod_b_pid: u32) -> S
         "\
 You are in the container of pod A. Its volume is /data, with mountPropagation {mode}: {expected}.
   look:                            findmnt -o TARGET,FSTYPE,PROPAGATION /data; findmnt -R /data
-  mount in pod A:                  mkdir /data/mine && mount -t tmpfs mine /data/mine
+  mount in pod A:                  mkdir -p /data/mine && mount -t tmpfs mine /data/mine
 From another terminal of the same user:
-  mount on the node:               nsenter -t {node_pid}{user} -m sh -c 'mkdir {source}/new && mount -t tmpfs new {source}/new'
+  mount on the node:               nsenter -t {node_pid}{user} -m sh -c 'mkdir -p {source}/new && mount -t tmpfs new {source}/new'
   look at the node:                nsenter -t {node_pid}{user} -m findmnt -R {source}
   look at pod B:                   nsenter -t {pod_b_pid}{user} -m findmnt -R /data
 `exit` unpublishes the volumes and removes everything.
