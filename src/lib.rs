@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod apply;
+pub mod cli;
 pub mod config;
 pub mod csi;
 pub mod engine;
@@ -13,9 +14,12 @@ pub mod plan;
 pub mod plugin;
 pub mod policy;
 pub mod propagation;
+pub mod serve;
 pub mod site;
+pub mod socket;
 #[expect(unsafe_code, reason = "the fence: the one place for system calls that no library has")]
 pub mod sys;
+pub mod telemetry;
 pub mod threads;
 pub mod tree;
 pub mod volume;

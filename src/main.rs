@@ -1,2 +1,37 @@
-//! The hostmount binary.
-fn main() {}
+//! The hostmount binary: parse, dispatch, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use hostmount::cli::{Cli, Command};
+use hostmount::config::{AllowList, schema};
+use hostmount::volume::AbsPath;
+use hostmount::{serve, telemetry};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("hostmount: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, String> {
+    match cli.command {
+        Command::Serve(args) => {
+            telemetry::start(&cli.log_level, cli.log_format)?;
+            serve::run(&args)?;
+        }
+        Command::Validate { file, kubelet_dir } => {
+            let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+            let kubelet_dir = AbsPath::parse(&kubelet_dir).map_err(|e| format!("--kubelet-dir {kubelet_dir:?} {e}"))?;
+            let list = AllowList::parse(&text, &kubelet_dir).map_err(|e| format!("{}:\n{e}", file.display()))?;
+            println!("{}: {} entries, no fault", file.display(), list.len());
+        }
+        Command::Schema => print!("{}", schema::text()),
+    }
+    Ok(ExitCode::SUCCESS)
+}
