@@ -1,5 +1,6 @@
 //! CSI over gRPC: messages become typed requests, errors become statuses, each in one place.
 
+pub mod connection;
 pub mod identity;
 pub mod node;
 pub mod request;

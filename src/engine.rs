@@ -360,17 +360,20 @@ fn other_writer(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<Optio
         .cloned())
 }
 
-/// Makes a volume vanish from its target: every layer that is mounted there, then the directory. Idempotent, and
-/// asks a dead file system nothing.
+/// Makes a volume vanish from its target: every layer that is mounted there, then, with `remove`, the directory.
+/// Idempotent, and asks a dead file system nothing. (A staging directory is the kubelet's own to remove.)
 ///
 /// # Errors
 /// [`MountError`]; the call can be repeated.
-pub fn detach(context: &mut Context<'_>, path: &KubeletPath) -> Result<(), MountError> {
+pub fn detach(context: &mut Context<'_>, path: &KubeletPath, remove: bool) -> Result<(), MountError> {
     let site = context.site;
     let Some(target) = observe::open_target(site, path)? else { return Ok(()) };
     let work = Work { site, source: None, staging: None, slot: None, target: &target };
     let mut run = Hooked { work, step: &mut *context.step };
     clear(site, &target, &mut run)?;
+    if !remove {
+        return Ok(());
+    }
     run.run(Step::RemoveTarget).map_err(|errno| match errno {
         Errno::ENOTEMPTY | Errno::EEXIST => MountError::TargetNotEmpty { path: path.as_path().to_owned() },
         Errno::ENOTDIR => MountError::TargetNotDirectory { path: path.as_path().to_owned() },

@@ -1,21 +1,40 @@
-//! The hostmount binary.
+//! The hostmount binary: parse, dispatch, exit code.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use hostmount::try_out;
-
-#[derive(Parser)]
-#[command(name = "hostmount", version, about)]
-enum Cli {
-    Try(try_out::TryArgs),
-    #[command(hide = true)]
-    TryRole(try_out::RoleArgs),
-}
+use hostmount::cli::{Cli, Command};
+use hostmount::config::{AllowList, schema};
+use hostmount::volume::AbsPath;
+use hostmount::{serve, telemetry, try_out};
 
 fn main() -> ExitCode {
-    match Cli::parse() {
-        Cli::Try(args) => try_out::run(&args),
-        Cli::TryRole(args) => try_out::role(&args),
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("hostmount: {why}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn run(cli: Cli) -> Result<ExitCode, String> {
+    match cli.command {
+        Command::Serve(args) => {
+            telemetry::start(&cli.log_level, cli.log_format)?;
+            serve::run(&args)?;
+        }
+        Command::Validate { file, kubelet_dir } => {
+            let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+            let kubelet_dir = AbsPath::parse(&kubelet_dir).map_err(|e| format!("--kubelet-dir {kubelet_dir:?} {e}"))?;
+            let list = AllowList::parse(&text, &kubelet_dir).map_err(|e| format!("{}:\n{e}", file.display()))?;
+            println!("{}: {} entries, no fault", file.display(), list.len());
+        }
+        Command::Schema => print!("{}", schema::text()),
+        // Before any thread is started: a user namespace takes processes of one thread only.
+        Command::Try(args) => return Ok(try_out::run(&args)),
+        Command::TryRole(args) => return Ok(try_out::role(&args)),
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -151,7 +151,7 @@ impl fmt::Display for PropagationState {
 /// `volumeMounts[].mountPropagation` of a pod: what must cross between the node's directory and the container.
 ///
 /// The order is by strength: each value lets everything cross that the one before it does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum MountPropagation {
     /// Nothing crosses after the pod has started.
     #[default]

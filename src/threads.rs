@@ -22,6 +22,8 @@ use crate::workshop::{Slot, Workshop};
 pub const STUCK_PER_SOURCE: usize = 4;
 /// How many threads may be at work, not counting stuck ones.
 const AT_WORK: usize = 16;
+/// How many mount namespaces are kept: the kubelet's, our own, and some slack for restarts.
+const NAMESPACES: usize = 4;
 /// A thread without work ends after this, unless it is the last.
 const IDLE: Duration = Duration::from_secs(30);
 /// The mount calls need little stack; the default of 2 MiB would count against a container's limit once touched.
@@ -132,7 +134,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Threads {
     site: Site,
     driver: String,
-    crews: Mutex<HashMap<u64, Arc<Crew>>>,
+    /// Oldest first.
+    crews: Mutex<Vec<Arc<Crew>>>,
 }
 
 impl Threads {
@@ -149,18 +152,28 @@ impl Threads {
     }
 
     /// The crew of a namespace.
+    #[must_use]
     pub fn crew(&self, namespace: MountNamespace) -> Arc<Crew> {
         let mut crews = lock(&self.crews);
         // The inode can't be reused while the crew holds the namespace open.
-        Arc::clone(crews.entry(namespace.inode).or_insert_with(|| {
-            Arc::new(Crew {
-                namespace,
-                driver: self.driver.clone(),
-                queue: Mutex::default(),
-                work_came: Condvar::new(),
-                workshop: Mutex::default(),
-            })
-        }))
+        if let Some(at) = crews.iter().position(|c| c.namespace.inode == namespace.inode) {
+            return Arc::clone(&crews[at]);
+        }
+        if crews.len() == NAMESPACES {
+            // A kubelet that gets a new namespace with each restart must not keep the old ones, and all that is
+            // mounted there, alive. Its workshop goes with the namespace.
+            let oldest = crews.remove(0);
+            lock(&oldest.queue).closed = true;
+            oldest.work_came.notify_all();
+        }
+        crews.push(Arc::new(Crew {
+            namespace,
+            driver: self.driver.clone(),
+            queue: Mutex::default(),
+            work_came: Condvar::new(),
+            workshop: Mutex::default(),
+        }));
+        Arc::clone(&crews[crews.len() - 1])
     }
 
     /// Runs a job on a thread of the crew and waits for it, but not past the deadline. `source_name` says in the
@@ -210,19 +223,15 @@ impl Threads {
             })
         };
         self.submit(crew, &name, work)?;
-        match tokio::time::timeout(deadline, receive).await {
+        // Dropped at the deadline, but also when the caller hangs up and the whole call is dropped.
+        let mut waiter = Waiter { crew, name: &name, given_up, running, waiting: true };
+        let answer = tokio::time::timeout(deadline, receive).await;
+        waiter.waiting = answer.is_err();
+        drop(waiter);
+        match answer {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(_)) => Err(NoResult::Lost),
-            Err(_) => {
-                let mut queue = lock(&crew.queue);
-                given_up.store(true, Ordering::SeqCst);
-                if running.load(Ordering::SeqCst) {
-                    *queue.stuck.entry(name.clone()).or_default() += 1;
-                }
-                drop(queue);
-                tracing::warn!(source = name, waited = ?deadline, "a mount thread hangs");
-                Err(NoResult::Deadline { waited: deadline, source_name: name })
-            }
+            Err(_) => Err(NoResult::Deadline { waited: deadline, source_name: name }),
         }
     }
 
@@ -282,7 +291,7 @@ impl Threads {
     #[must_use]
     pub fn stuck(&self) -> HashMap<String, usize> {
         let mut all = HashMap::new();
-        for crew in lock(&self.crews).values() {
+        for crew in lock(&self.crews).iter() {
             for (name, count) in &lock(&crew.queue).stuck {
                 *all.entry(name.clone()).or_default() += count;
             }
@@ -292,7 +301,7 @@ impl Threads {
 
     /// Unmounts the workshops and lets the idle threads end. Hung ones are left to the end of the process.
     pub async fn close(&self) {
-        let crews: Vec<_> = lock(&self.crews).values().cloned().collect();
+        let crews = lock(&self.crews).clone();
         for crew in crews {
             let Some(workshop) = lock(&crew.workshop).take() else { continue };
             let place = workshop.place().to_owned();
@@ -302,6 +311,30 @@ impl Threads {
             }
             lock(&crew.queue).closed = true;
             crew.work_came.notify_all();
+        }
+    }
+}
+
+/// A caller that waits for its job. If it goes away before the job has ended, the job is told, and its thread counts
+/// as stuck.
+struct Waiter<'a> {
+    crew: &'a Crew,
+    name: &'a str,
+    given_up: Arc<AtomicBool>,
+    running: Arc<AtomicBool>,
+    waiting: bool,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        if !self.waiting {
+            return;
+        }
+        let mut queue = lock(&self.crew.queue);
+        self.given_up.store(true, Ordering::SeqCst);
+        if self.running.load(Ordering::SeqCst) {
+            *queue.stuck.entry(self.name.to_owned()).or_default() += 1;
+            tracing::warn!(source = self.name, "a mount thread is still at work for a call that was given up");
         }
     }
 }

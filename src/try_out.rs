@@ -42,13 +42,16 @@ use server::Server;
 /// Exit code if the trial couldn't be carried through.
 const COULD_NOT_TRY: u8 = 2;
 
-/// Tries hostmount on this machine, without Kubernetes and without root.
-///
-/// In namespaces of its own, it starts the plugin, publishes volumes for six pods, starts their containers, makes
-/// mounts on the node and in the pods, and compares who sees them with what Kubernetes documents. Nothing outside
-/// of the namespaces is touched. Exit code: 0 if all is as documented, 1 if something differs or is left over, 2 if
-/// it could not be tried.
+const HELP: &str = "\
+In namespaces of its own it starts the plugin, publishes volumes for six pods, starts their containers, makes mounts \
+on the node and in the pods, and compares who sees them with what Kubernetes documents. Nothing outside of the \
+namespaces is touched.
+
+Exit code: 0 if all is as documented; 1 if something differs or is left over; 2 if it could not be tried.";
+
+/// What `hostmount try` is told.
 #[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
 pub struct TryArgs {
     /// Print one JSON object instead of the table
     #[arg(long, conflicts_with = "shell")]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use prost::Message;
 use prost_types::field_descriptor_proto::{Label, Type};
-use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorSet};
+use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorSet, MessageOptions};
 
 const TABLE: &str = include_str!("wire/csi-1.13.0.tsv");
 
@@ -68,10 +68,9 @@ fn message_facts(package: &str, prefix: &str, message: &DescriptorProto, facts: 
         facts.insert(format!("{package}\tmessage\t{owner}\t\t\t\t\t"));
     }
     for field in &message.field {
-        let entry = message
-            .nested_type
-            .iter()
-            .find(|n| n.options.as_ref().is_some_and(|o| o.map_entry()) && field.type_name().ends_with(n.name()));
+        let entry = message.nested_type.iter().find(|n| {
+            n.options.as_ref().is_some_and(MessageOptions::map_entry) && field.type_name().ends_with(n.name())
+        });
         let kind = |f: &prost_types::FieldDescriptorProto| match f.r#type() {
             Type::String => "string".to_owned(),
             Type::Bool => "bool".to_owned(),
@@ -95,7 +94,7 @@ fn message_facts(package: &str, prefix: &str, message: &DescriptorProto, facts: 
         ));
     }
     for nested in &message.nested_type {
-        if !nested.options.as_ref().is_some_and(|o| o.map_entry()) {
+        if !nested.options.as_ref().is_some_and(MessageOptions::map_entry) {
             message_facts(package, &inner, nested, facts);
         }
     }

@@ -39,7 +39,9 @@ pub enum BadRequest {
         reason: String,
     },
     /// Block devices are not offered.
-    #[error("a raw block volume (volumeMode: Block) was asked for: hostmount publishes directories only; use volumeMode: Filesystem")]
+    #[error(
+        "a raw block volume (volumeMode: Block) was asked for: hostmount publishes directories only; use volumeMode: Filesystem"
+    )]
     Block,
     /// An attribute that means nothing here.
     #[error("the volume attribute {name:?} is unknown: {known} are known")]
@@ -58,7 +60,9 @@ pub enum BadRequest {
         path: String,
     },
     /// `staging_target_path` is missing for a volume that is staged.
-    #[error("staging_target_path was not given, but persistent volumes are staged (capability STAGE_UNSTAGE_VOLUME): call NodeStageVolume first and pass its path")]
+    #[error(
+        "staging_target_path was not given, but persistent volumes are staged (capability STAGE_UNSTAGE_VOLUME): call NodeStageVolume first and pass its path"
+    )]
     NotStaged,
 }
 
@@ -190,7 +194,10 @@ fn capability(given: Option<&csi::VolumeCapability>) -> Result<Capability, BadRe
                 let propagation = word.parse().map_err(|_: UnknownPropagation| {
                     bad_value(
                         "volume_capability.mount.mount_flags",
-                        format!("{:?} is unknown: ro, rw, nosuid, nodev, noexec, rprivate, rslave, rshared are known", shorten(word)),
+                        format!(
+                            "{:?} is unknown: ro, rw, nosuid, nodev, noexec, rprivate, rslave, rshared are known",
+                            shorten(word)
+                        ),
                     )
                 })?;
                 found.propagation = Some(propagation);
@@ -230,11 +237,15 @@ fn context(given: &HashMap<String, String>) -> Result<Context, BadRequest> {
             other => Err(bad(name, format!("{:?} is neither \"true\" nor \"false\"", shorten(other)))),
         };
         match name.as_str() {
-            "volume" => found.volume = Some(EntryName::parse(value).map_err(named("volume attribute \"volume\"", value))?),
+            "volume" => {
+                found.volume = Some(EntryName::parse(value).map_err(named("volume attribute \"volume\"", value))?);
+            }
             "subPath" => {
                 found.sub_path = Some(SubPath::parse(value).map_err(named("volume attribute \"subPath\"", value))?);
             }
-            "propagation" => found.propagation = Some(value.parse().map_err(|e: UnknownPropagation| bad(name, e.to_string()))?),
+            "propagation" => {
+                found.propagation = Some(value.parse().map_err(|e: UnknownPropagation| bad(name, e.to_string()))?);
+            }
             "readOnly" => found.read_only = boolean()?,
             "csi.storage.k8s.io/ephemeral" => found.ephemeral = Some(boolean()?),
             // The kubelet's and the provisioner's own keys; those about the pod are read together below.
@@ -328,5 +339,21 @@ impl VolumeAt {
     pub fn read(id: &str, field: &'static str, path: &str, kubelet_dir: &AbsPath) -> Result<Self, BadRequest> {
         let id = volume_id(id)?.to_owned();
         Ok(Self { id, path: kubelet_path(field, path, kubelet_dir)? })
+    }
+
+    /// The same for calls that only look: a path at which no volume of ours can be is `None`, "not found" rather
+    /// than "bad", as CSI wants it of NodeGetVolumeStats.
+    ///
+    /// # Errors
+    /// [`BadRequest`] if a field is missing or the id is bad.
+    pub fn read_to_look(
+        id: &str,
+        field: &'static str,
+        path: &str,
+        kubelet_dir: &AbsPath,
+    ) -> Result<Option<Self>, BadRequest> {
+        volume_id(id)?;
+        required(field, path)?;
+        Ok(Self::read(id, field, path, kubelet_dir).ok())
     }
 }

@@ -20,7 +20,7 @@ use super::scenario::{Event, entry};
 use crate::propagation::MountPropagation;
 
 /// The plugin's name on this node.
-pub const DRIVER: &str = "try.hostmount.io";
+pub const DRIVER: &str = "try.hostmount.dev";
 
 /// Directories that exist nearly everywhere and that nothing here needs.
 const COVERABLE: [&str; 7] = ["/mnt", "/media", "/srv", "/opt", "/tmp", "/home", "/var"];

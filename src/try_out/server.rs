@@ -50,7 +50,12 @@ impl Server {
             "--log-level".into(),
             "warn".into(),
         ];
-        let child = roles::command(roles::server_line(arguments))
+        let mut command = roles::command(roles::server_line(arguments));
+        // What is set for a real plugin is none of the trial's.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"HOSTMOUNT_")) {
+            command.env_remove(name);
+        }
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

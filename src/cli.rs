@@ -1,0 +1,46 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::serve::ServeArgs;
+use crate::telemetry::LogFormat;
+use crate::try_out::{RoleArgs, TryArgs};
+
+/// Kubernetes CSI node plugin: directories of the node in pods, with exactly the mount propagation asked for.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    /// What to log: error, warn, info, debug, trace, or a filter.
+    #[arg(long, global = true, env = "HOSTMOUNT_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// How to log.
+    #[arg(long, global = true, env = "HOSTMOUNT_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `hostmount` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node plugin: serve CSI to the kubelet.
+    Serve(ServeArgs),
+    /// Check an allow-list and print all its faults.
+    Validate {
+        /// The file.
+        file: PathBuf,
+        /// The kubelet's --root-dir, which no entry may contain or lie in.
+        #[arg(long, env = "HOSTMOUNT_KUBELET_DIR", default_value = "/var/lib/kubelet")]
+        kubelet_dir: String,
+    },
+    /// Print the JSON Schema of the allow-list.
+    Schema,
+    /// Try it on this machine, without Kubernetes and without root.
+    Try(TryArgs),
+    /// A process of `try`.
+    #[command(hide = true)]
+    TryRole(RoleArgs),
+}

@@ -1,0 +1,303 @@
+//! The Node service. Every call reads the same: message -> request -> policy -> gate -> mount thread -> answer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::request::{Publish, Stage, VolumeAt};
+use super::status::CallError;
+use crate::engine::{self, AttachJob, Context, MountError};
+use crate::gate::Pass;
+use crate::observe::SourcePath;
+use crate::plan::Gone;
+use crate::plugin::{Plugin, Subject, crew_of};
+use crate::policy::{self, Ask};
+use crate::site::Site;
+use crate::sys::stat::{MountAttrs, Usage};
+use crate::threads::{Crew, MountThread, NoResult};
+use crate::volume::KubeletPath;
+use crate::wire::csi;
+use csi::node_service_capability::rpc::Type as Rpc;
+use csi::volume_health::VolumeHealthEntry;
+use csi::volume_usage::Unit;
+
+/// The Node service of a plugin.
+#[derive(Debug, Clone)]
+pub struct Node(pub Arc<Plugin>);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Node {
+    fn list(&self) -> Result<Arc<crate::config::AllowList>, CallError> {
+        self.0.store.list().map_err(CallError::NoConfiguration)
+    }
+
+    fn kubelet_dir(&self) -> &crate::volume::AbsPath {
+        &self.0.threads.site().kubelet_dir
+    }
+
+    /// Runs a job on a mount thread of the caller. The pass goes with the job, not with the wait: while a hung job
+    /// may still change the target, nobody else gets at it.
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        crew: &Arc<Crew>,
+        source: &str,
+        pass: Option<Pass>,
+        job: impl FnOnce(&mut MountThread, &dyn Fn() -> bool) -> Result<T, MountError> + Send + 'static,
+    ) -> Result<T, CallError> {
+        let work = move |thread: &mut MountThread, cancelled: &dyn Fn() -> bool| {
+            let result = job(thread, cancelled);
+            drop(pass);
+            result
+        };
+        Ok(self.0.threads.run(crew, source, self.0.deadline, work).await??)
+    }
+
+    async fn attach(&self, crew: &Arc<Crew>, entry: &str, job: AttachJob) -> Result<bool, CallError> {
+        let pass = self.0.gate.enter(job.target.as_path())?;
+        self.on_thread(crew, entry, Some(pass), move |thread, cancelled| {
+            let slot = thread.take_slot().map_err(|(path, errno)| MountError::Workshop { path, errno })?;
+            let mut context = Context { site: &thread.site, cancelled, step: &mut |run, step| run.run(step) };
+            let made = engine::attach(&mut context, &slot, &job)?;
+            // Only after success: what a failed job has left on its slot is cleared before the next use.
+            thread.give_back(slot);
+            Ok(made)
+        })
+        .await
+    }
+
+    async fn detach(&self, crew: &Arc<Crew>, at: &VolumeAt, remove: bool) -> Result<(), CallError> {
+        let pass = self.0.gate.enter(at.path.as_path())?;
+        let path = at.path.clone();
+        self.on_thread(crew, &at.id, Some(pass), move |thread, cancelled| {
+            let mut context = Context { site: &thread.site, cancelled, step: &mut |run, step| run.run(step) };
+            engine::detach(&mut context, &path, remove)
+        })
+        .await
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        crew: &Arc<Crew>,
+        at: &VolumeAt,
+        look: fn(&Site, &KubeletPath) -> Result<T, MountError>,
+    ) -> Result<T, CallError> {
+        let path = at.path.clone();
+        self.on_thread(crew, &at.id, None, move |thread, _| look(&thread.site, &path)).await
+    }
+
+    async fn stage(&self, request: &Request<csi::NodeStageVolumeRequest>) -> Result<(), CallError> {
+        let Stage { volume, staging } = Stage::read(request.get_ref(), self.kubelet_dir())?;
+        let list = self.list()?;
+        let entry = policy::find(&list, &volume)?;
+        let job = AttachJob {
+            source: SourcePath { entry: entry.path.clone(), sub_path: volume.sub_path.clone(), missing: entry.missing },
+            target: staging,
+            staging: None,
+            relation: entry.ceiling,
+            lower: true,
+            attrs: entry.attrs,
+            single_writer: false,
+        };
+        self.attach(&crew_of(request)?, entry.name.as_str(), job).await.map(drop)
+    }
+
+    async fn publish(&self, request: &Request<csi::NodePublishVolumeRequest>) -> Result<(), CallError> {
+        let wish = Publish::read(request.get_ref(), self.kubelet_dir())?;
+        let list = self.list()?;
+        let ask = Ask {
+            volume: &wish.volume,
+            propagation: wish.propagation,
+            attrs: MountAttrs {
+                read_only: wish.read_only,
+                nosuid: wish.flags.nosuid,
+                nodev: wish.flags.nodev,
+                noexec: wish.flags.noexec,
+            },
+            pod: wish.pod.as_ref(),
+        };
+        let grant = policy::decide(&list, &ask)?;
+        if let Some(warning) = &grant.warning {
+            tracing::warn!(warning);
+        }
+        let job = AttachJob {
+            source: SourcePath {
+                entry: grant.entry.path.clone(),
+                sub_path: wish.volume.sub_path.clone(),
+                missing: grant.entry.missing,
+            },
+            target: wish.target,
+            staging: wish.staging,
+            relation: grant.propagation,
+            lower: false,
+            attrs: grant.attrs,
+            single_writer: wish.single_writer,
+        };
+        if self.attach(&crew_of(request)?, grant.entry.name.as_str(), job).await? {
+            self.0.metrics.published(grant.propagation);
+        }
+        Ok(())
+    }
+
+    async fn stats(&self, request: &Request<csi::NodeGetVolumeStatsRequest>) -> Result<Usage, CallError> {
+        let message = request.get_ref();
+        let path = &message.volume_path;
+        let at = VolumeAt::read_to_look(&message.volume_id, "volume_path", path, self.kubelet_dir())?
+            .ok_or_else(|| MountError::NotPublished { path: path.into() })?;
+        self.look(&crew_of(request)?, &at, engine::usage).await
+    }
+
+    async fn health(&self, request: &Request<csi::NodeGetVolumeHealthRequest>) -> Result<csi::VolumeHealth, CallError> {
+        let message = request.get_ref();
+        let path = if message.volume_publish_path.is_empty() {
+            &message.staging_target_path
+        } else {
+            &message.volume_publish_path
+        };
+        let at = VolumeAt::read_to_look(&message.volume_id, "volume_publish_path", path, self.kubelet_dir())?
+            .ok_or_else(|| MountError::NotPublished { path: path.into() })?;
+        // A file system that does not answer is not an error of this call: it is the answer.
+        let verdict = match self.look(&crew_of(request)?, &at, engine::health).await {
+            Ok(gone) => gone.map(describe),
+            Err(CallError::NoResult(hung @ (NoResult::Deadline { .. } | NoResult::Stuck { .. }))) => {
+                Some((csi::VolumeHealthErrorType::Inaccessible, "SourceHung", hung.to_string()))
+            }
+            Err(e) => return Err(e),
+        };
+        let health_statuses = verdict
+            .into_iter()
+            .map(|(status, reason, message)| VolumeHealthEntry {
+                status: status.into(),
+                reason: reason.to_owned(),
+                message,
+            })
+            .collect();
+        Ok(csi::VolumeHealth { volume_id: at.id, health_statuses })
+    }
+}
+
+fn describe(gone: Gone) -> (csi::VolumeHealthErrorType, &'static str, String) {
+    match gone {
+        Gone::Dead(errno) => (
+            csi::VolumeHealthErrorType::Inaccessible,
+            "SourceDead",
+            format!("the file system's server is gone ({errno}): restart it on the node"),
+        ),
+        Gone::Deleted => (
+            csi::VolumeHealthErrorType::DataLoss,
+            "SourceDeleted",
+            "the directory was deleted on the node; a pod started now gets the one that is there now, if any"
+                .to_owned(),
+        ),
+    }
+}
+
+fn pod_of(context: &HashMap<String, String>) -> Option<String> {
+    let get = |key: &str| context.get(&format!("csi.storage.k8s.io/pod.{key}"));
+    Some(format!("{}/{}", get("namespace")?, get("name")?).chars().take(320).collect())
+}
+
+fn usage(values: [u64; 3], unit: Unit) -> csi::VolumeUsage {
+    let [total, used, available] = values.map(|v| i64::try_from(v).unwrap_or(i64::MAX));
+    csi::VolumeUsage { available, total, used, unit: unit.into() }
+}
+
+#[tonic::async_trait]
+impl csi::node_server::Node for Node {
+    async fn node_stage_volume(
+        &self,
+        request: Request<csi::NodeStageVolumeRequest>,
+    ) -> Answer<csi::NodeStageVolumeResponse> {
+        let subject = Subject { rpc: "NodeStageVolume", volume: &request.get_ref().volume_id, pod: None };
+        self.0.call(subject, async { self.stage(&request).await.map(|()| csi::NodeStageVolumeResponse {}) }).await
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        request: Request<csi::NodeUnstageVolumeRequest>,
+    ) -> Answer<csi::NodeUnstageVolumeResponse> {
+        let message = request.get_ref();
+        let subject = Subject { rpc: "NodeUnstageVolume", volume: &message.volume_id, pod: None };
+        let work = async {
+            let path = &message.staging_target_path;
+            let at = VolumeAt::read(&message.volume_id, "staging_target_path", path, self.kubelet_dir())?;
+            self.detach(&crew_of(&request)?, &at, false).await.map(|()| csi::NodeUnstageVolumeResponse {})
+        };
+        self.0.call(subject, work).await
+    }
+
+    async fn node_publish_volume(
+        &self,
+        request: Request<csi::NodePublishVolumeRequest>,
+    ) -> Answer<csi::NodePublishVolumeResponse> {
+        let pod = pod_of(&request.get_ref().volume_context);
+        let subject = Subject { rpc: "NodePublishVolume", volume: &request.get_ref().volume_id, pod: pod.as_deref() };
+        self.0.call(subject, async { self.publish(&request).await.map(|()| csi::NodePublishVolumeResponse {}) }).await
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<csi::NodeUnpublishVolumeRequest>,
+    ) -> Answer<csi::NodeUnpublishVolumeResponse> {
+        let message = request.get_ref();
+        let subject = Subject { rpc: "NodeUnpublishVolume", volume: &message.volume_id, pod: None };
+        let work = async {
+            let at = VolumeAt::read(&message.volume_id, "target_path", &message.target_path, self.kubelet_dir())?;
+            self.detach(&crew_of(&request)?, &at, true).await.map(|()| csi::NodeUnpublishVolumeResponse {})
+        };
+        self.0.call(subject, work).await
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<csi::NodeGetVolumeStatsRequest>,
+    ) -> Answer<csi::NodeGetVolumeStatsResponse> {
+        let subject = Subject { rpc: "NodeGetVolumeStats", volume: &request.get_ref().volume_id, pod: None };
+        let work = async {
+            let found = self.stats(&request).await?;
+            let usage = vec![usage(found.bytes, Unit::Bytes), usage(found.inodes, Unit::Inodes)];
+            Ok(csi::NodeGetVolumeStatsResponse { usage })
+        };
+        self.0.call(subject, work).await
+    }
+
+    async fn node_get_volume_health(
+        &self,
+        request: Request<csi::NodeGetVolumeHealthRequest>,
+    ) -> Answer<csi::NodeGetVolumeHealthResponse> {
+        let subject = Subject { rpc: "NodeGetVolumeHealth", volume: &request.get_ref().volume_id, pod: None };
+        let work = async {
+            let volume_health = Some(self.health(&request).await?);
+            Ok(csi::NodeGetVolumeHealthResponse { volume_health })
+        };
+        self.0.call(subject, work).await
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<csi::NodeGetCapabilitiesRequest>,
+    ) -> Answer<csi::NodeGetCapabilitiesResponse> {
+        let offered = [Rpc::StageUnstageVolume, Rpc::GetVolumeStats, Rpc::SingleNodeMultiWriter, Rpc::GetVolumeHealth];
+        let capabilities = offered
+            .into_iter()
+            .map(|rpc| csi::NodeServiceCapability {
+                r#type: Some(csi::node_service_capability::Type::Rpc(csi::node_service_capability::Rpc {
+                    r#type: rpc.into(),
+                })),
+            })
+            .collect();
+        let subject = Subject { rpc: "NodeGetCapabilities", volume: "", pod: None };
+        self.0.call(subject, async { Ok(csi::NodeGetCapabilitiesResponse { capabilities }) }).await
+    }
+
+    async fn node_get_info(&self, _: Request<csi::NodeGetInfoRequest>) -> Answer<csi::NodeGetInfoResponse> {
+        let key = format!("{}/node", self.0.driver);
+        let answer = csi::NodeGetInfoResponse {
+            node_id: self.0.node_id.clone(),
+            max_volumes_per_node: 0,
+            accessible_topology: Some(csi::Topology { segments: HashMap::from([(key, self.0.node_id.clone())]) }),
+        };
+        self.0.call(Subject { rpc: "NodeGetInfo", volume: "", pod: None }, async { Ok(answer) }).await
+    }
+}

@@ -1,0 +1,121 @@
+//! Every metric, named and documented once.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use tonic::Code;
+
+use crate::propagation::MountPropagation;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    rpc: &'static str,
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Rpc {
+    rpc: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Propagation {
+    propagation: &'static str,
+}
+
+/// The metrics of a plugin.
+pub struct Metrics {
+    registry: Registry,
+    calls: Family<Call, Counter>,
+    durations: Family<Rpc, Histogram, fn() -> Histogram>,
+    publishes: Family<Propagation, Counter>,
+    list_good: Gauge,
+    list_entries: Gauge,
+    list_loads: Counter,
+    list_refusals: Counter<u64, AtomicU64>,
+    stuck: Gauge,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+fn durations() -> Histogram {
+    // From 50 µs, about the floor of a publish, to 26 s, beyond any healthy file system.
+    Histogram::new((0..20).map(|n| 5e-5 * f64::from(1_u32 << n)))
+}
+
+impl Metrics {
+    /// All metrics, at zero.
+    #[must_use]
+    pub fn new(driver: &str) -> Self {
+        let mut root = Registry::default();
+        let registry = root.sub_registry_with_prefix("hostmount");
+        let build = vec![("version", env!("CARGO_PKG_VERSION").to_owned()), ("driver", driver.to_owned())];
+        registry.register("build", "Version and name of the driver", Info::new(build));
+        let metrics = Self {
+            registry: Registry::default(),
+            calls: Family::default(),
+            durations: Family::new_with_constructor(durations as fn() -> Histogram),
+            publishes: Family::default(),
+            list_good: Gauge::default(),
+            list_entries: Gauge::default(),
+            list_loads: Counter::default(),
+            list_refusals: Counter::default(),
+            stuck: Gauge::default(),
+        };
+        registry.register("rpc", "CSI calls, by call and gRPC code", metrics.calls.clone());
+        registry.register_with_unit(
+            "rpc_duration",
+            "How long CSI calls took",
+            Unit::Seconds,
+            metrics.durations.clone(),
+        );
+        registry.register("publishes", "Volumes newly published, by propagation", metrics.publishes.clone());
+        let good = "Whether the allow-list file as it is now is in force (1), or was refused (0)";
+        registry.register("allow_list_good", good, metrics.list_good.clone());
+        registry.register("allow_list_entries", "Entries of the allow-list in force", metrics.list_entries.clone());
+        registry.register("allow_list_loads", "Allow-lists taken up", metrics.list_loads.clone());
+        registry.register("allow_list_refusals", "Allow-lists refused", metrics.list_refusals.clone());
+        registry.register("stuck_threads", "Mount threads that hang in a call on a source", metrics.stuck.clone());
+        Self { registry: root, ..metrics }
+    }
+
+    /// Counts a call.
+    pub fn call(&self, rpc: &'static str, code: Code, took: Duration) {
+        self.calls.get_or_create(&Call { rpc, code: format!("{code:?}") }).inc();
+        self.durations.get_or_create(&Rpc { rpc }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a volume that was newly published.
+    pub fn published(&self, propagation: MountPropagation) {
+        self.publishes.get_or_create(&Propagation { propagation: propagation.name() }).inc();
+    }
+
+    /// The metrics as text, with the state of the plugin as it is now.
+    ///
+    /// # Errors
+    /// If a value can't be written as text.
+    pub fn text(&self, plugin: &crate::plugin::Plugin) -> Result<String, fmt::Error> {
+        let state = plugin.store.state();
+        self.list_good.set(i64::from(state.refused.is_none() && state.list.is_some()));
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.list_entries.set(state.list.map_or(0, |list| count(list.len())));
+        self.list_loads.inc_by(state.loads.saturating_sub(self.list_loads.get()));
+        self.list_refusals.inc_by(state.refusals.saturating_sub(self.list_refusals.get()));
+        self.stuck.set(count(plugin.threads.stuck().values().sum()));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,114 @@
+//! What the services share: the plugin's names, allow-list, gate and threads, and how a call is told of.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tonic::{Code, Request, Response, Status};
+use tracing::Instrument;
+use tracing::field::Empty;
+
+use crate::config::reload::Store;
+use crate::csi::connection::{Caller, MountNamespaceOf};
+use crate::csi::status::{CallError, code, status};
+use crate::gate::Gate;
+use crate::metrics::Metrics;
+use crate::threads::{Crew, Threads};
+
+/// A running plugin.
+#[derive(Debug)]
+pub struct Plugin {
+    /// The driver's name (CSIDriver.metadata.name).
+    pub driver: String,
+    /// The node's name.
+    pub node_id: String,
+    /// How long a call may take.
+    pub deadline: Duration,
+    /// In whose namespace mounts are made.
+    pub whose: MountNamespaceOf,
+    /// The allow-list.
+    pub store: Arc<Store>,
+    /// One call at a time for each path.
+    pub gate: Gate,
+    /// The mount threads.
+    pub threads: Threads,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What the log says of a call besides its outcome.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// The call.
+    pub rpc: &'static str,
+    /// The volume.
+    pub volume: &'a str,
+    /// The pod, as namespace/name, if the request says.
+    pub pod: Option<&'a str>,
+}
+
+impl Plugin {
+    /// Why the plugin can't work now, if it can't.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        self.store.list()?;
+        let proc = &self.threads.site().proc;
+        // The kubelet's namespace is known from its first call on; before, that of PID 1 is the best guess, which an
+        // unprivileged plugin (`hostmount try`) may not enter.
+        let namespace = match self.whose {
+            MountNamespaceOf::Caller => proc.mount_namespace(1).or_else(|_| proc.own_mount_namespace()),
+            MountNamespaceOf::Own => proc.own_mount_namespace(),
+        };
+        let crew = namespace.map(|n| self.threads.crew(n)).map_err(|e| format!("no mount namespace: {e}"))?;
+        self.threads.warm(&crew).map_err(|e| e.to_string())
+    }
+
+    /// Runs a call inside its span, counts it, and turns its error into a status.
+    ///
+    /// # Errors
+    /// The status of the call's error.
+    pub async fn call<T, F>(&self, subject: Subject<'_>, work: F) -> Result<Response<T>, Status>
+    where
+        F: Future<Output = Result<T, CallError>>,
+    {
+        let Subject { rpc, volume, pod } = subject;
+        let volume: String = volume.chars().take(200).collect();
+        let span = tracing::info_span!("call", rpc, volume, pod, outcome = Empty, duration_us = Empty);
+        async {
+            let start = Instant::now();
+            let result = work.await;
+            let took = start.elapsed();
+            let outcome = result.as_ref().map_or_else(code, |_| Code::Ok);
+            self.metrics.call(rpc, outcome, took);
+            let span = tracing::Span::current();
+            span.record("outcome", tracing::field::debug(outcome));
+            span.record("duration_us", u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+            match result {
+                Ok(answer) => {
+                    tracing::info!("done");
+                    Ok(Response::new(answer))
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "refused");
+                    Err(status(&error))
+                }
+            }
+        }
+        .instrument(span)
+        .await
+    }
+}
+
+/// The mount threads of a request's caller.
+///
+/// # Errors
+/// [`CallError::Caller`].
+pub fn crew_of<T>(request: &Request<T>) -> Result<Arc<Crew>, CallError> {
+    match request.extensions().get::<Caller>() {
+        Some(Caller(Ok(crew))) => Ok(Arc::clone(crew)),
+        Some(Caller(Err(why))) => Err(CallError::Caller(why.clone())),
+        None => Err(CallError::Caller("the connection does not know its caller".to_owned())),
+    }
+}

@@ -1,0 +1,218 @@
+//! The composition root: builds the plugin, binds its socket, serves until told to stop, drains.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::admin;
+use crate::config::reload::Store;
+use crate::csi::connection::{Caller, Connection, MountNamespaceOf};
+use crate::csi::{identity, node};
+use crate::gate::Gate;
+use crate::metrics::Metrics;
+use crate::plugin::Plugin;
+use crate::site::Site;
+use crate::socket;
+use crate::sys::calls::Calls;
+use crate::sys::namespace::Proc;
+use crate::threads::Threads;
+use crate::volume::AbsPath;
+use crate::wire::csi::identity_server::IdentityServer;
+use crate::wire::csi::node_server::NodeServer;
+
+/// The largest message taken, in bytes. A request is a few paths and the pod's names; tokens are the largest part.
+const MESSAGE_MAX: usize = 1 << 20;
+
+/// What `hostmount serve` is told.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServeArgs {
+    /// The unix socket to serve CSI on.
+    #[arg(long, env = "CSI_ENDPOINT", default_value = "unix:///csi/csi.sock")]
+    pub endpoint: String,
+    /// The allow-list: a YAML file of the directories that pods may use.
+    #[arg(long, env = "HOSTMOUNT_CONFIG", default_value = "/etc/hostmount/entries.yaml")]
+    pub config: PathBuf,
+    /// The node's name in Kubernetes.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_id: String,
+    /// The driver's name, as in CSIDriver.metadata.name.
+    #[arg(long, env = "HOSTMOUNT_DRIVER_NAME", default_value = "csi.hostmount.dev")]
+    pub driver_name: String,
+    /// The kubelet's --root-dir, as the kubelet sees it.
+    #[arg(long, env = "HOSTMOUNT_KUBELET_DIR", default_value = "/var/lib/kubelet")]
+    pub kubelet_dir: String,
+    /// In whose mount namespace the mounts are made.
+    #[arg(long, env = "HOSTMOUNT_MOUNT_NAMESPACE", value_enum, default_value_t)]
+    pub mount_namespace: MountNamespaceOf,
+    /// How many seconds a call may take before it is given up.
+    #[arg(long, env = "HOSTMOUNT_CALL_TIMEOUT", default_value_t = 30.0)]
+    pub call_timeout: f64,
+    /// How many seconds calls under way may take to end on SIGTERM.
+    #[arg(long, env = "HOSTMOUNT_DRAIN_TIMEOUT", default_value_t = 10.0)]
+    pub drain_timeout: f64,
+    /// Serve /metrics, /healthz and /readyz on this address, such as 0.0.0.0:9809.
+    #[arg(long, env = "HOSTMOUNT_ADMIN_ADDRESS")]
+    pub admin_address: Option<SocketAddr>,
+    /// Do as if the kernel had none of the newer mount calls, to see the fall-backs work.
+    #[arg(long, hide = true)]
+    pub old_calls: bool,
+}
+
+fn seconds(name: &str, value: f64) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(value)
+        .ok()
+        .filter(|d| !d.is_zero())
+        .ok_or_else(|| format!("--{name} {value} is no time: write seconds above 0"))
+}
+
+/// A driver's name: a domain name of at most 63 bytes (CSI, GetPluginInfoResponse.name).
+fn check_driver(name: &str) -> Result<(), String> {
+    let part = |p: &str| {
+        !p.is_empty()
+            && !p.starts_with('-')
+            && !p.ends_with('-')
+            && p.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    if name.len() <= 63 && name.split('.').all(part) {
+        Ok(())
+    } else {
+        Err(format!("--driver-name {name:?} is not a domain name of at most 63 letters, digits, '-' and '.'"))
+    }
+}
+
+/// Builds a plugin from its arguments.
+///
+/// # Errors
+/// What is wrong with an argument, or what the system refuses.
+pub fn build(args: &ServeArgs) -> Result<Plugin, String> {
+    check_driver(&args.driver_name)?;
+    if args.node_id.is_empty() || args.node_id.len() > 256 {
+        return Err("--node-id must have 1 to 256 bytes (CSI, NodeGetInfoResponse.node_id)".to_owned());
+    }
+    let kubelet_dir =
+        AbsPath::parse(&args.kubelet_dir).map_err(|e| format!("--kubelet-dir {:?} {e}", args.kubelet_dir))?;
+    let proc = Proc::new().map_err(|e| format!("/proc cannot be opened: {e}"))?;
+    let calls = if args.old_calls { Calls::NONE } else { Calls::probe() };
+    tracing::info!(%calls, "system calls");
+    let store =
+        Store::start(&args.config, &kubelet_dir).map_err(|e| format!("the allow-list cannot be watched: {e}"))?;
+    let site = Site { proc: Arc::new(proc), calls, kubelet_dir };
+    Ok(Plugin {
+        metrics: Arc::new(Metrics::new(&args.driver_name)),
+        threads: Threads::new(site, &args.driver_name),
+        driver: args.driver_name.clone(),
+        node_id: args.node_id.clone(),
+        deadline: seconds("call-timeout", args.call_timeout)?,
+        whose: args.mount_namespace,
+        store,
+        gate: Gate::default(),
+    })
+}
+
+/// Serves a plugin on a listening socket until `stop`, then lets the calls under way end within `drain`.
+///
+/// # Errors
+/// What the transport says.
+pub async fn serve(
+    plugin: Arc<Plugin>,
+    listener: UnixListener,
+    stop: impl Future<Output = ()> + Send,
+    drain: Duration,
+) -> Result<(), String> {
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| e.to_string())?;
+    let accepting = Arc::clone(&plugin);
+    let incoming = UnixListenerStream::new(listener).map(move |accepted| {
+        accepted.map(|stream| {
+            let caller = Caller::of(&stream, &accepting.threads, accepting.whose);
+            Connection::new(stream, caller)
+        })
+    });
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = Server::builder()
+        .add_service(
+            IdentityServer::new(identity::Identity(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX),
+        )
+        .add_service(NodeServer::new(node::Node(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX))
+        .serve_with_incoming_shutdown(incoming, async move {
+            stop.await;
+            // The receiver waits below until serving has ended.
+            let _ = stopping.send(());
+        });
+    let overdue = async move {
+        // An error means that serving ended without a stop; then this never matters.
+        if stopped.await.is_ok() {
+            tokio::time::sleep(drain).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    let result = tokio::select! {
+        served = serving => served.map_err(|e| e.to_string()),
+        () = overdue => {
+            tracing::warn!(?drain, "calls under way did not end in time and are given up");
+            Ok(())
+        }
+    };
+    plugin.threads.close().await;
+    result
+}
+
+/// Runs `hostmount serve` to its end: SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it can't start, or what the transport says.
+pub fn run(args: &ServeArgs) -> Result<(), String> {
+    let drain = seconds("drain-timeout", args.drain_timeout)?;
+    let plugin = Arc::new(build(args)?);
+    let path = socket::path_of(&args.endpoint).map_err(|e| e.to_string())?;
+    let (listener, socket) = socket::bind(&path).map_err(|e| e.to_string())?;
+    if let Some(address) = args.admin_address {
+        let bound = admin::start(address, Arc::clone(&plugin)).map_err(|e| e.to_string())?;
+        tracing::info!(address = %bound, "admin server");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_stack_size(512 * 1024)
+        .enable_all()
+        .build()
+        .map_err(|e| e.to_string())?;
+    let result = runtime.block_on(async {
+        let stop = stop_signal(Arc::clone(&plugin))?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"), driver = plugin.driver, node = plugin.node_id,
+            endpoint = %path.display(), "serving"
+        );
+        serve(Arc::clone(&plugin), listener, stop, drain).await
+    });
+    drop(socket);
+    // A hung mount thread must not hold up the end of the process.
+    runtime.shutdown_background();
+    tracing::info!("stopped");
+    result
+}
+
+/// Ends at SIGTERM or SIGINT; SIGHUP reads the allow-list anew.
+fn stop_signal(plugin: Arc<Plugin>) -> Result<impl Future<Output = ()> + Send, String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|e| format!("signals cannot be received: {e}"));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => plugin.store.reload(),
+            }
+        }
+        tracing::info!("stopping");
+    })
+}

@@ -1,0 +1,156 @@
+//! The plugin's unix socket: made private from the first instant, a stale one replaced, ours removed at the end.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::linux::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// A path's limit in bytes, without the closing NUL (unix(7), `sun_path`).
+const PATH_MAX: usize = 107;
+/// What the socket is called until it has its mode.
+const UNFINISHED: &str = ".new";
+
+/// A socket that can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Not `unix://` and an absolute path.
+    #[error("the endpoint {0:?} is not a unix socket: write unix:///path/to/csi.sock")]
+    Endpoint(String),
+    /// Longer than the kernel takes.
+    #[error("the socket path {} has {} bytes, over the limit of {}", .0.display(), .0.as_os_str().len(), PATH_MAX - UNFINISHED.len())]
+    TooLong(PathBuf),
+    /// Somebody else answers there.
+    #[error("another process serves on {} already: stop it first, or choose another --endpoint", .0.display())]
+    InUse(PathBuf),
+    /// There is something that is no socket.
+    #[error("{} exists and is not a socket: remove it, or choose another --endpoint", .0.display())]
+    NotASocket(PathBuf),
+    /// The system said no.
+    #[error("the socket {} cannot be made: {error}", path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// A listening socket, whose file is removed when this is dropped, if it is still ours.
+#[derive(Debug)]
+pub struct Socket {
+    path: PathBuf,
+    inode: u64,
+}
+
+/// The path in an endpoint: `unix:///path`, `unix:/path` or the bare path.
+///
+/// # Errors
+/// [`SocketError::Endpoint`].
+pub fn path_of(endpoint: &str) -> Result<PathBuf, SocketError> {
+    let path = endpoint.strip_prefix("unix://").or_else(|| endpoint.strip_prefix("unix:")).unwrap_or(endpoint);
+    if path.starts_with('/') { Ok(path.into()) } else { Err(SocketError::Endpoint(endpoint.to_owned())) }
+}
+
+/// Binds a socket that only its owner may connect to.
+///
+/// It is bound under another name, given its mode, and renamed: there is no instant at which others could connect,
+/// and a stale socket of that name is replaced in the same step.
+///
+/// # Errors
+/// [`SocketError`].
+pub fn bind(path: &Path) -> Result<(UnixListener, Socket), SocketError> {
+    if path.as_os_str().len() + UNFINISHED.len() > PATH_MAX {
+        return Err(SocketError::TooLong(path.to_owned()));
+    }
+    let io = |error| SocketError::Io { path: path.to_owned(), error };
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
+        // A stale socket refuses connections; one that accepts them is somebody's.
+        Ok(_) if UnixStream::connect(path).is_ok() => return Err(SocketError::InUse(path.to_owned())),
+        _ => {}
+    }
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(UNFINISHED);
+    let unfinished = PathBuf::from(unfinished);
+    match std::fs::remove_file(&unfinished) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&unfinished).map_err(io)?;
+    let finish = || -> io::Result<u64> {
+        std::fs::set_permissions(&unfinished, Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        let inode = std::fs::symlink_metadata(&unfinished)?.st_ino();
+        std::fs::rename(&unfinished, path)?;
+        Ok(inode)
+    };
+    let inode = finish().map_err(io)?;
+    Ok((listener, Socket { path: path.to_owned(), inode }))
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.st_ino() == self.inode) {
+            // A socket that stays is replaced by the next start.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_ours_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("csi.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let (_listener, socket) = bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_live_socket_and_a_file_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("csi.sock");
+        let _first = bind(&path).unwrap();
+        assert!(matches!(bind(&path), Err(SocketError::InUse(_))));
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert!(matches!(bind(&file), Err(SocketError::NotASocket(_))));
+        assert_eq!(std::fs::read(&file).unwrap(), b"x");
+    }
+
+    #[test]
+    fn another_s_socket_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("csi.sock");
+        let (_listener, socket) = bind(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // Hold the old inode's number back, so that the new file can't get it.
+        let _other = UnixListener::bind(dir.path().join("other")).unwrap();
+        let _new = UnixListener::bind(&path).unwrap();
+        let ours = std::fs::symlink_metadata(&path).unwrap().st_ino() == socket.inode;
+        drop(socket);
+        assert_eq!(path.exists(), !ours);
+    }
+
+    #[test]
+    fn endpoints_are_unix_sockets() {
+        for (endpoint, path) in [("unix:///a/b", "/a/b"), ("unix:/a/b", "/a/b"), ("/a/b", "/a/b")] {
+            assert_eq!(path_of(endpoint).unwrap(), Path::new(path));
+        }
+        for endpoint in ["tcp://localhost:1", "unix://a/b", ""] {
+            assert!(path_of(endpoint).is_err(), "{endpoint}");
+        }
+        let long = PathBuf::from(format!("/{}", "x".repeat(120)));
+        assert!(matches!(bind(&long), Err(SocketError::TooLong(_))));
+    }
+}

@@ -1,0 +1,31 @@
+//! What the log looks like. What may not be in it is seen to where it is made: no request is ever logged whole, and
+//! [`crate::wire`] prints no values of maps that may hold secrets.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+
+/// The form of the log's lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error. `filter` is a level, or a filter as tracing-subscriber reads it.
+///
+/// # Errors
+/// If the filter isn't one, or logging was started already.
+pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|e| format!("--log-level {filter:?}: {e}; write error, warn, info, debug or trace"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    }
+    .map_err(|e| e.to_string())
+}
