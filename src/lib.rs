@@ -22,6 +22,7 @@ pub mod sys;
 pub mod telemetry;
 pub mod threads;
 pub mod tree;
+pub mod try_out;
 pub mod volume;
 pub mod wire;
 pub mod workshop;

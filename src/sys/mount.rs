@@ -33,8 +33,8 @@ const fn flags_of(kind: PropagationKind) -> MsFlags {
 /// EINVAL: the source is unbindable or not in this namespace. ENOSPC: the namespace is at `fs.mount-max`.
 pub fn bind_recursive(source: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
     mount(
-        Some(fd_path(source).as_str()),
-        fd_path(target).as_str(),
+        Some(fd_path(source.as_fd()).as_str()),
+        fd_path(target.as_fd()).as_str(),
         NO_PATH,
         MsFlags::MS_BIND | MsFlags::MS_REC,
         NO_PATH,
@@ -96,7 +96,7 @@ pub fn change(proc: &Proc, calls: Calls, root: impl AsFd, change: Change, recurs
 /// EINVAL: `root` is not the root of a mount.
 pub fn set_propagation(root: impl AsFd, order: Propagation) -> Result<(), Errno> {
     let recursive = if order.recursive { MsFlags::MS_REC } else { MsFlags::empty() };
-    mount(NO_PATH, fd_path(root).as_str(), NO_PATH, flags_of(order.kind) | recursive, NO_PATH)
+    mount(NO_PATH, fd_path(root.as_fd()).as_str(), NO_PATH, flags_of(order.kind) | recursive, NO_PATH)
 }
 
 /// Adds flags mount by mount. A bind remount replaces all flags of a mount, so its present ones are named again.
@@ -129,7 +129,7 @@ fn remount_each(proc: &Proc, root: impl AsFd, attrs: MountAttrs, recursive: bool
         }
         mount(NO_PATH, path, NO_PATH, flags, NO_PATH)
     };
-    remount(&fd_path(&root), &top.options)?;
+    remount(&fd_path(root.as_fd()), &top.options)?;
     if recursive {
         for below in table.beneath(top.id) {
             // Relative to the root's descriptor, so that nobody can swap the way there; a mount covered by another
@@ -137,7 +137,7 @@ fn remount_each(proc: &Proc, root: impl AsFd, attrs: MountAttrs, recursive: bool
             let Ok(relative) = below.mount_point.strip_prefix(&top.mount_point) else { continue };
             let fd = super::path::open_beneath(Calls::NONE, &root, relative)?;
             if stat::mount_id(proc, Calls::NONE, &fd)? == below.id {
-                remount(&fd_path(&fd), &below.options)?;
+                remount(&fd_path(fd.as_fd()), &below.options)?;
             }
         }
     }
@@ -163,7 +163,7 @@ pub fn move_to(calls: Calls, root: impl AsFd, target: impl AsFd) -> Result<(), E
         };
         return Errno::result(result).map(drop);
     }
-    mount(Some(fd_path(root).as_str()), fd_path(target).as_str(), NO_PATH, MsFlags::MS_MOVE, NO_PATH)
+    mount(Some(fd_path(root.as_fd()).as_str()), fd_path(target.as_fd()).as_str(), NO_PATH, MsFlags::MS_MOVE, NO_PATH)
 }
 
 /// How to unmount.
@@ -180,7 +180,7 @@ pub enum Unmount {
 /// # Errors
 /// EINVAL: nothing is mounted there. ENOENT: there is no such name. EBUSY with [`Unmount::IfIdle`].
 pub fn unmount(parent: impl AsFd, name: &std::ffi::OsStr, how: Unmount) -> Result<(), Errno> {
-    let path = Path::new(&fd_path(parent)).join(name);
+    let path = Path::new(&fd_path(parent.as_fd())).join(name);
     let detach = match how {
         Unmount::IfIdle => MntFlags::empty(),
         Unmount::Detach => MntFlags::MNT_DETACH,
@@ -195,7 +195,7 @@ pub fn unmount(parent: impl AsFd, name: &std::ffi::OsStr, how: Unmount) -> Resul
 pub fn small_tmpfs(target: impl AsFd) -> Result<(), Errno> {
     mount(
         Some("hostmount"),
-        fd_path(target).as_str(),
+        fd_path(target.as_fd()).as_str(),
         Some("tmpfs"),
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
         Some("size=64k,mode=0700"),

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -114,9 +114,10 @@ pub fn enter(proc: &Proc, namespace: &MountNamespace) -> Result<(), Errno> {
     fchdir(&proc.0)
 }
 
-/// The path of a descriptor for calls that know only paths; see the contract of [`crate::sys`].
-pub(super) fn fd_path(fd: impl AsFd) -> String {
-    format!("self/fd/{}", fd.as_fd().as_raw_fd())
+/// The path of a descriptor for calls that know only paths; see the contract of [`crate::sys`]. Only borrowed: the
+/// path names nothing any more once the descriptor is closed.
+pub(super) fn fd_path(fd: BorrowedFd<'_>) -> String {
+    format!("self/fd/{}", fd.as_raw_fd())
 }
 
 /// The errno behind an I/O error.
