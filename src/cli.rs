@@ -26,6 +26,11 @@ pub struct Cli {
 /// What `hostmount` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// See mount propagation work: the plugin, a kubelet and containers in namespaces of their own, without root.
+    Try(TryArgs),
+    /// One of the processes that `try` is made of.
+    #[command(hide = true)]
+    TryRole(RoleArgs),
     /// Run the node plugin: serve CSI to the kubelet.
     Serve(ServeArgs),
     /// Check an allow-list and print all its faults.

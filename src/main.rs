@@ -21,6 +21,8 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, String> {
     match cli.command {
+        Command::Try(args) => return Ok(try_out::run(&args)),
+        Command::TryRole(args) => return Ok(try_out::role(&args)),
         Command::Serve(args) => {
             telemetry::start(&cli.log_level, cli.log_format)?;
             serve::run(&args)?;
