@@ -43,9 +43,4 @@ pub enum Command {
     },
     /// Print the JSON Schema of the allow-list.
     Schema,
-    /// Try it on this machine, without Kubernetes and without root.
-    Try(TryArgs),
-    /// A process of `try`.
-    #[command(hide = true)]
-    TryRole(RoleArgs),
 }

@@ -34,9 +34,6 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
             println!("{}: {} entries, no fault", file.display(), list.len());
         }
         Command::Schema => print!("{}", schema::text()),
-        // Before any thread is started: a user namespace takes processes of one thread only.
-        Command::Try(args) => return Ok(try_out::run(&args)),
-        Command::TryRole(args) => return Ok(try_out::role(&args)),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -79,7 +79,9 @@ pub fn become_container(args: &ContainerArgs) -> TryError {
     let (program, rest) = match (prepared, args.command.split_first()) {
         (Err(error), _) => return error,
         (Ok(()), Some(split)) => split,
-        (Ok(()), None) => return TryError::Plugin("has no command for a container".to_owned()),
+        (Ok(()), None) => {
+            return TryError::Container { pod: args.volume.display().to_string(), what: "has no command".to_owned() };
+        }
     };
     let cause = Command::new(program).args(rest).exec();
     TryError::Step { what: format!("executing {} in the container", program.display()), cause }
