@@ -1,7 +1,7 @@
 //! The allow-list: which directories of the node exist for pods at all, by name, and on what terms.
 //!
 //! [`AllowList::parse`] turns the text of the file into values that can't be wrong, or into every fault of it at
-//! once. It is pure. What may be written in the file stands in one table
+//! once. It is pure; only [`reload`] reads files. What may be written in the file stands in one table
 //! (`config/shape.rs`), from which both the decoder and the [`schema`] are made, so that they can't disagree.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use crate::volume::{AbsPath, EntryName};
 
 mod decode;
 mod pattern;
+pub mod reload;
 mod schema;
 mod shape;
 mod yaml;
