@@ -26,7 +26,7 @@ async fn metrics(State(plugin): State<Arc<Plugin>>) -> impl IntoResponse {
 /// Whether the process lives. A refused allow-list is told, but is no reason to restart: the last good one works.
 async fn healthz(State(plugin): State<Arc<Plugin>>) -> String {
     let mut text = "ok\n".to_owned();
-    if let Some(why) = plugin.store.state().refused {
+    if let Some(why) = plugin.store.stats().last_error {
         text = format!("degraded: allow-list refused: {why}\n");
     }
     let mut stuck: Vec<_> = plugin.threads.stuck().into_iter().collect();

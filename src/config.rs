@@ -1,182 +1,218 @@
-//! The allow-list: which directories of the node may be used, how, and by whom. Pure data; read by
-//! [`decode`], kept current by [`reload`].
-
-pub mod decode;
-pub mod reload;
-pub mod schema;
+//! The allow-list: which directories of the node exist for pods at all, by name, and on what terms.
+//!
+//! [`AllowList::parse`] turns the text of the file into values that can't be wrong, or into every fault of it at
+//! once. It is pure; only [`reload`] reads files. What may be written in the file stands in one table
+//! (`config/shape.rs`), from which both the decoder and the [`schema`] are made, so that they can't disagree.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::propagation::MountPropagation;
-use crate::sys::stat::MountAttrs;
-use crate::volume::{AbsPath, EntryName, PodIdentity};
+use crate::volume::{AbsPath, EntryName};
 
-pub use crate::observe::IfMissing;
+mod decode;
+mod pattern;
+pub mod reload;
+mod schema;
+mod shape;
+mod yaml;
 
-/// The largest allow-list that is read, in bytes: that of a ConfigMap.
+pub use pattern::{BadPattern, Pattern};
+pub use schema::schema;
+
+/// The largest file that is read, in bytes: as much as a ConfigMap can hold.
 pub const SIZE_MAX: usize = 1 << 20;
 
-/// What to do when a read-only volume is asked for with propagation: a mount that crosses later keeps flags of its
-/// own and may be writable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What to do if the directory of an entry doesn't exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Missing {
+    /// Refuse the volume.
+    Fail,
+    /// Make the directory.
+    Create {
+        /// Permission bits, `0..=0o7777`.
+        mode: u32,
+        /// The owner.
+        uid: u32,
+        /// The group.
+        gid: u32,
+    },
+}
+
+/// What to do with a read-only volume for which propagation is asked: a mount that arrives in it later is
+/// writable whatever the volume is, because read-only is a property of each mount of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReadOnlyPropagation {
     /// Refuse the volume.
     Refuse,
-    /// Publish it and say so in the log.
+    /// Mount it, and say so.
     Warn,
 }
 
-/// A name with `*` for any run of characters and `?` for any one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Pattern(String);
-
-impl Pattern {
-    /// A pattern as it was written.
-    #[must_use]
-    pub fn new(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-
-    /// Whether the pattern lets everything pass, known or not.
-    #[must_use]
-    pub fn is_any(&self) -> bool {
-        self.0 == "*"
-    }
-
-    /// Whether a name fits, in time proportional to the product of the lengths at worst.
-    #[must_use]
-    pub fn matches(&self, name: &str) -> bool {
-        let (pattern, name): (Vec<char>, Vec<char>) = (self.0.chars().collect(), name.chars().collect());
-        let (mut p, mut n) = (0, 0);
-        // Where the last star stood, and how much of the name it has swallowed.
-        let mut star: Option<(usize, usize)> = None;
-        while n < name.len() {
-            match pattern.get(p) {
-                Some('*') => {
-                    star = Some((p, n));
-                    p += 1;
-                }
-                Some(&c) if c == '?' || c == name[n] => {
-                    p += 1;
-                    n += 1;
-                }
-                _ => {
-                    let Some((at, swallowed)) = star else { return false };
-                    star = Some((at, swallowed + 1));
-                    p = at + 1;
-                    n = swallowed + 1;
-                }
-            }
-        }
-        pattern[p..].iter().all(|&c| c == '*')
-    }
+/// The mount flags that an entry sets on its volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MountFlags {
+    /// Set-user-id bits have no effect.
+    pub nosuid: bool,
+    /// Device nodes can't be opened.
+    pub nodev: bool,
+    /// Nothing can be executed.
+    pub noexec: bool,
 }
 
-/// Who may use an entry: any of these service accounts in any of these namespaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who may use an entry: pods whose namespace and service account each match one of the patterns.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rule {
-    /// The namespaces.
+    /// Patterns of namespaces; never empty.
     pub namespaces: Vec<Pattern>,
-    /// The service accounts.
+    /// Patterns of service accounts; never empty.
     pub service_accounts: Vec<Pattern>,
 }
 
-impl Rule {
-    /// Whether the rule lets a pod pass. A pod of which nothing is known passes only a rule for everybody.
-    #[must_use]
-    pub fn permits(&self, pod: Option<&PodIdentity>) -> bool {
-        let fits = |patterns: &[Pattern], name: Option<&str>| {
-            patterns.iter().any(|p| name.map_or_else(|| p.is_any(), |name| p.matches(name)))
-        };
-        fits(&self.namespaces, pod.map(|p| p.namespace.as_str()))
-            && fits(&self.service_accounts, pod.map(|p| p.service_account.as_str()))
-    }
-}
-
-/// One directory of the node that may be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One directory of the node that pods may ask for by name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// What pods call it.
     pub name: EntryName,
-    /// Where it is.
+    /// The directory on the node.
     pub path: AbsPath,
-    /// The strongest propagation that may be asked for.
+    /// The strongest propagation that a pod may ask for.
     pub ceiling: MountPropagation,
-    /// Flags that every volume of it gets.
-    pub attrs: MountAttrs,
-    /// Whether directories beneath it may be named.
+    /// Whether every volume of it is read-only.
+    pub read_only: bool,
+    /// The mount flags of its volumes.
+    pub flags: MountFlags,
+    /// Whether pods may ask for directories beneath it.
     pub sub_paths: bool,
-    /// What to do if the directory isn't there.
-    pub missing: IfMissing,
-    /// What to do for read-only volumes with propagation.
+    /// What to do if the directory doesn't exist.
+    pub missing: Missing,
+    /// What to do if a volume is read-only and asks for propagation.
     pub read_only_propagation: ReadOnlyPropagation,
-    /// Entries whose directory may contain this one's or lie in it.
+    /// The entries whose directories may contain this one's or lie in it.
     pub overlaps: Vec<EntryName>,
-    /// Who may use it. Empty: nobody.
+    /// Who may use it; nobody if empty.
     pub allow: Vec<Rule>,
 }
 
-/// All entries, by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The entries of a file without faults.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AllowList {
     entries: BTreeMap<EntryName, Arc<Entry>>,
 }
 
 impl AllowList {
-    /// Reads an allow-list. `kubelet_dir` is what no entry may contain or lie in.
+    /// Reads a file's text. No entry may touch `kubelet_dir`, where other pods' volumes and secrets are.
     ///
     /// # Errors
-    /// Every fault of the file at once.
+    /// Every fault of the file, in the order of its lines (of more than a thousand, the first thousand and how many
+    /// more there are). A text that isn't YAML has one.
     pub fn parse(text: &str, kubelet_dir: &AbsPath) -> Result<Self, Faults> {
-        decode::decode(text, kubelet_dir)
+        let entries = decode::decode(text, kubelet_dir)?;
+        Ok(Self { entries: entries.into_iter().map(|e| (e.name.clone(), Arc::new(e))).collect() })
     }
 
-    /// The entry of a name.
+    /// Reads a file's bytes, as [`AllowList::parse`] its text.
+    ///
+    /// # Errors
+    /// Those of [`AllowList::parse`], or one fault if the bytes aren't UTF-8.
+    pub fn parse_bytes(bytes: &[u8], kubelet_dir: &AbsPath) -> Result<Self, Faults> {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::parse(text, kubelet_dir),
+            Err(e) => {
+                let before = bytes.get(..e.valid_up_to()).unwrap_or_default();
+                let line = 1 + before.iter().filter(|b| **b == b'\n').count();
+                let column = 1 + before.iter().rev().take_while(|b| **b != b'\n').count();
+                let message = "the file is not UTF-8 text: save it in that encoding".to_owned();
+                Err(Faults(vec![Fault { line, column, field: String::new(), message }]))
+            }
+        }
+    }
+
+    /// The entry of that name.
     #[must_use]
     pub fn get(&self, name: &EntryName) -> Option<&Arc<Entry>> {
         self.entries.get(name)
     }
 
-    /// All entries, in the order of their names.
+    /// Every entry, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.entries.values()
     }
 
-    /// How many there are.
+    /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are none, so that every volume is refused.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
+
+    /// What is different in `new`.
+    #[must_use]
+    pub fn changes(&self, new: &Self) -> Changes {
+        let mut changes = Changes::default();
+        for entry in new.iter() {
+            match self.get(&entry.name) {
+                None => changes.added.push(entry.name.clone()),
+                Some(old) if old != entry => changes.changed.push(entry.name.clone()),
+                Some(_) => {}
+            }
+        }
+        changes.removed = self.iter().map(|e| &e.name).filter(|n| new.get(n).is_none()).cloned().collect();
+        changes
+    }
 }
 
-/// One fault of an allow-list.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// The difference between two allow-lists, as names of entries.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Changes {
+    /// In the new one only.
+    pub added: Vec<EntryName>,
+    /// In the old one only.
+    pub removed: Vec<EntryName>,
+    /// In both, but not the same.
+    pub changed: Vec<EntryName>,
+}
+
+/// One thing that is wrong in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The line, counted from 1.
     pub line: usize,
-    /// The field, as `entries[2].allow[0].namespaces`.
+    /// The character of the line, counted from 1.
+    pub column: usize,
+    /// The field, as in `entries[2].allow[0].namespaces`; empty if it is the file as a whole.
     pub field: String,
     /// What was found and what to do.
     pub message: String,
 }
 
-/// All faults of an allow-list, in the order of the file.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.field.as_str() {
+            "" => write!(f, "line {}: {}", self.line, self.message),
+            field => write!(f, "line {}, {field}: {}", self.line, self.message),
+        }
+    }
+}
+
+/// Everything that is wrong in the file, in the order of its lines; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 
 impl fmt::Display for Faults {
+    /// One fault a line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, Fault { line, field, message }) in self.0.iter().enumerate() {
-            let (end, space) = (if n == 0 { "" } else { "\n" }, if field.is_empty() { "" } else { ", " });
-            write!(f, "{end}line {line}{space}{field}: {message}")?;
+        for (i, fault) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{fault}")?;
         }
         Ok(())
     }
@@ -186,42 +222,44 @@ impl std::error::Error for Faults {}
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn matches_slowly(pattern: &[char], name: &[char]) -> bool {
-        match (pattern.first(), name.first()) {
-            (None, None) => true,
-            (Some('*'), _) => {
-                matches_slowly(&pattern[1..], name) || (!name.is_empty() && matches_slowly(pattern, &name[1..]))
-            }
-            (Some(p), Some(n)) if *p == '?' || p == n => matches_slowly(&pattern[1..], &name[1..]),
-            _ => false,
-        }
+    fn parse(text: &str) -> Result<AllowList, Faults> {
+        AllowList::parse(text, &AbsPath::parse("/var/lib/kubelet").unwrap())
     }
 
-    proptest! {
-        #[test]
-        fn patterns_match_as_the_definition_says(pattern in "[ab*?]{0,8}", name in "[ab]{0,8}") {
-            let chars = |s: &str| s.chars().collect::<Vec<_>>();
-            prop_assert_eq!(Pattern::new(&pattern).matches(&name), matches_slowly(&chars(&pattern), &chars(&name)));
+    #[test]
+    fn the_example_of_the_documentation_has_no_faults() {
+        let list = parse(include_str!("../docs/allow-list.example.yaml")).unwrap_or_else(|e| panic!("{e}"));
+        assert!(list.len() >= 3);
+        assert!(list.iter().all(|e| !e.allow.is_empty()), "an example that nobody may use helps nobody");
+    }
+
+    #[test]
+    fn the_reference_names_every_field() {
+        let page = include_str!("../docs/allow-list.md");
+        let tables = [shape::FILE, shape::ENTRY, shape::RULE, shape::MISSING, shape::CREATE];
+        for field in tables.into_iter().flatten() {
+            assert!(page.contains(&format!("`{}`", field.name)), "docs/allow-list.md lacks {}", field.name);
         }
     }
 
     #[test]
-    fn an_unknown_pod_passes_only_a_rule_for_everybody() {
-        let rule =
-            |n: &str, s: &str| Rule { namespaces: vec![Pattern::new(n)], service_accounts: vec![Pattern::new(s)] };
-        assert!(rule("*", "*").permits(None));
-        assert!(!rule("team-*", "*").permits(None) && !rule("*", "default").permits(None));
-        let pod = PodIdentity {
-            namespace: "team-a".into(),
-            name: "p".into(),
-            uid: "u".into(),
-            service_account: "default".into(),
-        };
-        assert!(rule("team-*", "default").permits(Some(&pod)));
-        assert!(!rule("team", "*").permits(Some(&pod)) && !rule("*", "builder").permits(Some(&pod)));
+    fn changes_are_told_apart() {
+        let old =
+            parse("entries: [{name: a, path: /mnt/a}, {name: b, path: /mnt/b}, {name: c, path: /mnt/c}]").unwrap();
+        let new =
+            parse("entries: [{name: d, path: /mnt/d}, {name: b, path: /mnt/x}, {name: c, path: /mnt/c}]").unwrap();
+        let name = |n| vec![EntryName::parse(n).unwrap()];
+        assert_eq!(old.changes(&new), Changes { added: name("d"), removed: name("a"), changed: name("b") });
+        assert_eq!(new.changes(&new), Changes::default());
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_one_fault_with_a_line() {
+        let kubelet = AbsPath::parse("/var/lib/kubelet").unwrap();
+        let faults = AllowList::parse_bytes(b"entries:\n- nam\xffe", &kubelet).unwrap_err();
+        assert_eq!((faults.0.len(), faults.0[0].line, faults.0[0].column), (1, 2, 6));
+        assert!(AllowList::parse_bytes(b"entries: []", &kubelet).unwrap().is_empty());
     }
 }

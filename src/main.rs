@@ -28,12 +28,12 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
             serve::run(&args)?;
         }
         Command::Validate { file, kubelet_dir } => {
-            let text = std::fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
+            let text = std::fs::read(&file).map_err(|e| format!("{}: {e}", file.display()))?;
             let kubelet_dir = AbsPath::parse(&kubelet_dir).map_err(|e| format!("--kubelet-dir {kubelet_dir:?} {e}"))?;
-            let list = AllowList::parse(&text, &kubelet_dir).map_err(|e| format!("{}:\n{e}", file.display()))?;
+            let list = AllowList::parse_bytes(&text, &kubelet_dir).map_err(|e| format!("{}:\n{e}", file.display()))?;
             println!("{}: {} entries, no fault", file.display(), list.len());
         }
-        Command::Schema => print!("{}", schema::text()),
+        Command::Schema => println!("{:#}", schema()),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -107,12 +107,12 @@ impl Metrics {
     /// # Errors
     /// If a value can't be written as text.
     pub fn text(&self, plugin: &crate::plugin::Plugin) -> Result<String, fmt::Error> {
-        let state = plugin.store.state();
-        self.list_good.set(i64::from(state.refused.is_none() && state.list.is_some()));
+        let state = plugin.store.stats();
+        self.list_good.set(i64::from(state.serving && state.last_error.is_none()));
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.list_entries.set(state.list.map_or(0, |list| count(list.len())));
-        self.list_loads.inc_by(state.loads.saturating_sub(self.list_loads.get()));
-        self.list_refusals.inc_by(state.refusals.saturating_sub(self.list_refusals.get()));
+        self.list_entries.set(count(state.entries));
+        self.list_loads.inc_by(state.loads_ok.saturating_sub(self.list_loads.get()));
+        self.list_refusals.inc_by(state.loads_refused.saturating_sub(self.list_refusals.get()));
         self.stuck.set(count(plugin.threads.stuck().values().sum()));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;

@@ -7,28 +7,13 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use crate::config::Missing;
 use crate::engine::MountError;
 use crate::plan::{Found, Gone, Mounted, Source};
 use crate::site::Site;
 use crate::sys::stat::{self, Freshness};
 use crate::sys::{Errno, path};
 use crate::volume::{AbsPath, KubeletPath, SubPath};
-
-/// What to do if the source directory isn't there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IfMissing {
-    /// Refuse.
-    Fail,
-    /// Make it, and its parents, with this mode and owner.
-    Create {
-        /// The permission bits.
-        mode: u32,
-        /// The owner.
-        uid: u32,
-        /// The group.
-        gid: u32,
-    },
-}
 
 /// Which directory of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +23,7 @@ pub struct SourcePath {
     /// The directory beneath it.
     pub sub_path: Option<SubPath>,
     /// What to do if it isn't there.
-    pub missing: IfMissing,
+    pub missing: Missing,
 }
 
 impl SourcePath {
@@ -119,11 +104,11 @@ fn open_or_make(
     site: &Site,
     root: &OwnedFd,
     relative: &Path,
-    missing: IfMissing,
+    missing: Missing,
     made: &mut Vec<(OwnedFd, OsString)>,
 ) -> Result<OwnedFd, Errno> {
     match (path::open_beneath(site.calls, root, relative), missing) {
-        (Err(Errno::ENOENT), IfMissing::Create { mode, uid, gid }) => {
+        (Err(Errno::ENOENT), Missing::Create { mode, uid, gid }) => {
             let mut at = root.try_clone().map_err(|_| Errno::EMFILE)?;
             for name in relative {
                 at = match path::open_child(&at, name) {

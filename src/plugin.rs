@@ -8,7 +8,8 @@ use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use crate::config::reload::Store;
+use crate::config::AllowList;
+use crate::config::reload::ConfigStore;
 use crate::csi::connection::{Caller, MountNamespaceOf};
 use crate::csi::status::{CallError, code, status};
 use crate::gate::Gate;
@@ -27,7 +28,7 @@ pub struct Plugin {
     /// In whose namespace mounts are made.
     pub whose: MountNamespaceOf,
     /// The allow-list.
-    pub store: Arc<Store>,
+    pub store: ConfigStore,
     /// One call at a time for each path.
     pub gate: Gate,
     /// The mount threads.
@@ -48,12 +49,20 @@ pub struct Subject<'a> {
 }
 
 impl Plugin {
+    /// The allow-list in force.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn list(&self) -> Result<Arc<AllowList>, String> {
+        self.store.current().ok_or_else(|| self.store.stats().last_error.unwrap_or_default())
+    }
+
     /// Why the plugin can't work now, if it can't.
     ///
     /// # Errors
     /// What is missing.
     pub fn ready(&self) -> Result<(), String> {
-        self.store.list()?;
+        self.list()?;
         let proc = &self.threads.site().proc;
         // The kubelet's namespace is known from its first call on; before, that of PID 1 is the best guess, which an
         // unprivileged plugin (`hostmount try`) may not enter.

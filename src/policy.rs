@@ -1,155 +1,184 @@
-//! Decides whether a pod may have what it asks for, and with which flags. Pure.
+//! May this pod have this directory, and on what terms? Pure: the allow-list and a wish in, a grant or a reason out.
+//!
+//! The reasons end up in events of the pod, which its owner reads. So they name entries and fields of the
+//! allow-list, but never a path of the node, nor any entry that the pod didn't name itself.
 
 use std::sync::Arc;
 
-use crate::config::{AllowList, Entry, ReadOnlyPropagation};
+use crate::config::{AllowList, Entry, MountFlags, Pattern, ReadOnlyPropagation};
 use crate::propagation::MountPropagation;
-use crate::sys::stat::MountAttrs;
 use crate::volume::{EntryName, PodIdentity, SubPath, VolumeRef};
 
-/// What is asked for.
+/// What a volume asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask<'a> {
-    /// The directory.
-    pub volume: &'a VolumeRef,
-    /// What must cross; nothing, if the volume doesn't say.
+pub struct Wish {
+    /// The entry and the directory beneath it.
+    pub volume: VolumeRef,
+    /// The propagation; none asked for is [`MountPropagation::None`].
     pub propagation: Option<MountPropagation>,
-    /// Flags asked for.
-    pub attrs: MountAttrs,
-    /// The pod, if the kubelet says.
-    pub pod: Option<&'a PodIdentity>,
+    /// Whether the volume is to be read-only.
+    pub read_only: bool,
+    /// The pod, if the request says.
+    pub pod: Option<PodIdentity>,
+    /// Whether the pod must be allowed to use the entry. Not so for staging, which is for a node rather than a pod;
+    /// publishing the same volume then asks.
+    pub check_user: bool,
 }
 
-/// What is granted.
+/// The terms on which a volume may be mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The entry.
     pub entry: Arc<Entry>,
-    /// What shall cross.
+    /// The directory beneath it.
+    pub sub_path: Option<SubPath>,
+    /// The propagation: what was asked for, never above the entry's ceiling.
     pub propagation: MountPropagation,
-    /// The entry's flags and those asked for.
-    pub attrs: MountAttrs,
-    /// Something that the log should say about it.
+    /// Whether the volume is read-only, because the pod or the entry says so.
+    pub read_only: bool,
+    /// The mount flags.
+    pub flags: MountFlags,
+    /// What the pod's owner and the log should be told although the volume is granted.
     pub warning: Option<String>,
 }
 
-/// Why it isn't granted. The texts go to the pod's events, so they name the entry and never its path.
+/// Why a volume is refused: what was asked for, what was found, what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// There is no such entry.
-    #[error("the allow-list has no entry {name:?}: name one that it has, or ask an administrator to add it")]
-    UnknownEntry {
-        /// The name.
-        name: String,
-    },
-    /// The entry isn't for this pod.
-    #[error("entry {entry:?} may not be used by {who}: an administrator can add a rule to its `allow`{hint}")]
-    NotPermitted {
-        /// The entry.
-        entry: String,
-        /// The pod's namespace and service account, or that they aren't known.
-        who: String,
-        /// What else may be wrong.
-        hint: &'static str,
-    },
-    /// The entry is for its own directory only.
+    /// The allow-list has no such entry.
     #[error(
-        "sub-path {sub_path:?} of entry {entry:?} was asked for, but the entry has `subPaths: false`: use the entry itself, or ask an administrator to set it"
+        "the volume names the entry {name}, which the node's allow-list does not have: correct the volume, or add an \
+         entry of that name to the allow-list"
+    )]
+    UnknownEntry {
+        /// The name asked for.
+        name: EntryName,
+    },
+    /// No item of the entry's `allow` matches the pod.
+    #[error("{}", not_permitted(entry, pod.as_deref()))]
+    NotPermitted {
+        /// The entry asked for.
+        entry: EntryName,
+        /// Namespace, name and service account of the pod, if the request says.
+        pod: Option<String>,
+    },
+    /// The entry has no sub-paths.
+    #[error(
+        "the volume asks for the directory {sub_path:?} beneath the entry {entry}, whose subPaths is false: ask for \
+         {entry} alone, or set subPaths: true on the entry"
     )]
     SubPathsOff {
-        /// The entry.
-        entry: String,
-        /// What was asked for.
+        /// The entry asked for.
+        entry: EntryName,
+        /// The directory asked for.
         sub_path: String,
     },
-    /// More should cross than the entry allows.
+    /// More propagation than the entry's ceiling.
     #[error(
-        "propagation {asked} was asked for, but entry {entry:?} allows at most {ceiling}: ask for less, or ask an administrator to raise its `propagation`"
+        "the volume asks for the propagation {asked}, but the entry {entry} allows {ceiling} at most: ask for \
+         {ceiling}, or raise propagation on the entry"
     )]
     AboveCeiling {
-        /// The entry.
-        entry: String,
-        /// What was asked for.
+        /// The entry asked for.
+        entry: EntryName,
+        /// The propagation asked for.
         asked: MountPropagation,
-        /// What is allowed.
+        /// The most that the entry gives.
         ceiling: MountPropagation,
     },
-    /// Read-only and propagation don't go together for this entry.
-    #[error(
-        "entry {entry:?} would be read-only with propagation {asked}, but mounts that cross later are not read-only: use propagation None, or ask an administrator to set `readOnlyPropagation: warn`"
-    )]
+    /// Propagation into a read-only volume.
+    #[error("{}", read_only_propagation(entry, *asked, *by_entry))]
     ReadOnlyPropagation {
-        /// The entry.
-        entry: String,
-        /// What was asked for.
+        /// The entry asked for.
+        entry: EntryName,
+        /// The propagation asked for.
         asked: MountPropagation,
+        /// Whether the entry says read-only, so that the pod can't do without.
+        by_entry: bool,
     },
 }
 
-/// The entry of a volume, if there is one and it may be named this way. All that staging needs: a staged volume is
-/// nobody's yet, and the kubelet says nothing of a pod.
-///
-/// # Errors
-/// [`Denied::UnknownEntry`], [`Denied::SubPathsOff`].
-pub fn find<'l>(list: &'l AllowList, volume: &VolumeRef) -> Result<&'l Arc<Entry>, Denied> {
-    let entry = entry(list, &volume.entry)?;
-    check_sub_path(entry, volume.sub_path.as_ref())?;
-    Ok(entry)
-}
-
-fn entry<'l>(list: &'l AllowList, name: &EntryName) -> Result<&'l Arc<Entry>, Denied> {
-    list.get(name).ok_or_else(|| Denied::UnknownEntry { name: name.to_string() })
-}
-
-fn check_sub_path(entry: &Entry, sub_path: Option<&SubPath>) -> Result<(), Denied> {
-    match sub_path {
-        Some(sub) if !entry.sub_paths => {
-            Err(Denied::SubPathsOff { entry: entry.name.to_string(), sub_path: sub.to_string() })
-        }
-        _ => Ok(()),
+fn not_permitted(entry: &EntryName, pod: Option<&str>) -> String {
+    match pod {
+        Some(pod) => format!(
+            "{pod} may not use the entry {entry}: no item of its allow matches; to permit it, add an item to the \
+             entry's allow whose namespaces and serviceAccounts match the two"
+        ),
+        None => format!(
+            "the request for the entry {entry} does not say which pod it is for, so nobody can be permitted: set \
+             podInfoOnMount: true on the CSIDriver object (or, to let everybody use the entry, allow namespaces \
+             [\"*\"] and serviceAccounts [\"*\"])"
+        ),
     }
 }
 
-/// Whether a pod may have a volume, and how.
-///
-/// Who may comes first: to anybody else, an entry's other properties are none of their business.
-///
-/// # Errors
-/// [`Denied`].
-pub fn decide(list: &AllowList, ask: &Ask<'_>) -> Result<Grant, Denied> {
-    let entry = entry(list, &ask.volume.entry)?;
-    let name = || entry.name.to_string();
-    if !entry.allow.iter().any(|rule| rule.permits(ask.pod)) {
-        let (who, hint) = match ask.pod {
-            Some(pod) => (format!("service account {:?} in namespace {:?}", pod.service_account, pod.namespace), ""),
-            None => (
-                "a pod that the request does not name".to_owned(),
-                "; so that requests name the pod, the CSIDriver object needs `podInfoOnMount: true`",
-            ),
+fn read_only_propagation(entry: &EntryName, asked: MountPropagation, by_entry: bool) -> String {
+    let (who, undo) = if by_entry {
+        ("the entry is read-only", "")
+    } else {
+        ("the volume is read-only", "ask for it without readOnly, ")
+    };
+    format!(
+        "the volume asks for the propagation {asked} of the entry {entry}, but {who}, and a mount that propagates \
+         into it later would be writable: ask for the propagation None, {undo}or set readOnlyPropagation: warn on \
+         the entry to accept that"
+    )
+}
+
+impl Entry {
+    /// Whether the pod may use the entry. Of an unknown pod nothing can be matched, so it needs a rule for anyone:
+    /// `*` for namespace and service account, written so.
+    #[must_use]
+    pub fn permits(&self, pod: Option<&PodIdentity>) -> bool {
+        let matches = |patterns: &[Pattern], name: Option<&str>| {
+            patterns.iter().any(|p| name.map_or_else(|| p.is_anyone(), |name| p.matches(name)))
         };
-        return Err(Denied::NotPermitted { entry: name(), who, hint });
+        self.allow.iter().any(|rule| {
+            matches(&rule.namespaces, pod.map(|p| p.namespace.as_str()))
+                && matches(&rule.service_accounts, pod.map(|p| p.service_account.as_str()))
+        })
     }
-    check_sub_path(entry, ask.volume.sub_path.as_ref())?;
-    let propagation = ask.propagation.unwrap_or_default();
+}
+
+/// Decides on a wish.
+///
+/// # Errors
+/// The first reason to refuse it, in the order of [`Denied`]. What a pod without permission learns is that the entry
+/// exists, and nothing else of it.
+pub fn decide(list: &AllowList, wish: &Wish) -> Result<Grant, Denied> {
+    let name = || wish.volume.entry.clone();
+    let entry = list.get(&wish.volume.entry).ok_or_else(|| Denied::UnknownEntry { name: name() })?;
+    if wish.check_user && !entry.permits(wish.pod.as_ref()) {
+        let pod = wish.pod.as_ref().map(|p| format!("pod {p} with the service account {:?}", p.service_account));
+        return Err(Denied::NotPermitted { entry: name(), pod });
+    }
+    if let Some(sub_path) = wish.volume.sub_path.as_ref().filter(|_| !entry.sub_paths) {
+        return Err(Denied::SubPathsOff { entry: name(), sub_path: sub_path.to_string() });
+    }
+    let propagation = wish.propagation.unwrap_or_default();
     if propagation > entry.ceiling {
         return Err(Denied::AboveCeiling { entry: name(), asked: propagation, ceiling: entry.ceiling });
     }
-    let attrs = entry.attrs.union(ask.attrs);
-    let mut warning = None;
-    if attrs.read_only && propagation > MountPropagation::None {
-        match entry.read_only_propagation {
-            ReadOnlyPropagation::Refuse => {
-                return Err(Denied::ReadOnlyPropagation { entry: name(), asked: propagation });
-            }
-            ReadOnlyPropagation::Warn => {
-                warning = Some(format!(
-                    "entry {:?} is published read-only with {propagation}: mounts that cross later keep flags of their own",
-                    name()
-                ));
-            }
+    let read_only = wish.read_only || entry.read_only;
+    let warning = match entry.read_only_propagation {
+        _ if !read_only || propagation == MountPropagation::None => None,
+        ReadOnlyPropagation::Refuse => {
+            return Err(Denied::ReadOnlyPropagation { entry: name(), asked: propagation, by_entry: entry.read_only });
         }
-    }
-    Ok(Grant { entry: Arc::clone(entry), propagation, attrs, warning })
+        ReadOnlyPropagation::Warn => Some(format!(
+            "the volume of the entry {} is read-only, but mounts that propagate into it later ({propagation}) are \
+             writable unless they are read-only themselves",
+            entry.name
+        )),
+    };
+    Ok(Grant {
+        entry: Arc::clone(entry),
+        sub_path: wish.volume.sub_path.clone(),
+        propagation,
+        read_only,
+        flags: entry.flags,
+        warning,
+    })
 }
 
 #[cfg(test)]
@@ -158,56 +187,128 @@ mod tests {
     use crate::volume::AbsPath;
 
     fn list() -> AllowList {
-        let text = "entries:
-  - {name: data, path: /secret/place, propagation: HostToContainer, subPaths: true, allow: [{namespaces: [ml]}]}
-  - {name: flat, path: /flat, readOnly: true, propagation: HostToContainer, allow: [{namespaces: ['*']}]}
-  - {name: warned, path: /w, readOnly: true, propagation: HostToContainer, readOnlyPropagation: warn, allow: [{namespaces: ['*']}]}
-  - {name: nobody, path: /n}";
-        AllowList::parse(text, &AbsPath::parse("/var/lib/kubelet").unwrap()).unwrap()
+        let text = "
+entries:
+  - {name: open, path: /secret/open, subPaths: true, propagation: Bidirectional, allow: [{namespaces: ['*']}]}
+  - {name: team, path: /secret/team, propagation: HostToContainer, noexec: true,
+     allow: [{namespaces: ['team-*'], serviceAccounts: [reader, 'w?']}, {namespaces: [ml]}]}
+  - {name: nobody, path: /secret/nobody}
+  - {name: ro, path: /secret/ro, readOnly: true, propagation: HostToContainer, allow: [{namespaces: ['*']}]}
+  - {name: warn, path: /secret/warn, propagation: HostToContainer, readOnlyPropagation: warn,
+     allow: [{namespaces: ['*']}]}
+  - {name: half, path: /secret/half, allow: [{namespaces: ['*'], serviceAccounts: ['**']}]}
+";
+        AllowList::parse(text, &AbsPath::parse("/var/lib/kubelet").unwrap()).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    fn ask(handle: &str, propagation: Option<MountPropagation>, namespace: Option<&str>) -> Result<Grant, Denied> {
-        let pod = namespace.map(|n| PodIdentity {
-            namespace: n.into(),
-            name: "p".into(),
-            uid: "u".into(),
-            service_account: "default".into(),
-        });
+    fn pod(namespace: &str, service_account: &str) -> Option<PodIdentity> {
+        let (name, uid) = ("p".to_owned(), "u".to_owned());
+        Some(PodIdentity { namespace: namespace.to_owned(), name, uid, service_account: service_account.to_owned() })
+    }
+
+    fn wish(handle: &str, pod: Option<PodIdentity>) -> Wish {
         let volume = VolumeRef::parse_handle(handle).unwrap();
-        decide(&list(), &Ask { volume: &volume, propagation, attrs: MountAttrs::default(), pod: pod.as_ref() })
+        Wish { volume, propagation: None, read_only: false, pod, check_user: true }
     }
 
-    #[test]
-    fn who_may_gets_what_the_entry_gives() {
-        let grant = ask("data/a", Some(MountPropagation::HostToContainer), Some("ml")).unwrap();
-        assert_eq!(grant.propagation, MountPropagation::HostToContainer);
-        assert!(grant.attrs.nosuid && grant.attrs.nodev && !grant.attrs.read_only);
-        assert_eq!(ask("data", None, Some("ml")).unwrap().propagation, MountPropagation::None);
-    }
-
-    #[test]
-    fn who_may_not_is_told_the_entry_and_not_its_path() {
-        for namespace in [Some("other"), None] {
-            let denied = ask("data", None, namespace).unwrap_err().to_string();
-            assert!(denied.contains("\"data\"") && !denied.contains("/secret"), "{denied}");
+    fn permitted(handle: &str, pod: Option<PodIdentity>) -> bool {
+        match decide(&list(), &wish(handle, pod)) {
+            Ok(_) => true,
+            Err(Denied::NotPermitted { .. }) => false,
+            Err(other) => panic!("{other}"),
         }
-        assert!(matches!(ask("nobody", None, Some("ml")), Err(Denied::NotPermitted { .. })));
-        assert!(ask("data", None, None).unwrap_err().to_string().contains("podInfoOnMount"));
     }
 
     #[test]
-    fn limits_of_the_entry_hold() {
-        assert!(matches!(ask("gone", None, Some("ml")), Err(Denied::UnknownEntry { .. })));
-        assert!(matches!(ask("flat/x", None, None), Err(Denied::SubPathsOff { .. })));
-        let above = ask("data", Some(MountPropagation::Bidirectional), Some("ml")).unwrap_err().to_string();
-        assert!(above.contains("Bidirectional") && above.contains("HostToContainer"), "{above}");
+    fn one_rule_must_match_both_namespace_and_account() {
+        assert!(permitted("team", pod("team-a", "reader")) && permitted("team", pod("team-a", "w1")));
+        assert!(permitted("team", pod("ml", "anything")));
+        assert!(!permitted("team", pod("team-a", "default")) && !permitted("team", pod("mlx", "reader")));
+        assert!(!permitted("nobody", pod("kube-system", "default")));
     }
 
     #[test]
-    fn read_only_with_propagation_is_refused_or_warned_about() {
-        let wish = Some(MountPropagation::HostToContainer);
-        assert!(matches!(ask("flat", wish, None), Err(Denied::ReadOnlyPropagation { .. })));
-        assert!(ask("flat", None, None).unwrap().attrs.read_only);
-        assert!(ask("warned", wish, None).unwrap().warning.is_some());
+    fn without_a_pod_only_a_rule_for_anyone_matches() {
+        assert!(permitted("open", None));
+        assert!(!permitted("team", None) && !permitted("nobody", None) && !permitted("half", None));
+        assert!(permitted("half", pod("a", "b")));
+        let message = decide(&list(), &wish("team", None)).unwrap_err().to_string();
+        assert!(message.contains("podInfoOnMount: true"), "{message}");
+    }
+
+    #[test]
+    fn staging_asks_for_everything_but_the_user() {
+        let staging = |handle| decide(&list(), &Wish { check_user: false, ..wish(handle, None) });
+        assert!(staging("nobody").is_ok());
+        assert!(matches!(staging("nobody/sub"), Err(Denied::SubPathsOff { .. })));
+        assert!(matches!(staging("none"), Err(Denied::UnknownEntry { .. })));
+    }
+
+    #[test]
+    fn the_grant_has_the_wish_and_the_entry() {
+        let asked = Wish { propagation: Some(MountPropagation::Bidirectional), ..wish("open/a/b", None) };
+        let grant = decide(&list(), &asked).unwrap();
+        assert_eq!(grant.sub_path.unwrap().to_string(), "a/b");
+        assert_eq!((grant.propagation, grant.read_only), (MountPropagation::Bidirectional, false));
+        assert_eq!(grant.flags, MountFlags { nosuid: true, nodev: true, noexec: false });
+        let grant = decide(&list(), &wish("ro", None)).unwrap();
+        assert_eq!((grant.propagation, grant.read_only, grant.warning), (MountPropagation::None, true, None));
+        assert!(decide(&list(), &wish("team", pod("ml", "x"))).unwrap().flags.noexec);
+        let grant = decide(&list(), &Wish { read_only: true, ..wish("open", None) }).unwrap();
+        assert!(grant.read_only && grant.warning.is_none());
+    }
+
+    #[test]
+    fn propagation_stops_at_the_ceiling() {
+        let ask = |handle, p| decide(&list(), &Wish { propagation: Some(p), ..wish(handle, pod("ml", "x")) });
+        assert!(ask("team", MountPropagation::HostToContainer).is_ok());
+        let denied = ask("team", MountPropagation::Bidirectional).unwrap_err();
+        assert!(matches!(denied, Denied::AboveCeiling { ceiling: MountPropagation::HostToContainer, .. }));
+        assert!(denied.to_string().contains("Bidirectional") && denied.to_string().contains("HostToContainer at most"));
+    }
+
+    #[test]
+    fn read_only_and_propagation_are_refused_or_told() {
+        let ask = |handle, read_only| {
+            let propagation = Some(MountPropagation::HostToContainer);
+            decide(&list(), &Wish { propagation, read_only, ..wish(handle, None) })
+        };
+        let by_entry = ask("ro", false).unwrap_err();
+        assert!(matches!(by_entry, Denied::ReadOnlyPropagation { by_entry: true, .. }));
+        assert!(!by_entry.to_string().contains("without readOnly"), "{by_entry}");
+        let by_pod = ask("open", true).unwrap_err();
+        assert!(by_pod.to_string().contains("without readOnly"), "{by_pod}");
+        assert!(ask("warn", true).unwrap().warning.unwrap().contains("warn"));
+        assert!(ask("warn", false).unwrap().warning.is_none());
+    }
+
+    #[test]
+    fn the_reasons_come_in_order_and_never_show_a_path() {
+        let all_wrong = |handle, pod| {
+            let propagation = Some(MountPropagation::Bidirectional);
+            decide(&list(), &Wish { propagation, read_only: true, ..wish(handle, pod) }).unwrap_err()
+        };
+        let reasons = [
+            all_wrong("none/sub", None),
+            all_wrong("team/sub", pod("x", "y")),
+            all_wrong("team/sub", None),
+            all_wrong("team/sub", pod("ml", "y")),
+            all_wrong("team", pod("ml", "y")),
+            all_wrong("open", None),
+        ];
+        assert!(matches!(
+            &reasons,
+            [
+                Denied::UnknownEntry { .. },
+                Denied::NotPermitted { pod: Some(_), .. },
+                Denied::NotPermitted { pod: None, .. },
+                Denied::SubPathsOff { .. },
+                Denied::AboveCeiling { .. },
+                Denied::ReadOnlyPropagation { .. },
+            ]
+        ));
+        for reason in reasons {
+            assert!(!reason.to_string().contains("/secret"), "{reason}");
+        }
     }
 }

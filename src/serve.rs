@@ -12,7 +12,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::admin;
-use crate::config::reload::Store;
+use crate::config::reload::ConfigStore;
 use crate::csi::connection::{Caller, Connection, MountNamespaceOf};
 use crate::csi::{identity, node};
 use crate::gate::Gate;
@@ -101,8 +101,8 @@ pub fn build(args: &ServeArgs) -> Result<Plugin, String> {
     let proc = Proc::new().map_err(|e| format!("/proc cannot be opened: {e}"))?;
     let calls = if args.old_calls { Calls::NONE } else { Calls::probe() };
     tracing::info!(%calls, "system calls");
-    let store =
-        Store::start(&args.config, &kubelet_dir).map_err(|e| format!("the allow-list cannot be watched: {e}"))?;
+    let store = ConfigStore::start(&args.config, kubelet_dir.clone())
+        .map_err(|e| format!("the allow-list cannot be watched: {e}"))?;
     let site = Site { proc: Arc::new(proc), calls, kubelet_dir };
     Ok(Plugin {
         metrics: Arc::new(Metrics::new(&args.driver_name)),

@@ -1,238 +1,469 @@
-//! Keeps the allow-list current: a changed file is taken up while running, a bad one is refused and the last good
-//! one stays in force.
+//! The allow-list in force, taken up again whenever its file changes.
 //!
-//! A ConfigMap volume changes by the rename of a symlink (`..data`) in the file's directory, an editor renames a new
-//! file over the old one: so it is the *directory* that is watched, and what counts is whether the text differs.
-//! Besides, the file is read every [`REREAD`], for file systems that tell no events.
+//! One thread reads the file: at the start, when inotify(7) tells of a change, when somebody asks
+//! ([`ConfigStore::reload`]), and every half minute for file systems that tell nothing. Watched are directories, not
+//! the file, because the file is rarely written to: editors rename a new one over it, and the kubelet swaps the
+//! symlink `..data` beside it. A file with faults changes nothing but [`ReloadStats`]: the last good list stays.
 
-use std::collections::HashSet;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use super::{AllowList, SIZE_MAX};
 use crate::volume::AbsPath;
 
-/// How often the file is read without an event.
-pub const REREAD: Duration = Duration::from_secs(30);
-
-/// What is in force, and how the last look at the file went.
-#[derive(Debug, Clone, Default)]
-pub struct State {
-    /// The allow-list in force. None until a good one was read.
-    pub list: Option<Arc<AllowList>>,
-    /// Why the file as it is now isn't in force, if it isn't.
-    pub refused: Option<String>,
-    /// How many times a file was taken up.
-    pub loads: u64,
-    /// How many times one was refused.
-    pub refusals: u64,
-    text: Option<Vec<u8>>,
+/// What metrics and health say of the allow-list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReloadStats {
+    /// How often a file without faults was taken up, the first time included.
+    pub loads_ok: u64,
+    /// How often a file was refused, or could not be read.
+    pub loads_refused: u64,
+    /// Whether there is a list in force. It may be older than the file: see `last_error`.
+    pub serving: bool,
+    /// How many entries the list in force has.
+    pub entries: usize,
+    /// When the list in force was taken up.
+    pub loaded_at: Option<SystemTime>,
+    /// Why the file as it is now was refused; none if it is in force.
+    pub last_error: Option<String>,
+    /// When that was.
+    pub refused_at: Option<SystemTime>,
 }
 
-/// The allow-list of a running plugin.
+#[derive(Debug, Default)]
+struct State {
+    list: Option<Arc<AllowList>>,
+    stats: ReloadStats,
+}
+
 #[derive(Debug)]
-pub struct Store {
+struct Shared {
     path: PathBuf,
     kubelet_dir: AbsPath,
     state: RwLock<State>,
+    /// Written to for waking the thread, after one of the flags is set.
     wake: EventFd,
+    stop: AtomicBool,
+    again: AtomicBool,
 }
 
-impl Store {
-    /// Reads the file and starts to watch it. A bad or missing file is no error: it is reported, and taken up once
-    /// it is good.
+/// How long the thread waits for what.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// For an event, before it reads the file without one.
+    poll: Duration,
+    /// For silence after an event: writers take several steps.
+    settle: Duration,
+    /// For silence at most.
+    settle_max: Duration,
+}
+
+const PACE: Pace =
+    Pace { poll: Duration::from_secs(30), settle: Duration::from_millis(50), settle_max: Duration::from_secs(1) };
+
+/// The allow-list in force, and the thread that keeps it so. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct ConfigStore {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ConfigStore {
+    /// Reads the file, and goes on watching it. A file that is absent or has faults is no error here: there is no
+    /// list then ([`ConfigStore::current`]) until the file is put right.
     ///
     /// # Errors
-    /// If inotify or a thread can't be had.
-    pub fn start(path: &Path, kubelet_dir: &AbsPath) -> io::Result<Arc<Self>> {
-        let store = Arc::new(Self {
-            path: path.to_owned(),
-            kubelet_dir: kubelet_dir.clone(),
-            state: RwLock::default(),
-            wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-        });
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        // Watched first, read then: a change in between is seen.
-        let mut watched = HashSet::new();
-        store.watch(&inotify, &mut watched);
-        store.read();
-        let weak = Arc::downgrade(&store);
-        std::thread::Builder::new().name("allow-list".to_owned()).stack_size(512 * 1024).spawn(move || {
-            while let Some(store) = weak.upgrade() {
-                store.wait(&inotify);
-                store.watch(&inotify, &mut watched);
-                store.read();
-            }
-        })?;
-        Ok(store)
+    /// The thread or the descriptor that wakes it can't be made.
+    pub fn start(path: impl Into<PathBuf>, kubelet_dir: AbsPath) -> io::Result<Self> {
+        Self::start_at(path.into(), kubelet_dir, PACE)
     }
 
-    /// What is in force now.
+    fn start_at(path: PathBuf, kubelet_dir: AbsPath, pace: Pace) -> io::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let (stop, again) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared = Arc::new(Shared { path, kubelet_dir, state: RwLock::default(), wake, stop, again });
+        let mut watcher = Watcher::new(Arc::clone(&shared), pace);
+        watcher.load(false);
+        let thread = std::thread::Builder::new().name("allow-list".to_owned()).spawn(move || watcher.run())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// The list in force: of the last file without faults. None if there was no such file yet.
     #[must_use]
-    pub fn state(&self) -> State {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn current(&self) -> Option<Arc<AllowList>> {
+        self.shared.read().list.clone()
     }
 
-    /// The allow-list in force.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub fn list(&self) -> Result<Arc<AllowList>, String> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        state.list.clone().ok_or_else(|| state.refused.clone().unwrap_or_default())
+    /// How reading the file went.
+    #[must_use]
+    pub fn stats(&self) -> ReloadStats {
+        self.shared.read().stats.clone()
     }
 
-    /// Reads the file soon, as after SIGHUP.
+    /// Has the file read again soon, even if it seems unchanged, and the outcome logged. Returns at once.
     pub fn reload(&self) {
-        // It fails only if the counter is full, and then the thread is awake.
+        self.shared.again.store(true, Ordering::Release);
+        self.shared.wake_up();
+    }
+}
+
+impl Drop for ConfigStore {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.wake_up();
+        if let Some(thread) = self.thread.take() {
+            // Err is a panic of the thread, which has been reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    // Nothing can panic with the lock held half-way through a change, so a poisoned lock's state is whole.
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_up(&self) {
+        // The one failure is a counter that is full, which wakes as well.
         let _ = self.wake.write(1);
     }
+}
 
-    fn wait(&self, inotify: &Inotify) {
-        let mut fds =
-            [PollFd::new(inotify.as_fd(), PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(REREAD).unwrap_or(PollTimeout::MAX);
-        // Whatever ends the wait, the file is read next.
-        let _ = poll(&mut fds, timeout);
-        let _ = self.wake.read();
-        while inotify.read_events().is_ok_and(|events| !events.is_empty()) {}
+/// A file's content as of the last look at it, or why there is none.
+type Content = Result<Vec<u8>, String>;
+
+struct Watcher {
+    shared: Arc<Shared>,
+    pace: Pace,
+    /// None if the kernel gives us none; the half-minute look remains.
+    inotify: Option<Inotify>,
+    watched: Vec<WatchDescriptor>,
+    last: Option<Content>,
+}
+
+impl Watcher {
+    fn new(shared: Arc<Shared>, pace: Pace) -> Self {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+            .inspect_err(|error| {
+                tracing::warn!(%error, "inotify is not to be had: changes of the allow-list are found by looking");
+            })
+            .ok();
+        Self { shared, pace, inotify, watched: Vec::new(), last: None }
     }
 
-    /// Watches the directory that the file is named in, and the one that it lies in after symlinks.
-    fn watch(&self, inotify: &Inotify, watched: &mut HashSet<PathBuf>) {
-        let real = std::fs::canonicalize(&self.path).ok();
-        let directories = [Some(self.path.as_path()), real.as_deref()];
-        let now: HashSet<PathBuf> =
-            directories.into_iter().flatten().filter_map(Path::parent).map(Path::to_owned).collect();
-        let flags = AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_DELETE_SELF;
-        for directory in &now {
-            // A directory that isn't there is looked for again at the next re-read; adding twice is no harm.
-            if inotify.add_watch(directory, flags).is_err() {
-                watched.remove(directory);
+    fn run(mut self) {
+        while !self.shared.stop.load(Ordering::Acquire) {
+            let event = self.wait(self.pace.poll);
+            let began = Instant::now();
+            while event && began.elapsed() < self.pace.settle_max && self.wait(self.pace.settle) {}
+            if self.shared.stop.load(Ordering::Acquire) {
+                return;
             }
+            let again = self.shared.again.swap(false, Ordering::AcqRel);
+            self.load(again);
         }
-        *watched = now;
     }
 
-    fn read(&self) {
-        let text = std::fs::metadata(&self.path).and_then(|file| {
-            if file.len() > SIZE_MAX as u64 {
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("over the limit of {SIZE_MAX} bytes")));
+    /// Waits for an event or a call, and takes in all that there are. False if the time passed without one.
+    fn wait(&self, time: Duration) -> bool {
+        let mut fds = vec![PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.inotify.as_ref().map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
+        let woken = match poll(&mut fds, PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)) {
+            Ok(ready) => ready > 0,
+            Err(Errno::EINTR) => true,
+            Err(error) => {
+                tracing::error!(%error, "waiting for changes of the allow-list failed");
+                std::thread::sleep(time);
+                false
             }
-            std::fs::read(&self.path)
-        });
-        let parsed = match &text {
-            Ok(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) => AllowList::parse(text, &self.kubelet_dir).map_err(|faults| faults.to_string()),
-                Err(e) => Err(format!("the file is not UTF-8: {e}")),
-            },
-            Err(e) => Err(format!("the file cannot be read: {e}")),
         };
-        let text = text.ok();
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        match parsed {
-            Ok(_) if state.text == text && state.refused.is_none() => {}
-            Ok(list) => {
-                tracing::info!(path = %self.path.display(), entries = list.len(), "allow-list taken up");
-                state.list = Some(Arc::new(list));
-                state.refused = None;
-                state.loads += 1;
-            }
-            Err(why) => {
-                let why = format!("{}: {why}", self.path.display());
-                if state.refused.as_ref() != Some(&why) {
-                    let stays =
-                        if state.list.is_some() { "the last good one stays in force" } else { "none is in force" };
-                    tracing::error!("allow-list refused, {stays}: {why}");
-                    state.refused = Some(why);
-                    state.refusals += 1;
-                }
-            }
-        }
-        state.text = text;
+        // Which file it was doesn't matter: reading ours and comparing it costs less than being wrong about links.
+        let _ = self.shared.wake.read();
+        while self.inotify.as_ref().is_some_and(|i| i.read_events().is_ok_and(|events| !events.is_empty())) {}
+        woken
     }
+
+    /// Reads the file and takes it up, unless it is as it was.
+    fn load(&mut self, again: bool) {
+        // First watch, then read: a change between the two is then an event.
+        self.watch();
+        let content = read(&self.shared.path);
+        if !again && self.last.as_ref() == Some(&content) {
+            return;
+        }
+        let parsed = match &content {
+            Ok(bytes) => AllowList::parse_bytes(bytes, &self.shared.kubelet_dir)
+                .map_err(|faults| faults.0.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            Err(error) => Err(vec![error.clone()]),
+        };
+        self.last = Some(content);
+        match parsed {
+            Ok(list) => self.take_up(list),
+            Err(faults) => self.refuse(&faults),
+        }
+    }
+
+    fn take_up(&self, list: AllowList) {
+        let list = Arc::new(list);
+        let mut state = self.shared.write();
+        let changes = state.list.as_deref().unwrap_or(&AllowList::default()).changes(&list);
+        let stats = &mut state.stats;
+        stats.loads_ok += 1;
+        stats.serving = true;
+        stats.entries = list.len();
+        stats.loaded_at = Some(SystemTime::now());
+        (stats.last_error, stats.refused_at) = (None, None);
+        let entries = stats.entries;
+        state.list = Some(list);
+        drop(state);
+        tracing::info!(
+            path = %self.shared.path.display(),
+            entries,
+            added = changes.added.len(),
+            removed = changes.removed.len(),
+            changed = changes.changed.len(),
+            "allow-list taken up"
+        );
+    }
+
+    fn refuse(&self, faults: &[String]) {
+        let mut state = self.shared.write();
+        state.stats.loads_refused += 1;
+        state.stats.last_error = Some(faults.join("\n"));
+        state.stats.refused_at = Some(SystemTime::now());
+        let serving = state.stats.serving;
+        drop(state);
+        let path = self.shared.path.display();
+        let stays =
+            if serving { "the last good one stays in force" } else { "every volume is refused until it is put right" };
+        tracing::error!(%path, faults = faults.len(), "allow-list refused: {stays}");
+        for fault in faults {
+            tracing::error!(%path, "allow-list: {fault}");
+        }
+    }
+
+    /// Watches the directory of the path and, if that is a symlink, the directory of the file it leads to.
+    fn watch(&mut self) {
+        let Some(inotify) = &self.inotify else { return };
+        let path = &self.shared.path;
+        let real = std::fs::canonicalize(path).ok();
+        let mut watched = Vec::new();
+        for directory in [Some(directory_of(path)), real.as_deref().map(directory_of)].into_iter().flatten() {
+            let mask = AddWatchFlags::IN_CLOSE_WRITE
+                | AddWatchFlags::IN_CREATE
+                | AddWatchFlags::IN_DELETE
+                | AddWatchFlags::IN_MOVE
+                | AddWatchFlags::IN_DELETE_SELF
+                | AddWatchFlags::IN_MOVE_SELF
+                | AddWatchFlags::IN_ONLYDIR;
+            // A directory that isn't there makes reading fail too, and that is reported.
+            watched.extend(inotify.add_watch(directory, mask));
+        }
+        for old in self.watched.iter().filter(|old| !watched.contains(old)) {
+            // Err if the directory is gone, and its watch with it.
+            let _ = inotify.rm_watch(*old);
+        }
+        self.watched = watched;
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+/// The file's bytes, one more than allowed at most.
+fn read(path: &Path) -> Content {
+    let said = |what: &str, error: &dyn std::fmt::Display| format!("{}: {what}: {error}", path.display());
+    // Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = file.map_err(|e| said("can't be opened", &e))?;
+    if !file.metadata().map_err(|e| said("can't be examined", &e))?.is_file() {
+        return Err(said("can't be read", &"it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(SIZE_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut bytes).map_err(|e| said("can't be read", &e))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-    use std::time::Instant;
-
     use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use tempfile::TempDir;
 
-    fn start(path: &Path) -> Arc<Store> {
-        Store::start(path, &AbsPath::parse("/var/lib/kubelet").unwrap()).unwrap()
+    const ONE: &str = "entries: [{name: a, path: /mnt/a}]";
+    const TWO: &str = "entries: [{name: a, path: /mnt/a}, {name: b, path: /mnt/b}]";
+    const BAD: &str = "entries:\n- {name: a, path: mnt}\n- {name: B, path: /mnt/b}";
+    /// No looking without an event: what these tests see, inotify has told.
+    const EVENTS_ONLY: Pace = Pace { poll: Duration::from_secs(3600), ..PACE };
+
+    fn store(path: &Path, pace: Pace) -> ConfigStore {
+        ConfigStore::start_at(path.to_owned(), AbsPath::parse("/var/lib/kubelet").unwrap(), pace).unwrap()
     }
 
-    fn text(name: &str) -> String {
-        format!("entries: [{{name: {name}, path: /x}}]")
-    }
-
-    /// Waits for a state, well below the time after which the file is read without an event.
-    fn until(store: &Store, what: &str, reached: impl Fn(&State) -> bool) {
-        let start = Instant::now();
-        while !reached(&store.state()) {
-            assert!(start.elapsed() < REREAD / 2, "not reached: {what}; {:?}", store.state());
-            std::thread::sleep(Duration::from_millis(2));
+    #[track_caller]
+    fn wait_for(store: &ConfigStore, what: impl Fn(&ReloadStats) -> bool) -> ReloadStats {
+        let began = Instant::now();
+        loop {
+            let stats = store.stats();
+            if what(&stats) {
+                return stats;
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "still {stats:?}");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
-    fn name(state: &State) -> Option<String> {
-        state.list.as_ref().and_then(|l| l.iter().next().map(|e| e.name.to_string()))
+    fn rename_over(path: &Path, text: &str) {
+        let new = path.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, path).unwrap();
     }
 
     #[test]
-    fn a_configmap_swap_is_taken_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |n: &str| dir.path().join(n);
-        for version in ["one", "two"] {
-            std::fs::create_dir(at(version)).unwrap();
-            std::fs::write(at(version).join("entries.yaml"), text(version)).unwrap();
+    fn a_good_file_is_in_force_at_once() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("list.yaml");
+        fs::write(&path, TWO).unwrap();
+        let store = store(&path, EVENTS_ONLY);
+        assert_eq!(store.current().unwrap().len(), 2);
+        let stats = store.stats();
+        assert!(stats.serving && stats.last_error.is_none() && stats.loaded_at.is_some());
+        assert_eq!((stats.loads_ok, stats.loads_refused, stats.entries), (1, 0, 2));
+    }
+
+    #[test]
+    fn an_absent_file_is_waited_for() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("list.yaml");
+        let store = store(&path, EVENTS_ONLY);
+        let stats = store.stats();
+        assert!(store.current().is_none() && !stats.serving && stats.refused_at.is_some());
+        assert!(stats.last_error.unwrap().contains("list.yaml: can't be opened"));
+        fs::write(&path, ONE).unwrap();
+        wait_for(&store, |s| s.serving);
+        assert_eq!(store.current().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn bad_then_good_the_last_good_one_stays() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("list.yaml");
+        fs::write(&path, TWO).unwrap();
+        let store = store(&path, EVENTS_ONLY);
+        rename_over(&path, BAD);
+        let stats = wait_for(&store, |s| s.loads_refused == 1);
+        let error = stats.last_error.unwrap();
+        assert!(error.contains("line 2, entries[0].path") && error.contains("line 3, entries[1].name"), "{error}");
+        assert!(stats.serving && stats.entries == 2);
+        assert_eq!(store.current().unwrap().len(), 2);
+        rename_over(&path, ONE);
+        let stats = wait_for(&store, |s| s.loads_ok == 2);
+        assert_eq!((stats.last_error, stats.refused_at, stats.entries), (None, None, 1));
+        fs::remove_file(&path).unwrap();
+        wait_for(&store, |s| s.loads_refused == 2);
+        assert_eq!(store.current().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_file_written_in_place_is_taken_up() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("list.yaml");
+        fs::write(&path, ONE).unwrap();
+        let store = store(&path, EVENTS_ONLY);
+        fs::write(&path, TWO).unwrap();
+        wait_for(&store, |s| s.entries == 2);
+    }
+
+    #[test]
+    fn a_config_map_is_swapped_by_its_data_link() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("list.yaml");
+        let publish = |version: &str, text: &str| {
+            fs::create_dir(dir.path().join(version)).unwrap();
+            fs::write(dir.path().join(version).join("list.yaml"), text).unwrap();
+            symlink(version, dir.path().join("..data_tmp")).unwrap();
+            fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
+        };
+        publish("..2026_1", ONE);
+        symlink("..data/list.yaml", &path).unwrap();
+        let store = store(&path, EVENTS_ONLY);
+        assert_eq!(store.current().unwrap().len(), 1);
+        publish("..2026_2", TWO);
+        fs::remove_dir_all(dir.path().join("..2026_1")).unwrap();
+        wait_for(&store, |s| s.entries == 2);
+        publish("..2026_3", BAD);
+        wait_for(&store, |s| s.last_error.is_some());
+        publish("..2026_4", ONE);
+        wait_for(&store, |s| s.entries == 1 && s.last_error.is_none());
+    }
+
+    #[test]
+    fn the_target_of_a_link_is_watched_where_it_is() {
+        let (dir, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let (path, real) = (dir.path().join("list.yaml"), elsewhere.path().join("real.yaml"));
+        fs::write(&real, ONE).unwrap();
+        symlink(&real, &path).unwrap();
+        let store = store(&path, EVENTS_ONLY);
+        rename_over(&real, TWO);
+        wait_for(&store, |s| s.entries == 2);
+    }
+
+    #[test]
+    fn without_events_the_file_is_looked_at() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("not-yet").join("list.yaml");
+        let store = store(&path, Pace { poll: Duration::from_millis(20), ..PACE });
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        fs::write(&path, TWO).unwrap();
+        let stats = wait_for(&store, |s| s.serving);
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(store.stats(), stats, "an unchanged file must change nothing");
+    }
+
+    #[test]
+    fn a_reload_on_demand_reads_even_the_same_file() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("list.yaml");
+        fs::write(&path, ONE).unwrap();
+        let store = store(&path, EVENTS_ONLY);
+        store.reload();
+        wait_for(&store, |s| s.loads_ok == 2);
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_does_not_hang() {
+        let dir = TempDir::new().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [fifo.as_path(), dir.path()] {
+            assert!(store(path, EVENTS_ONLY).stats().last_error.unwrap().contains("not a regular file"));
         }
-        symlink("one", at("..data")).unwrap();
-        symlink("..data/entries.yaml", at("entries.yaml")).unwrap();
-        let store = start(&at("entries.yaml"));
-        assert_eq!(name(&store.state()).as_deref(), Some("one"));
-        symlink("two", at("..tmp")).unwrap();
-        std::fs::rename(at("..tmp"), at("..data")).unwrap();
-        until(&store, "two", |s| name(s).as_deref() == Some("two"));
-    }
-
-    #[test]
-    fn a_bad_file_is_refused_and_the_last_good_one_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("entries.yaml");
-        let store = start(&path);
-        assert!(store.list().unwrap_err().contains("cannot be read"));
-        std::fs::write(&path, text("good")).unwrap();
-        until(&store, "first", |s| name(s).as_deref() == Some("good") && s.refused.is_none());
-        std::fs::write(dir.path().join("new"), "entries: [{name: good}]").unwrap();
-        std::fs::rename(dir.path().join("new"), &path).unwrap();
-        until(&store, "refusal", |s| s.refused.as_ref().is_some_and(|r| r.contains("entries[0].path")));
-        assert_eq!(name(&store.state()).as_deref(), Some("good"));
-        std::fs::write(&path, text("better")).unwrap();
-        until(&store, "recovery", |s| name(s).as_deref() == Some("better") && s.refused.is_none());
-        assert!(store.state().loads == 2 && store.state().refusals >= 2);
-    }
-
-    #[test]
-    fn a_file_by_symlink_into_another_directory_is_watched_there() {
-        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        std::fs::write(other.path().join("real"), text("one")).unwrap();
-        symlink(other.path().join("real"), dir.path().join("entries.yaml")).unwrap();
-        let store = start(&dir.path().join("entries.yaml"));
-        std::fs::write(other.path().join("real"), text("two")).unwrap();
-        until(&store, "two", |s| name(s).as_deref() == Some("two"));
+        let big = dir.path().join("big.yaml");
+        fs::write(&big, vec![b'#'; SIZE_MAX + 100]).unwrap();
+        assert!(store(&big, EVENTS_ONLY).stats().last_error.unwrap().contains("over the limit"));
     }
 }

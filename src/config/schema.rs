@@ -1,115 +1,164 @@
-//! The JSON Schema of the allow-list, for editors and for Helm. It says the shape; what spans several entries
-//! (unique names, overlaps, the kubelet's directory) only [`super::decode`] can say.
+//! The JSON Schema of the allow-list, printed from the table that the decoder walks.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-/// The schema, JSON Schema draft 2020-12.
+use super::shape::{Absent, FILE, Field, ID_MAX, Shape};
+
+/// The JSON Schema (draft 2020-12) of the allow-list's file.
+///
+/// It says all that a schema can; that names are unique, paths don't overlap and references lead somewhere, only
+/// [`super::AllowList::parse`] knows.
 #[must_use]
 pub fn schema() -> Value {
-    let name = json!({
-        "type": "string", "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
-        "description": "What pods call the entry."
-    });
-    let patterns = |what: &str| {
-        json!({
-            "type": "array", "minItems": 1, "description": what,
-            "items": {"type": "string", "maxLength": 253, "pattern": "^[-a-z0-9.*?]+$"}
-        })
-    };
-    let flag = |default: bool, what: &str| json!({"type": "boolean", "default": default, "description": what});
-    let id = json!({"type": "integer", "minimum": 0, "maximum": 4_294_967_294_u64, "default": 0});
-    let rule = json!({
-        "type": "object", "additionalProperties": false, "required": ["namespaces"],
-        "properties": {
-            "namespaces": patterns("Namespaces; * stands for any run of characters, ? for any one."),
-            "serviceAccounts": patterns("Service accounts in them; all if left out.")
-        }
-    });
-    let create = json!({
-        "type": "object", "additionalProperties": false,
-        "properties": {
-            "mode": {"type": "string", "pattern": "^[0-7]{1,4}$", "default": "0755"},
-            "uid": id, "gid": id
-        }
-    });
-    let entry = json!({
-        "type": "object", "additionalProperties": false, "required": ["name", "path"],
-        "properties": {
-            "name": name,
-            "path": {
-                "type": "string", "maxLength": 4095, "pattern": "^/",
-                "description": "The directory on the node: absolute, without symlinks, outside the kubelet's directory."
-            },
-            "propagation": {
-                "enum": ["None", "HostToContainer", "Bidirectional", "rprivate", "rslave", "rshared"],
-                "default": "None", "description": "The strongest propagation that a pod may ask for."
-            },
-            "readOnly": flag(false, "Every volume of the entry is read-only."),
-            "nosuid": flag(true, "Set-user-ID bits are ignored."),
-            "nodev": flag(true, "Device nodes are inert."),
-            "noexec": flag(false, "Nothing can be executed."),
-            "subPaths": flag(false, "Directories beneath the path may be named."),
-            "missing": {
-                "description": "What to do if the directory isn't there.", "default": "fail",
-                "oneOf": [
-                    {"const": "fail"},
-                    {
-                        "type": "object", "additionalProperties": false, "required": ["create"],
-                        "properties": {"create": create}
-                    }
-                ]
-            },
-            "readOnlyPropagation": {
-                "enum": ["refuse", "warn"], "default": "refuse",
-                "description": "A mount that crosses into a read-only volume later is not read-only itself."
-            },
-            "overlaps": {
-                "type": "array", "items": name,
-                "description": "Entries whose path may contain this one's or lie in it."
-            },
-            "allow": {"type": "array", "items": rule, "description": "Who may use the entry; nobody if left out."}
-        }
-    });
-    json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "hostmount allow-list",
-        "type": "object", "additionalProperties": false, "required": ["entries"],
-        "properties": {"entries": {"type": "array", "items": entry}}
-    })
+    let mut root = object(FILE);
+    root.insert("$schema".to_owned(), json!("https://json-schema.org/draft/2020-12/schema"));
+    root.insert("title".to_owned(), json!("hostmount allow-list"));
+    root.insert("description".to_owned(), json!("The directories of a node that pods may have, and on what terms."));
+    Value::Object(root)
 }
 
-/// The schema as the text of its file.
-#[must_use]
-pub fn text() -> String {
-    format!("{:#}\n", schema())
+fn object(fields: &[Field]) -> Map<String, Value> {
+    let required: Vec<&str> = fields.iter().filter(|f| matches!(f.absent, Absent::Fault)).map(|f| f.name).collect();
+    let properties: Map<String, Value> = fields.iter().map(|f| (f.name.to_owned(), field(f))).collect();
+    let mut object = Map::new();
+    object.insert("type".to_owned(), json!("object"));
+    object.insert("properties".to_owned(), Value::Object(properties));
+    object.insert("additionalProperties".to_owned(), json!(false));
+    if !required.is_empty() {
+        object.insert("required".to_owned(), json!(required));
+    }
+    object
+}
+
+fn field(field: &Field) -> Value {
+    let mut value = shape(&field.shape);
+    value.insert("description".to_owned(), json!(field.about));
+    let default = match field.absent {
+        Absent::Fault => return Value::Object(value),
+        Absent::Flag(flag) => json!(flag),
+        Absent::Id(id) => json!(id),
+        Absent::Text(text) => json!(text),
+        Absent::Texts(texts) => json!(texts),
+    };
+    value.insert("default".to_owned(), default);
+    Value::Object(value)
+}
+
+fn shape(of: &Shape) -> Map<String, Value> {
+    let pairs: Vec<(&str, Value)> = match of {
+        Shape::Text { pattern, max } => {
+            vec![("type", json!("string")), ("pattern", json!(pattern)), ("maxLength", json!(max))]
+        }
+        Shape::Word(words) => vec![("enum", json!(words))],
+        Shape::Flag => vec![("type", json!("boolean"))],
+        Shape::Id => vec![("type", json!("integer")), ("minimum", json!(0)), ("maximum", json!(ID_MAX))],
+        Shape::List { of, min, max } => {
+            let mut list = vec![("type", json!("array")), ("items", Value::Object(shape(of)))];
+            if *min > 0 {
+                list.push(("minItems", json!(min)));
+            }
+            list.extend(max.map(|max| ("maxItems", json!(max))));
+            list
+        }
+        Shape::Object(fields) => return object(fields),
+        Shape::WordOr(words, fields) => vec![("oneOf", json!([{ "enum": words }, object(fields)]))],
+    };
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use super::super::decode::{CREATE_FIELDS, ENTRY_FIELDS, RULE_FIELDS};
     use super::*;
+    use crate::config::{AllowList, yaml};
+    use crate::volume::AbsPath;
 
     #[test]
-    fn the_file_is_the_one_that_is_generated() {
+    fn the_file_in_the_repository_is_the_generated_one() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/allow-list.schema.json"));
+        let file: Value = text.ok().and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default();
         assert_eq!(
-            include_str!("../../docs/allow-list.schema.json"),
-            text(),
-            "write it anew: cargo run -- schema > docs/allow-list.schema.json"
+            file,
+            schema(),
+            "docs/allow-list.schema.json is out of date: cargo run -- schema > docs/allow-list.schema.json\n{:#}",
+            schema()
         );
     }
 
     #[test]
-    fn the_schema_knows_the_fields_that_the_decoder_knows() {
-        let schema = schema();
-        let keys = |pointer: &str| -> BTreeSet<String> {
-            schema.pointer(pointer).unwrap().as_object().unwrap().keys().cloned().collect()
-        };
-        let set = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect::<BTreeSet<_>>();
-        let entry = "/properties/entries/items/properties";
-        assert_eq!(keys(entry), set(&ENTRY_FIELDS));
-        assert_eq!(keys(&format!("{entry}/allow/items/properties")), set(&RULE_FIELDS));
-        assert_eq!(keys(&format!("{entry}/missing/oneOf/1/properties/create/properties")), set(&CREATE_FIELDS));
+    fn it_is_a_schema() {
+        jsonschema::draft202012::meta::validate(&schema()).unwrap();
+    }
+
+    /// What the schema accepts, the decoder must accept, and the other way round, for all that a schema can say.
+    #[test]
+    fn schema_and_decoder_agree() {
+        let entry = |rest: &str| format!("entries: [{{name: a, path: /mnt/a, {rest}}}]");
+        let rule = |rest: &str| entry(&format!("allow: [{{{rest}}}]"));
+        let create = |rest: &str| entry(&format!("missing: {{create: {{{rest}}}}}"));
+        let mut good: Vec<String> =
+            ["entries: []", "entries: [{name: a, path: /mnt/a}]", "{\"entries\": []}"].map(Into::into).into();
+        good.extend([include_str!("../../docs/allow-list.example.yaml").to_owned()]);
+        good.extend(super::super::shape::PROPAGATION.iter().map(|w| entry(&format!("propagation: {w}"))));
+        good.extend(["readOnly: true", "nosuid: false", "missing: fail", "overlaps: []", "allow: []"].map(entry));
+        good.extend(["mode: '0700'", "mode: '2775', uid: 0, gid: 4294967294", "mode: '07777'", ""].map(create));
+        good.extend(["namespaces: ['*']", "namespaces: [a, 'b-?'], serviceAccounts: [x.y]"].map(rule));
+        good.extend(["/mnt/..a", "/mnt/a.", "/mnt/...", "/a/é"].map(|p| format!("entries: [{{name: a, path: {p}}}]")));
+        good.extend(["a", "a.b-c", "0"].map(|n| format!("entries: [{{name: '{n}', path: /mnt/a}}]")));
+
+        let mut bad: Vec<String> =
+            ["{}", "entries:", "[]", "5", "entries: {}", "entries: [1]", "entries: []\nmore: 1"].map(Into::into).into();
+        bad.extend(["entries: [{name: a}]", "entries: [{path: /mnt/a}]", "entries: [{}]"].map(Into::into));
+        bad.extend(["propagation: slave", "propagation: none", "propagation:", "propagation: [None]"].map(entry));
+        bad.extend(["readOnly: yes", "readOnly: 1", "readOnly: 'true'", "read_only: true", "nodev:"].map(entry));
+        bad.extend(["missing: create", "missing: {}", "missing: {create: }", "missing: {fail: {}}"].map(entry));
+        bad.extend(
+            [
+                "mode: 755",
+                "mode: '0o755'",
+                "mode: '888'",
+                "mode: '75'",
+                "uid: -1",
+                "gid: 4294967295",
+                "uid: a",
+                "uid: 1.5",
+                "umask: 1",
+            ]
+            .map(create),
+        );
+        bad.extend(
+            [
+                "namespaces: []",
+                "",
+                "serviceAccounts: [a]",
+                "namespaces: a",
+                "namespaces: ['']",
+                "namespaces: [A]",
+                "namespaces: [5]",
+                "namespaces: [a], serviceAccounts: []",
+            ]
+            .map(rule),
+        );
+        bad.extend(["overlaps: b", "overlaps: [B]", "allow: {}", "allow: ['*']", "readOnlyPropagation: no"].map(entry));
+        bad.extend(
+            ["/", "mnt", "/mnt/", "//mnt", "/mnt/../a", "/mnt/.", "/.", "''", "5", "\"/mnt/\\n\"", "\"/mnt/\\x80\""]
+                .map(|p| format!("entries: [{{name: a, path: {p}}}]")),
+        );
+        bad.extend(
+            ["A", "-a", "a-", "''", "5", "a/b", "a b"].map(|n| format!("entries: [{{name: {n}, path: /mnt/a}}]")),
+        );
+        bad.push(format!("entries: [{{name: {}, path: /mnt/a}}]", "a".repeat(64)));
+        bad.push(format!(
+            "entries: [{}]",
+            (0..1001).map(|i| format!("{{name: e{i}, path: /mnt/{i}}},")).collect::<String>()
+        ));
+
+        let validator = jsonschema::draft202012::new(&schema()).unwrap();
+        let kubelet = AbsPath::parse("/var/lib/kubelet").unwrap();
+        for (text, expected) in good.iter().map(|t| (t, true)).chain(bad.iter().map(|t| (t, false))) {
+            let decoded = AllowList::parse(text, &kubelet);
+            assert_eq!(decoded.is_ok(), expected, "decoder on {text}: {decoded:?}");
+            let json = yaml::read(text).unwrap().to_json();
+            assert_eq!(validator.is_valid(&json), expected, "schema on {text}: {:?}", validator.validate(&json));
+        }
     }
 }

@@ -7,12 +7,13 @@ use tonic::{Request, Response, Status};
 
 use super::request::{Publish, Stage, VolumeAt};
 use super::status::CallError;
+use crate::config::MountFlags;
 use crate::engine::{self, AttachJob, Context, MountError};
 use crate::gate::Pass;
 use crate::observe::SourcePath;
 use crate::plan::Gone;
 use crate::plugin::{Plugin, Subject, crew_of};
-use crate::policy::{self, Ask};
+use crate::policy::{self, Grant, Wish};
 use crate::site::Site;
 use crate::sys::stat::{MountAttrs, Usage};
 use crate::threads::{Crew, MountThread, NoResult};
@@ -30,7 +31,7 @@ type Answer<T> = Result<Response<T>, Status>;
 
 impl Node {
     fn list(&self) -> Result<Arc<crate::config::AllowList>, CallError> {
-        self.0.store.list().map_err(CallError::NoConfiguration)
+        self.0.list().map_err(CallError::NoConfiguration)
     }
 
     fn kubelet_dir(&self) -> &crate::volume::AbsPath {
@@ -90,49 +91,42 @@ impl Node {
     async fn stage(&self, request: &Request<csi::NodeStageVolumeRequest>) -> Result<(), CallError> {
         let Stage { volume, staging } = Stage::read(request.get_ref(), self.kubelet_dir())?;
         let list = self.list()?;
-        let entry = policy::find(&list, &volume)?;
+        // Staging serves every pod of the volume on this node; who may is asked when it is published.
+        let wish = Wish { volume, propagation: None, read_only: false, pod: None, check_user: false };
+        let Grant { entry, sub_path, flags, .. } = policy::decide(&list, &wish)?;
         let job = AttachJob {
-            source: SourcePath { entry: entry.path.clone(), sub_path: volume.sub_path.clone(), missing: entry.missing },
+            source: SourcePath { entry: entry.path.clone(), sub_path, missing: entry.missing },
             target: staging,
             staging: None,
             relation: entry.ceiling,
             lower: true,
-            attrs: entry.attrs,
+            attrs: attrs(entry.read_only, flags),
             single_writer: false,
         };
         self.attach(&crew_of(request)?, entry.name.as_str(), job).await.map(drop)
     }
 
     async fn publish(&self, request: &Request<csi::NodePublishVolumeRequest>) -> Result<(), CallError> {
-        let wish = Publish::read(request.get_ref(), self.kubelet_dir())?;
+        let asked = Publish::read(request.get_ref(), self.kubelet_dir())?;
         let list = self.list()?;
-        let ask = Ask {
-            volume: &wish.volume,
-            propagation: wish.propagation,
-            attrs: MountAttrs {
-                read_only: wish.read_only,
-                nosuid: wish.flags.nosuid,
-                nodev: wish.flags.nodev,
-                noexec: wish.flags.noexec,
-            },
-            pod: wish.pod.as_ref(),
-        };
-        let grant = policy::decide(&list, &ask)?;
+        let Publish { volume, propagation, read_only, pod, .. } = asked;
+        let wish = Wish { volume, propagation, read_only, pod, check_user: true };
+        let grant = policy::decide(&list, &wish)?;
         if let Some(warning) = &grant.warning {
             tracing::warn!(warning);
         }
         let job = AttachJob {
             source: SourcePath {
                 entry: grant.entry.path.clone(),
-                sub_path: wish.volume.sub_path.clone(),
+                sub_path: grant.sub_path,
                 missing: grant.entry.missing,
             },
-            target: wish.target,
-            staging: wish.staging,
+            target: asked.target,
+            staging: asked.staging,
             relation: grant.propagation,
             lower: false,
-            attrs: grant.attrs,
-            single_writer: wish.single_writer,
+            attrs: attrs(grant.read_only, grant.flags).union(asked.attrs),
+            single_writer: asked.single_writer,
         };
         if self.attach(&crew_of(request)?, grant.entry.name.as_str(), job).await? {
             self.0.metrics.published(grant.propagation);
@@ -191,6 +185,11 @@ fn describe(gone: Gone) -> (csi::VolumeHealthErrorType, &'static str, String) {
                 .to_owned(),
         ),
     }
+}
+
+/// The flags that an entry gives, as the kernel has them.
+const fn attrs(read_only: bool, MountFlags { nosuid, nodev, noexec }: MountFlags) -> MountAttrs {
+    MountAttrs { read_only, nosuid, nodev, noexec }
 }
 
 fn pod_of(context: &HashMap<String, String>) -> Option<String> {

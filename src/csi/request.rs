@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use crate::propagation::{MountPropagation, UnknownPropagation};
+use crate::sys::stat::MountAttrs;
 use crate::volume::{AbsPath, BadName, EntryName, HANDLE_MAX, KubeletPath, PodIdentity, SubPath, VolumeRef};
 use crate::wire::csi;
 use csi::volume_capability::AccessType;
@@ -89,22 +90,11 @@ pub struct Publish {
     /// Whether it was asked for read-only.
     pub read_only: bool,
     /// Flags asked for by the volume's mount options.
-    pub flags: AskedFlags,
+    pub attrs: MountAttrs,
     /// Whether one target at most may have it.
     pub single_writer: bool,
     /// The pod, if the kubelet says.
     pub pod: Option<PodIdentity>,
-}
-
-/// Mount options of a PersistentVolume that mean something here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct AskedFlags {
-    /// `nosuid`.
-    pub nosuid: bool,
-    /// `nodev`.
-    pub nodev: bool,
-    /// `noexec`.
-    pub noexec: bool,
 }
 
 /// A path of a volume that was staged or published.
@@ -148,7 +138,7 @@ struct Capability {
     read_only: bool,
     single_writer: bool,
     propagation: Option<MountPropagation>,
-    flags: AskedFlags,
+    attrs: MountAttrs,
 }
 
 fn capability(given: Option<&csi::VolumeCapability>) -> Result<Capability, BadRequest> {
@@ -182,13 +172,13 @@ fn capability(given: Option<&csi::VolumeCapability>) -> Result<Capability, BadRe
         Ok(Mode::Unknown) => return Err(bad_value(field, "UNKNOWN is no access mode: set one".to_owned())),
         Err(_) => return Err(bad_value(field, format!("{mode} is no access mode that CSI 1.13 has"))),
     };
-    let mut found = Capability { read_only, single_writer, propagation: None, flags: AskedFlags::default() };
+    let mut found = Capability { read_only, single_writer, propagation: None, attrs: MountAttrs::default() };
     for option in mount.mount_flags.iter().flat_map(|flag| flag.split(',')) {
         match option {
             "ro" => found.read_only = true,
-            "nosuid" => found.flags.nosuid = true,
-            "nodev" => found.flags.nodev = true,
-            "noexec" => found.flags.noexec = true,
+            "nosuid" => found.attrs.nosuid = true,
+            "nodev" => found.attrs.nodev = true,
+            "noexec" => found.attrs.noexec = true,
             "rw" | "bind" | "rbind" => {}
             word => {
                 let propagation = word.parse().map_err(|_: UnknownPropagation| {
@@ -324,7 +314,7 @@ impl Publish {
             staging,
             propagation: context.propagation.or(capability.propagation),
             read_only: message.readonly || capability.read_only || context.read_only,
-            flags: capability.flags,
+            attrs: capability.attrs,
             single_writer: capability.single_writer,
             pod: context.pod,
         })
