@@ -1,5 +1,11 @@
 //! hostmount: a Kubernetes CSI node plugin that gives pods directories of their node by bind mount, with exactly
 //! the mount propagation that the pod asked for.
+//!
+//! A call passes, in this order: [`csi::request`] reads the message, [`policy`] asks the allow-list ([`config`]),
+//! [`gate`] lets one call at a time at a path, [`threads`] takes it into the caller's mount namespace, where
+//! [`engine`] has [`observe`] read the tree, [`plan`] decide and [`apply`] run the steps; [`csi::status`] says how it
+//! went. [`sys`] makes the system calls. The pure parts, [`plan`], [`policy`], [`config`], [`propagation`],
+//! [`volume`] and [`tree`], do no I/O and know neither gRPC nor threads.
 
 pub mod admin;
 pub mod apply;
@@ -18,10 +24,12 @@ pub mod serve;
 pub mod site;
 pub mod socket;
 #[expect(unsafe_code, reason = "the fence: the one place for system calls that no library has")]
+#[expect(clippy::disallowed_methods, reason = "the fence: what is banned elsewhere is done here")]
 pub mod sys;
 pub mod telemetry;
 pub mod threads;
 pub mod tree;
+#[expect(clippy::disallowed_methods, reason = "plays kubelet and container runtime, in namespaces of its own")]
 pub mod try_out;
 pub mod volume;
 pub mod wire;
