@@ -32,18 +32,16 @@ fn capability() -> Option<csi::VolumeCapability> {
 
 #[test]
 fn the_csidriver_object_is_what_the_driver_needs() {
-    for path in ["manifests/csidriver.yaml"] {
-        let object = documents(path).remove(0);
-        let spec = &object["spec"];
-        assert_eq!(object["metadata"]["name"].as_str(), Some("csi.hostmount.dev"));
-        assert_eq!(spec["attachRequired"].as_bool(), Some(false));
-        assert_eq!(spec["podInfoOnMount"].as_bool(), Some(true));
-        assert_eq!(spec["fsGroupPolicy"].as_str(), Some("None"));
-        assert_eq!(spec["requiresRepublish"].as_bool(), Some(false));
-        let modes: Vec<_> =
-            spec["volumeLifecycleModes"].as_sequence().unwrap().iter().map(|m| m.as_str().unwrap()).collect();
-        assert_eq!(modes, ["Persistent", "Ephemeral"]);
-    }
+    let object = documents("manifests/csidriver.yaml").remove(0);
+    let spec = &object["spec"];
+    assert_eq!(object["metadata"]["name"].as_str(), Some("csi.hostmount.dev"));
+    assert_eq!(spec["attachRequired"].as_bool(), Some(false));
+    assert_eq!(spec["podInfoOnMount"].as_bool(), Some(true));
+    assert_eq!(spec["fsGroupPolicy"].as_str(), Some("None"));
+    assert_eq!(spec["requiresRepublish"].as_bool(), Some(false));
+    let modes: Vec<_> =
+        spec["volumeLifecycleModes"].as_sequence().unwrap().iter().map(|m| m.as_str().unwrap()).collect();
+    assert_eq!(modes, ["Persistent", "Ephemeral"]);
 }
 
 #[test]

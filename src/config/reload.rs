@@ -413,7 +413,7 @@ mod tests {
         let store = store(&path, EVENTS_ONLY);
         assert_eq!(store.current().unwrap().len(), 1);
         publish("..2026_2", TWO);
-        fs::remove_file(dir.path().join("..2026_1/entries.yaml")).unwrap();
+        fs::remove_file(dir.path().join("..2026_1/list.yaml")).unwrap();
         fs::remove_dir(dir.path().join("..2026_1")).unwrap();
         wait_for(&store, |s| s.entries == 2);
         publish("..2026_3", BAD);
