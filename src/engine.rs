@@ -237,6 +237,9 @@ impl std::fmt::Debug for Context<'_> {
     }
 }
 
+/// Gives the thread's place in the workshop, or says where none can be made and why.
+pub type TakeSlot<'a> = dyn FnMut() -> Result<Slot, (PathBuf, Errno)> + 'a;
+
 struct Hooked<'a, 'b> {
     work: Work<'a>,
     step: &'b mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>,
@@ -248,16 +251,22 @@ impl Run for Hooked<'_, '_> {
     }
 }
 
-/// Makes a volume appear at its target. `Ok(false)` if it was there already.
+/// Makes a volume appear at its target. `None` if it was there already, else the slot on which it was put together.
+///
+/// The slot is taken only once it is clear that something will be mounted: a refused call makes no workshop either.
 ///
 /// # Errors
 /// [`MountError`]; then the mount table is as it was before.
-pub fn attach(context: &mut Context<'_>, slot: &Slot, job: &AttachJob) -> Result<bool, MountError> {
+pub fn attach(
+    context: &mut Context<'_>,
+    take_slot: &mut TakeSlot<'_>,
+    job: &AttachJob,
+) -> Result<Option<Slot>, MountError> {
     let site = context.site;
     let target = observe::open_target(site, &job.target)?
         .ok_or_else(|| MountError::TargetParentMissing { path: job.target.as_path().to_owned() })?;
     let open = observe::open_source(site, &job.source)?;
-    let result = attach_open(context, slot, job, &target, &open);
+    let result = attach_open(context, take_slot, job, &target, &open);
     if result.is_err() {
         open.forget_made();
     }
@@ -266,11 +275,11 @@ pub fn attach(context: &mut Context<'_>, slot: &Slot, job: &AttachJob) -> Result
 
 fn attach_open(
     context: &mut Context<'_>,
-    slot: &Slot,
+    take_slot: &mut TakeSlot<'_>,
     job: &AttachJob,
     target: &TargetPlace,
     open: &OpenSource,
-) -> Result<bool, MountError> {
+) -> Result<Option<Slot>, MountError> {
     let site = context.site;
     let source = &open.source;
     let place = || job.target.as_path().to_owned();
@@ -281,7 +290,7 @@ fn attach_open(
     let staging = find_staging(site, job)?;
     let staged = staging.as_ref().map(|(mounted, _)| mounted);
     let attach = match plan::attach(source, staged, &found, wish) {
-        Ok(Decision::Done) => return Ok(false),
+        Ok(Decision::Done) => return Ok(None),
         Ok(Decision::Attach(attach)) => attach,
         Err(refused) => return Err(refusal(refused, job)),
     };
@@ -290,11 +299,12 @@ fn attach_open(
     {
         return Err(MountError::SecondWriter { other });
     }
+    let slot = take_slot().map_err(|(path, errno)| MountError::Workshop { path, errno })?;
     let work = Work {
         site,
         source: Some(&open.fd),
         staging: staging.as_ref().map(|(_, root)| root),
-        slot: Some(slot),
+        slot: Some(&slot),
         target,
     };
     let mut run = Hooked { work, step: &mut *context.step };
@@ -314,7 +324,7 @@ fn attach_open(
         Ok(()) => MountError::Drift { path: place(), difference },
         Err((step, errno)) => MountError::Step { failed: Failed { step, errno, undo: Ok(()) } },
     })?;
-    Ok(true)
+    Ok(Some(slot))
 }
 
 fn refusal(refused: Refused, job: &AttachJob) -> MountError {

@@ -64,7 +64,7 @@ pub enum NoResult {
 #[derive(Debug)]
 pub struct MountThread {
     /// The node.
-    pub site: Site,
+    pub site: Arc<Site>,
     number: usize,
     slot: Option<Slot>,
     crew: Arc<Crew>,
@@ -132,7 +132,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// All mount threads, by namespace. There is usually one: the kubelet's.
 #[derive(Debug)]
 pub struct Threads {
-    site: Site,
+    site: Arc<Site>,
     driver: String,
     /// Oldest first.
     crews: Mutex<Vec<Arc<Crew>>>,
@@ -142,12 +142,12 @@ impl Threads {
     /// No threads yet; they start with the work.
     #[must_use]
     pub fn new(site: Site, driver: &str) -> Self {
-        Self { site, driver: driver.to_owned(), crews: Mutex::default() }
+        Self { site: Arc::new(site), driver: driver.to_owned(), crews: Mutex::default() }
     }
 
     /// The node.
     #[must_use]
-    pub const fn site(&self) -> &Site {
+    pub fn site(&self) -> &Site {
         &self.site
     }
 
@@ -258,7 +258,7 @@ impl Threads {
     fn start(&self, crew: &Arc<Crew>, queue: &mut Queue) -> Result<(), NoResult> {
         let (entered, wait) = std::sync::mpsc::sync_channel(1);
         let number = queue.next_number;
-        let mut thread = MountThread { site: self.site.clone(), number, slot: None, crew: Arc::clone(crew) };
+        let mut thread = MountThread { site: Arc::clone(&self.site), number, slot: None, crew: Arc::clone(crew) };
         std::thread::Builder::new()
             .name(format!("mount-{number}"))
             .stack_size(STACK)

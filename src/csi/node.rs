@@ -58,11 +58,14 @@ impl Node {
     async fn attach(&self, crew: &Arc<Crew>, entry: &str, job: AttachJob) -> Result<bool, CallError> {
         let pass = self.0.gate.enter(job.target.as_path())?;
         self.on_thread(crew, entry, Some(pass), move |thread, cancelled| {
-            let slot = thread.take_slot().map_err(|(path, errno)| MountError::Workshop { path, errno })?;
-            let mut context = Context { site: &thread.site, cancelled, step: &mut |run, step| run.run(step) };
-            let made = engine::attach(&mut context, &slot, &job)?;
+            let site = Arc::clone(&thread.site);
+            let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };
+            let slot = engine::attach(&mut context, &mut || thread.take_slot(), &job)?;
+            let made = slot.is_some();
             // Only after success: what a failed job has left on its slot is cleared before the next use.
-            thread.give_back(slot);
+            if let Some(slot) = slot {
+                thread.give_back(slot);
+            }
             Ok(made)
         })
         .await
