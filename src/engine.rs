@@ -442,6 +442,19 @@ pub fn usage(site: &Site, path: &KubeletPath) -> Result<Usage, MountError> {
     stat::usage(root).map_err(dead)
 }
 
+/// Whether a volume's source can be used: `Ok` with what is wrong, if anything.
+///
+/// # Errors
+/// [`MountError`], but for a source that is dead or was removed.
+pub fn source_health(site: &Site, source: &SourcePath) -> Result<Option<Gone>, MountError> {
+    match observe::open_source(site, source) {
+        Ok(_) => Ok(None),
+        Err(MountError::SourceDead { errno, .. }) => Ok(Some(Gone::Dead(errno))),
+        Err(MountError::SourceMissing { .. }) => Ok(Some(Gone::Deleted)),
+        Err(error) => Err(error),
+    }
+}
+
 /// Whether a published volume can be used: `Ok` with what is wrong, if anything.
 ///
 /// # Errors

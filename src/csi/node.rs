@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::request::{Publish, Stage, VolumeAt};
+use super::request::{self, Publish, Stage, VolumeAt};
 use super::status::CallError;
-use crate::config::MountFlags;
+use crate::config::{Missing, MountFlags};
 use crate::engine::{self, AttachJob, Context, MountError};
 use crate::gate::Pass;
 use crate::observe::SourcePath;
@@ -145,17 +145,31 @@ impl Node {
         self.look(&crew_of(request)?, &at, engine::usage).await
     }
 
+    /// Both paths of this request are optional: with neither, the volume's source is looked at.
     async fn health(&self, request: &Request<csi::NodeGetVolumeHealthRequest>) -> Result<csi::VolumeHealth, CallError> {
         let message = request.get_ref();
+        let id = message.volume_id.clone();
         let path = if message.volume_publish_path.is_empty() {
             &message.staging_target_path
         } else {
             &message.volume_publish_path
         };
-        let at = VolumeAt::read_to_look(&message.volume_id, "volume_publish_path", path, self.kubelet_dir())?
-            .ok_or_else(|| MountError::NotPublished { path: path.into() })?;
+        let crew = crew_of(request)?;
+        let looked = if path.is_empty() {
+            let volume = request::handle(&id)?;
+            let wish = Wish { volume, propagation: None, read_only: false, pod: None, check_user: false };
+            let Grant { entry, sub_path, .. } = policy::decide(&*self.list()?, &wish)?;
+            let source = SourcePath { entry: entry.path.clone(), sub_path, missing: Missing::Fail };
+            let look =
+                move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::source_health(&thread.site, &source);
+            self.on_thread(&crew, entry.name.as_str(), None, look).await
+        } else {
+            let at = VolumeAt::read_to_look(&id, "volume_publish_path", path, self.kubelet_dir())?
+                .ok_or_else(|| MountError::NotPublished { path: path.into() })?;
+            self.look(&crew, &at, engine::health).await
+        };
         // A file system that does not answer is not an error of this call: it is the answer.
-        let verdict = match self.look(&crew_of(request)?, &at, engine::health).await {
+        let verdict = match looked {
             Ok(gone) => gone.map(describe),
             Err(CallError::NoResult(hung @ (NoResult::Deadline { .. } | NoResult::Stuck { .. }))) => {
                 Some((csi::VolumeHealthErrorType::Inaccessible, "SourceHung", hung.to_string()))
@@ -170,7 +184,7 @@ impl Node {
                 message,
             })
             .collect();
-        Ok(csi::VolumeHealth { volume_id: at.id, health_statuses })
+        Ok(csi::VolumeHealth { volume_id: id, health_statuses })
     }
 }
 

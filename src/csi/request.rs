@@ -134,6 +134,14 @@ fn volume_id(value: &str) -> Result<&str, BadRequest> {
     bad.map_or(Ok(value), |reason| Err(named("volume_id", value)(reason)))
 }
 
+/// Which directory a persistent volume's handle names.
+///
+/// # Errors
+/// [`BadRequest`].
+pub fn handle(id: &str) -> Result<VolumeRef, BadRequest> {
+    VolumeRef::parse_handle(volume_id(id)?).map_err(named("volume_id", id))
+}
+
 struct Capability {
     read_only: bool,
     single_writer: bool,
@@ -263,7 +271,7 @@ fn persistent(id: &str, context: &Context) -> Result<VolumeRef, BadRequest> {
             known: "for a persistent volume, whose handle names entry and sub-path, propagation and readOnly",
         });
     }
-    VolumeRef::parse_handle(id).map_err(named("volume_id", id))
+    handle(id)
 }
 
 impl Stage {

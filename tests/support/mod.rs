@@ -109,7 +109,17 @@ impl Node {
         let root = PathBuf::from("/mnt");
         tmpfs(&root);
         change(&root, MsFlags::MS_SHARED | MsFlags::MS_REC);
-        for name in ["data/sub", "team", "flat/x", "warned", "private", "unbindable", "kubelet/pods", "secret"] {
+        for name in [
+            "data/sub",
+            "team",
+            "flat/x",
+            "warned",
+            "private",
+            "unbindable",
+            "kubelet/pods",
+            "kubelet/plugins",
+            "secret",
+        ] {
             fs::create_dir_all(root.join(name)).unwrap();
         }
         for name in ["data", "data/sub", "flat", "secret"] {
