@@ -1,0 +1,388 @@
+//! Every operation, with every step of it failing or being the last one that a killed plugin made, on the real kernel.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod kernel;
+
+use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hostmount::apply::Run;
+use hostmount::engine::{AttachJob, MountError};
+use hostmount::plan::{Difference, Step};
+use hostmount::propagation::MountPropagation;
+use hostmount::sys::Errno;
+use hostmount::sys::calls::Calls;
+use hostmount::sys::stat::MountAttrs;
+use hostmount::workshop::Workshop;
+use kernel::{ALL_FLAGS, NO_FLAGS, Node, Random, SourceKind, files, in_namespace, on_mount_thread};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::getpid;
+
+const ERRNOS: [Errno; 6] = [Errno::EPERM, Errno::EINVAL, Errno::ENOMEM, Errno::ENOSPC, Errno::EBUSY, Errno::EIO];
+const CRASH: &str = "HOSTMOUNT_CRASH";
+
+type Hook<'a> = &'a mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Op {
+    Stage,
+    Publish,
+    Unpublish,
+    Unstage,
+}
+
+/// One operation in one setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Case {
+    op: Op,
+    kind: SourceKind,
+    relation: MountPropagation,
+    staged: bool,
+    attrs: MountAttrs,
+    target_exists: bool,
+    calls: Calls,
+}
+
+fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for kind in SourceKind::ALL {
+        for calls in [Calls::ALL, Calls::NONE] {
+            for target_exists in [false, true] {
+                let base = Case {
+                    op: Op::Stage,
+                    kind,
+                    relation: MountPropagation::None,
+                    staged: true,
+                    attrs: NO_FLAGS,
+                    target_exists,
+                    calls,
+                };
+                all.extend([base, Case { op: Op::Unstage, ..base }]);
+                for &relation in kind.gives() {
+                    for staged in [false, true] {
+                        for attrs in [NO_FLAGS, ALL_FLAGS] {
+                            let base = Case { relation, staged, attrs, ..base };
+                            all.extend([Case { op: Op::Publish, ..base }, Case { op: Op::Unpublish, ..base }]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+impl Case {
+    fn stage_job(&self, node: &Node) -> AttachJob {
+        node.stage_job(&node.source(self.kind), node.staging("staged"))
+    }
+
+    fn publish_job(&self, node: &Node) -> AttachJob {
+        let job = node.job(&node.source(self.kind), node.target("target"), self.relation);
+        AttachJob { attrs: self.attrs, staging: self.staged.then(|| node.staging("staged")), ..job }
+    }
+
+    /// What has to be there before the operation.
+    fn prepare(&self, node: &Node, workshop: &Workshop) {
+        if self.target_exists {
+            let place = if self.op == Op::Stage { node.staging("staged") } else { node.target("target") };
+            std::fs::create_dir_all(place.as_path()).unwrap();
+        }
+        if self.op == Op::Unstage || (self.staged && self.op != Op::Stage) {
+            assert_eq!(node.attach(workshop, &self.stage_job(node)), Ok(true));
+        }
+        if self.op == Op::Unpublish {
+            assert_eq!(node.attach(workshop, &self.publish_job(node)), Ok(true));
+        }
+    }
+
+    fn is_attach(&self) -> bool {
+        matches!(self.op, Op::Stage | Op::Publish)
+    }
+
+    fn run(&self, node: &Node, workshop: &Workshop, hook: Hook<'_>) -> Result<(), MountError> {
+        match self.op {
+            Op::Stage => node.attach_with(workshop, &self.stage_job(node), hook).map(drop),
+            Op::Publish => node.attach_with(workshop, &self.publish_job(node), hook).map(drop),
+            Op::Unpublish => node.detach_with(&node.target("target"), true, hook),
+            Op::Unstage => node.detach_with(&node.staging("staged"), false, hook),
+        }
+    }
+
+    /// Takes away what is there, however far it got.
+    fn finish(node: &Node) {
+        node.detach(&node.target("target"), true).unwrap();
+        node.detach(&node.staging("staged"), true).unwrap();
+    }
+
+    fn is_as_wished(&self, node: &Node) {
+        let target = match self.op {
+            Op::Stage => node.staging("staged"),
+            Op::Publish => node.target("target"),
+            Op::Unpublish => return assert!(!node.target("target").as_path().exists()),
+            Op::Unstage => return assert_eq!(files(node.staging("staged").as_path()).len(), 0),
+        };
+        assert_eq!(files(target.as_path()), files(&node.source(self.kind)), "{self:?}");
+    }
+}
+
+/// The steps of an undisturbed run and the tree after it.
+fn undisturbed(case: &Case, node: &Node, workshop: &Workshop) -> (Vec<Step>, Vec<String>) {
+    let mut steps = Vec::new();
+    case.prepare(node, workshop);
+    case.run(node, workshop, &mut |run, step| {
+        steps.push(step);
+        run.run(step)
+    })
+    .unwrap();
+    case.is_as_wished(node);
+    let tree = node.tree();
+    Case::finish(node);
+    (steps, tree)
+}
+
+fn all_sources(node: &Node) -> Vec<std::collections::BTreeSet<std::path::PathBuf>> {
+    SourceKind::ALL.map(|kind| files(&node.source(kind))).into()
+}
+
+#[test]
+fn a_failed_step_leaves_everything_as_it_was_and_the_next_call_succeeds() {
+    in_namespace("a_failed_step_leaves_everything_as_it_was_and_the_next_call_succeeds", || {
+        let mut node = Node::new();
+        let initial = node.tree();
+        let sources = all_sources(&node);
+        assert!(sources.iter().all(|files| files.len() == 4), "{sources:?}");
+        let workshop = node.workshop();
+        let empty = node.tree();
+        let mut tried = 0;
+        for case in cases() {
+            node.site.calls = case.calls;
+            let (steps, wanted) = undisturbed(&case, &node, &workshop);
+            assert_eq!(node.tree(), empty, "{case:?}: after an undisturbed run");
+            for (n, step) in steps.iter().enumerate() {
+                // How many steps in a row fail: with two, an undo step fails as well.
+                for (errno, fail) in ERRNOS.into_iter().flat_map(|errno| [(errno, 1), (errno, 2)]) {
+                    let what = || format!("{case:?}: {errno} x {fail} at step {n} {step:?}");
+                    case.prepare(&node, &workshop);
+                    let (tree, existed) = (node.tree(), node.target("target").as_path().exists());
+                    let mut count = 0;
+                    let result = case.run(&node, &workshop, &mut |run, step| {
+                        count += 1;
+                        if (n + 1..=n + fail).contains(&count) { Err(errno) } else { run.run(step) }
+                    });
+                    assert_eq!(all_sources(&node), sources, "{}", what());
+                    if case.is_attach() {
+                        assert!(result.is_err(), "{}", what());
+                        if fail == 1 {
+                            assert_eq!(node.tree(), tree, "{}", what());
+                            if case.op == Op::Publish {
+                                assert_eq!(node.target("target").as_path().exists(), existed, "{}", what());
+                            }
+                        }
+                    }
+                    let again = case.run(&node, &workshop, &mut |run, step| run.run(step));
+                    assert_eq!(again, Ok(()), "{}", what());
+                    case.is_as_wished(&node);
+                    // The slot is emptied before its next use.
+                    drop(workshop.slot(&node.site, 0).unwrap());
+                    assert_eq!(node.tree(), wanted, "{}", what());
+                    Case::finish(&node);
+                    assert_eq!(node.tree(), empty, "{}", what());
+                    assert_eq!(all_sources(&node), sources, "{}", what());
+                    tried += 1;
+                }
+            }
+        }
+        workshop.close(&node.site).unwrap();
+        assert_eq!(node.tree(), initial);
+        println!("{tried} faults");
+        assert!(tried > 1000, "{tried}");
+    });
+}
+
+/// Not a test: the plugin that gets killed. Does nothing unless it is told which case and where to die.
+#[test]
+fn crash_child() {
+    let Ok(order) = std::env::var(CRASH) else { return };
+    on_mount_thread(move || {
+        let mut words = order.split(' ');
+        let (base, case, die) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+        let case = cases()[case.parse::<usize>().unwrap()];
+        let die: usize = die.parse().unwrap();
+        let node = Node::at(Path::new(base)).with_calls(case.calls);
+        let workshop = node.workshop();
+        let mut done = 0;
+        let _ = case.run(&node, &workshop, &mut |run, step| {
+            if done == die {
+                kill(getpid(), Signal::SIGKILL).unwrap();
+            }
+            done += 1;
+            run.run(step)
+        });
+        // After the last step.
+        kill(getpid(), Signal::SIGKILL).unwrap();
+    });
+}
+
+#[test]
+fn a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend() {
+    in_namespace("a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend", || {
+        let mut node = Node::new();
+        let (initial, sources) = (node.tree(), all_sources(&node));
+        let mut tried = 0;
+        for (number, case) in cases().into_iter().enumerate() {
+            node.site.calls = case.calls;
+            let workshop = node.workshop();
+            let (steps, wanted) = undisturbed(&case, &node, &workshop);
+            workshop.close(&node.site).unwrap();
+            assert_eq!(node.tree(), initial, "{case:?}");
+            for die in 0..=steps.len() {
+                let what = || format!("{case:?}: killed after {die} of {steps:?}");
+                let workshop = node.workshop();
+                case.prepare(&node, &workshop);
+                workshop.close(&node.site).unwrap();
+                let status = Command::new(std::env::current_exe().unwrap())
+                    .args(["crash_child", "--exact"])
+                    .env(CRASH, format!("{} {number} {die}", node.base.display()))
+                    .stdout(std::process::Stdio::null())
+                    .status()
+                    .unwrap();
+                assert_eq!(status.signal(), Some(9), "{}: {status}", what());
+                assert_eq!(all_sources(&node), sources, "{}", what());
+                let workshop = node.workshop();
+                case.run(&node, &workshop, &mut |run, step| run.run(step)).unwrap_or_else(|e| panic!("{}: {e}", what()));
+                case.is_as_wished(&node);
+                assert_eq!(node.tree(), wanted, "{}", what());
+                Case::finish(&node);
+                workshop.close(&node.site).unwrap();
+                assert_eq!(node.tree(), initial, "{}", what());
+                assert_eq!(all_sources(&node), sources, "{}", what());
+                tried += 1;
+            }
+        }
+        println!("{tried} crashes");
+        assert!(tried > 200, "{tried}");
+    });
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Published {
+    kind: SourceKind,
+    relation: MountPropagation,
+}
+
+/// What a publish must answer, from the model alone.
+fn answer(model: Option<Published>, asked: Published) -> Result<bool, Option<Difference>> {
+    if !asked.kind.gives().contains(&asked.relation) {
+        return Err(None);
+    }
+    match model {
+        None => Ok(true),
+        Some(there) if there == asked => Ok(false),
+        Some(there) if there.kind != asked.kind => Err(Some(Difference::Directory)),
+        Some(there) => Err(Some(Difference::Relation { wished: asked.relation, found: there.relation })),
+    }
+}
+
+#[test]
+fn random_sequences_match_a_model() {
+    in_namespace("random_sequences_match_a_model", || {
+        let seed = Random::seed();
+        println!("HOSTMOUNT_SEED={seed}");
+        let mut random = Random(seed);
+        let mut node = Node::new();
+        let sources = all_sources(&node);
+        let workshop = node.workshop();
+        let empty = node.tree();
+        let start = Instant::now();
+        for sequence in 0..300 {
+            if start.elapsed() > Duration::from_secs(20) {
+                println!("{sequence} sequences");
+                assert!(sequence > 20);
+                break;
+            }
+            node.site.calls = random.pick(&[Calls::ALL, Calls::NONE]);
+            let mut targets: HashMap<usize, Published> = HashMap::new();
+            let mut log = Vec::new();
+            for _ in 0..4 + random.below(20) {
+                let (t, kind) = (random.below(3), random.pick(&SourceKind::ALL));
+                let relation = random.pick(&MountPropagation::ALL);
+                let target = node.target(&format!("t{t}"));
+                let staging = node.staging(&format!("{kind:?}"));
+                let fault = (random.below(4) == 0).then(|| (random.below(6), random.pick(&ERRNOS)));
+                let mut count = 0;
+                let mut hit = false;
+                let mut hook = |run: &mut dyn Run, step| {
+                    count += 1;
+                    match fault {
+                        Some((at, errno)) if at + 1 == count => {
+                            hit = true;
+                            Err(errno)
+                        }
+                        _ => run.run(step),
+                    }
+                };
+                match random.below(7) {
+                    0..=2 => {
+                        let asked = Published { kind, relation };
+                        let staging = (random.below(2) == 0).then_some(staging);
+                        let job = AttachJob { staging, ..node.job(&node.source(kind), target, relation) };
+                        let got = node.attach_with(&workshop, &job, &mut hook);
+                        log.push(format!("publish {asked:?} at {t} fault {fault:?}: {got:?}"));
+                        if hit {
+                            assert!(got.is_err(), "seed {seed}: {log:#?}");
+                        } else {
+                            let got = got.map_err(|error| match error {
+                                MountError::TargetDiffers { difference, .. } => Some(difference),
+                                MountError::SourcePrivate { .. } => None,
+                                other => panic!("seed {seed}: {other}\n{log:#?}"),
+                            });
+                            assert_eq!(got, answer(targets.get(&t).copied(), asked), "seed {seed}: {log:#?}");
+                            if got == Ok(true) {
+                                targets.insert(t, asked);
+                            }
+                        }
+                    }
+                    3 | 4 => {
+                        let got = node.detach_with(&target, true, &mut hook);
+                        log.push(format!("unpublish {t} fault {fault:?}: {got:?}"));
+                        assert!(hit || got.is_ok(), "seed {seed}: {log:#?}");
+                        if got.is_err() {
+                            // It may be half done: only a second one tells.
+                            assert_eq!(node.detach(&target, true), Ok(()), "seed {seed}: {log:#?}");
+                        }
+                        targets.remove(&t);
+                    }
+                    5 => {
+                        let job = node.stage_job(&node.source(kind), staging);
+                        let got = node.attach_with(&workshop, &job, &mut hook);
+                        log.push(format!("stage {kind:?} fault {fault:?}: {got:?}"));
+                        assert!(hit || got.is_ok(), "seed {seed}: {log:#?}");
+                    }
+                    _ => {
+                        let got = node.detach_with(&staging, false, &mut hook);
+                        log.push(format!("unstage {kind:?} fault {fault:?}: {got:?}"));
+                        assert!(hit || got.is_ok(), "seed {seed}: {log:#?}");
+                    }
+                }
+                assert_eq!(all_sources(&node), sources, "seed {seed}: {log:#?}");
+                for t in 0..3 {
+                    let seen = files(node.target(&format!("t{t}")).as_path());
+                    let wanted = targets.get(&t).map(|p| files(&node.source(p.kind))).unwrap_or_default();
+                    assert_eq!(seen, wanted, "seed {seed}: target {t} shows the wrong files\n{log:#?}");
+                }
+            }
+            for t in 0..3 {
+                node.detach(&node.target(&format!("t{t}")), true).unwrap();
+            }
+            for kind in SourceKind::ALL {
+                node.detach(&node.staging(&format!("{kind:?}")), true).unwrap();
+            }
+            drop(workshop.slot(&node.site, 0).unwrap());
+            assert_eq!(node.tree(), empty, "seed {seed}: {log:#?}");
+        }
+    });
+}
