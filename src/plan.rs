@@ -309,8 +309,9 @@ pub fn undo(done: &[Step]) -> Vec<Step> {
 
 /// How a mount that has others beneath it is taken off a target, given the whole mount table of its namespace.
 ///
-/// If another mount of this namespace is in its peer group, that may be the node's own directory: unmounting the
-/// nested mounts would then propagate to it, so the tree is made private first. Otherwise it must *not* be made
+/// If another mount of this namespace is in its peer group, that may be the node's own directory, and if one is its
+/// slave, a volume that was published from this staged copy: unmounting the nested mounts would then propagate to
+/// it, so the tree is made private first. Otherwise it must *not* be made
 /// private: the copies of it in other namespaces (a CSI driver's container that mounts the kubelet's directory)
 /// go away only by that same propagation.
 #[must_use]
@@ -323,8 +324,10 @@ pub fn detach_steps(table: &crate::tree::mountinfo::Table, mount: u64) -> Vec<St
     ours.extend(table.beneath(mount));
     let groups: std::collections::HashSet<u64> = ours.iter().filter_map(|m| group(m)).collect();
     let ids: std::collections::HashSet<u64> = ours.iter().map(|m| m.id).collect();
-    let has_peers = table.mounts.iter().any(|m| !ids.contains(&m.id) && group(m).is_some_and(|g| groups.contains(&g)));
-    if has_peers {
+    let receives = |m: &crate::tree::mountinfo::Mount| {
+        [m.propagation.peer_group, m.propagation.master].into_iter().flatten().any(|g| groups.contains(&g))
+    };
+    if table.mounts.iter().any(|m| !ids.contains(&m.id) && receives(m)) {
         vec![Step::MakePrivate(Place::Target), Step::Detach(Place::Target)]
     } else {
         vec![Step::Detach(Place::Target)]
@@ -464,6 +467,10 @@ mod tests {
         let detach = Step::Detach(Place::Target);
         assert_eq!(detach_steps(&table, 20), [Step::MakePrivate(Place::Target), detach]);
         assert_eq!(detach_steps(&table, 30), [detach]);
+        // 40 is a volume that was published from the staged copy 30: it is 30's slave.
+        let mut published = table.clone();
+        published.mounts.extend(mountinfo::parse(b"40 1 0:2 / /published rw shared:11 master:9 - t t rw\n").mounts);
+        assert_eq!(detach_steps(&published, 30), [Step::MakePrivate(Place::Target), detach]);
     }
 
     fn any_state() -> impl Strategy<Value = PropagationState> {
