@@ -164,7 +164,7 @@ fn a_failed_step_leaves_everything_as_it_was_and_the_next_call_succeeds() {
             assert_eq!(node.tree(), empty, "{case:?}: after an undisturbed run");
             for (n, step) in steps.iter().enumerate() {
                 // How many steps in a row fail: with two, an undo step fails as well.
-                for (errno, fail) in ERRNOS.into_iter().flat_map(|errno| [(errno, 1), (errno, 2)]) {
+                for (errno, fail) in ERRNOS.map(|errno| (errno, 1)).into_iter().chain([(Errno::EMFILE, 2)]) {
                     let what = || format!("{case:?}: {errno} x {fail} at step {n} {step:?}");
                     case.prepare(&node, &workshop);
                     let (tree, existed) = (node.tree(), node.target("target").as_path().exists());
@@ -253,7 +253,8 @@ fn a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend() {
                 assert_eq!(status.signal(), Some(9), "{}: {status}", what());
                 assert_eq!(all_sources(&node), sources, "{}", what());
                 let workshop = node.workshop();
-                case.run(&node, &workshop, &mut |run, step| run.run(step)).unwrap_or_else(|e| panic!("{}: {e}", what()));
+                case.run(&node, &workshop, &mut |run, step| run.run(step))
+                    .unwrap_or_else(|e| panic!("{}: {e}", what()));
                 case.is_as_wished(&node);
                 assert_eq!(node.tree(), wanted, "{}", what());
                 Case::finish(&node);
@@ -366,6 +367,9 @@ fn random_sequences_match_a_model() {
                         let got = node.detach_with(&staging, false, &mut hook);
                         log.push(format!("unstage {kind:?} fault {fault:?}: {got:?}"));
                         assert!(hit || got.is_ok(), "seed {seed}: {log:#?}");
+                        if got.is_err() {
+                            assert_eq!(node.detach(&staging, false), Ok(()), "seed {seed}: {log:#?}");
+                        }
                     }
                 }
                 assert_eq!(all_sources(&node), sources, "seed {seed}: {log:#?}");

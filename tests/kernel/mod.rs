@@ -314,8 +314,9 @@ impl Random {
 
     /// `HOSTMOUNT_SEED`, or the time.
     pub(crate) fn seed() -> u64 {
-        std::env::var("HOSTMOUNT_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| {
-            std::time::UNIX_EPOCH.elapsed().map_or(1, |t| u64::from(t.subsec_nanos()) ^ t.as_secs())
-        })
+        std::env::var("HOSTMOUNT_SEED")
+            .ok()
+            .and_then(|s| s.parse().ok())
+            .unwrap_or_else(|| std::time::UNIX_EPOCH.elapsed().map_or(1, |t| u64::from(t.subsec_nanos()) ^ t.as_secs()))
     }
 }
