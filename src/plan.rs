@@ -260,11 +260,16 @@ pub fn attach(source: &Source, staging: Option<&Mounted>, target: &Found, wish: 
 }
 
 /// Whether a staged mount can stand in for the source: same directory, alive, no stronger flags than wished, and
-/// close enough to the source for what shall cross. If not, the publish is taken from the source itself: staging
-/// saves time, nothing depends on it.
+/// up to date. If not, the publish is taken from the source itself: staging saves time, nothing depends on it.
+///
+/// A staged copy of a mount that isn't shared misses what was mounted there since. And a Bidirectional volume is never
+/// taken from it: nested mounts that are private at the source would become peers of the staged ones, and so link
+/// the pods with each other behind the node's back.
 fn is_linked(staging: &Mounted, source: &Source, wish: Wish) -> bool {
     staging.dir == Ok(source.dir)
-        && relation(staging.mount.propagation, source.mount.propagation, None) >= wish.relation
+        && wish.relation < MountPropagation::Bidirectional
+        && source.mount.propagation.is_shared()
+        && relation(staging.mount.propagation, source.mount.propagation, None) >= MountPropagation::HostToContainer
         && wish.attrs.union(source.mount.attrs).covers(staging.mount.attrs)
 }
 
@@ -442,11 +447,12 @@ mod tests {
         let peer = mounted(state(Some(7), None), attrs);
         let slave = mounted(state(Some(8), Some(7)), attrs);
         let unlinked = mounted(state(Some(8), None), attrs);
-        assert_eq!(origin(peer, MountPropagation::Bidirectional), Origin::Staging);
+        assert_eq!(origin(peer, MountPropagation::Bidirectional), Origin::Source);
+        assert_eq!(origin(peer, MountPropagation::HostToContainer), Origin::Staging);
         assert_eq!(origin(slave, MountPropagation::HostToContainer), Origin::Staging);
         assert_eq!(origin(slave, MountPropagation::Bidirectional), Origin::Source);
         assert_eq!(origin(unlinked, MountPropagation::HostToContainer), Origin::Source);
-        assert_eq!(origin(unlinked, MountPropagation::None), Origin::Staging);
+        assert_eq!(origin(unlinked, MountPropagation::None), Origin::Source);
         let read_only = mounted(state(Some(7), None), MountAttrs { read_only: true, ..attrs });
         assert_eq!(origin(read_only, MountPropagation::None), Origin::Source);
         let dead = Mounted { dir: Err(Gone::Deleted), ..peer };
