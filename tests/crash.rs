@@ -41,6 +41,8 @@ struct Case {
     kind: SourceKind,
     relation: MountPropagation,
     staged: bool,
+    /// With which the source is staged.
+    ceiling: MountPropagation,
     attrs: MountAttrs,
     target_exists: bool,
     calls: Calls,
@@ -56,15 +58,21 @@ fn cases() -> Vec<Case> {
                     kind,
                     relation: MountPropagation::None,
                     staged: true,
+                    ceiling: MountPropagation::Bidirectional,
                     attrs: NO_FLAGS,
                     target_exists,
                     calls,
                 };
-                all.extend([base, Case { op: Op::Unstage, ..base }]);
+                for ceiling in MountPropagation::ALL {
+                    let base = Case { ceiling, ..base };
+                    all.extend([base, Case { op: Op::Unstage, ..base }]);
+                }
                 for &relation in kind.gives() {
                     for staged in [false, true] {
                         for attrs in [NO_FLAGS, ALL_FLAGS] {
-                            let base = Case { relation, staged, attrs, ..base };
+                            // The usual one, and the one that makes a volume the slave of the staged copy.
+                            let ceiling = if target_exists { MountPropagation::HostToContainer } else { base.ceiling };
+                            let base = Case { relation, staged, ceiling, attrs, ..base };
                             all.extend([Case { op: Op::Publish, ..base }, Case { op: Op::Unpublish, ..base }]);
                         }
                     }
@@ -77,7 +85,7 @@ fn cases() -> Vec<Case> {
 
 impl Case {
     fn stage_job(&self, node: &Node) -> AttachJob {
-        node.stage_job(&node.source(self.kind), node.staging("staged"))
+        node.stage_job(&node.source(self.kind), node.staging("staged"), self.ceiling)
     }
 
     fn publish_job(&self, node: &Node) -> AttachJob {
@@ -307,7 +315,8 @@ fn random_sequences_match_a_model() {
             }
             node.site.calls = random.pick(&[Calls::ALL, Calls::NONE]);
             let mut targets: HashMap<usize, Published> = HashMap::new();
-            let mut log = Vec::new();
+            let ceiling = random.pick(&MountPropagation::ALL);
+            let mut log = vec![format!("ceiling {ceiling}, {}", node.site.calls)];
             for _ in 0..4 + random.below(20) {
                 let (t, kind) = (random.below(3), random.pick(&SourceKind::ALL));
                 let relation = random.pick(&MountPropagation::ALL);
@@ -358,7 +367,7 @@ fn random_sequences_match_a_model() {
                         targets.remove(&t);
                     }
                     5 => {
-                        let job = node.stage_job(&node.source(kind), staging);
+                        let job = node.stage_job(&node.source(kind), staging, ceiling);
                         let got = node.attach_with(&workshop, &job, &mut hook);
                         log.push(format!("stage {kind:?} fault {fault:?}: {got:?}"));
                         assert!(hit || got.is_ok(), "seed {seed}: {log:#?}");

@@ -217,8 +217,9 @@ impl Node {
         }
     }
 
-    pub(crate) fn stage_job(&self, source: &Path, staging: KubeletPath) -> AttachJob {
-        AttachJob { lower: true, ..self.job(source, staging, MountPropagation::Bidirectional) }
+    /// `ceiling`: the strongest relation that the entry allows.
+    pub(crate) fn stage_job(&self, source: &Path, staging: KubeletPath, ceiling: MountPropagation) -> AttachJob {
+        AttachJob { lower: true, ..self.job(source, staging, ceiling) }
     }
 
     pub(crate) fn attach(&self, workshop: &Workshop, job: &AttachJob) -> Result<bool, MountError> {
