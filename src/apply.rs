@@ -122,15 +122,25 @@ pub fn run_all(run: &mut dyn Run, steps: &[Step], cancelled: &dyn Fn() -> bool) 
     Ok(())
 }
 
-/// Undoes steps that were done. All undo steps are tried; the first failure is reported.
+/// Undoes steps that were done; what can be undone after a failure is, and the first failure is reported.
+///
+/// A tree that couldn't be made private is left where it is: unmounting it would unmount the node's own nested mounts
+/// with it. On a slot, the next use of the slot tries again; at a target, the next call for it.
 ///
 /// # Errors
 /// The undo step that failed, with what the kernel said.
 pub fn take_back(run: &mut dyn Run, done: &[Step]) -> Result<(), (Step, Errno)> {
     let mut first = Ok(());
+    let mut linked = None;
     for step in undo(done) {
+        if matches!(step, Step::Detach(place) if linked == Some(place)) {
+            continue;
+        }
         if let Err(errno) = run.run(step) {
             first = first.and(Err((step, errno)));
+            if let Step::MakePrivate(place) = step {
+                linked = Some(place);
+            }
         }
     }
     first

@@ -260,11 +260,16 @@ pub fn attach(source: &Source, staging: Option<&Mounted>, target: &Found, wish: 
 }
 
 /// Whether a staged mount can stand in for the source: same directory, alive, no stronger flags than wished, and
-/// close enough to the source for what shall cross. If not, the publish is taken from the source itself: staging
-/// saves time, nothing depends on it.
+/// up to date. If not, the publish is taken from the source itself: staging saves time, nothing depends on it.
+///
+/// A staged copy of a mount that isn't shared misses what was mounted there since. And a Bidirectional volume is never
+/// taken from it: nested mounts that are private at the source would become peers of the staged ones, and so link
+/// the pods with each other behind the node's back.
 fn is_linked(staging: &Mounted, source: &Source, wish: Wish) -> bool {
     staging.dir == Ok(source.dir)
-        && relation(staging.mount.propagation, source.mount.propagation, None) >= wish.relation
+        && wish.relation < MountPropagation::Bidirectional
+        && source.mount.propagation.is_shared()
+        && relation(staging.mount.propagation, source.mount.propagation, None) >= MountPropagation::HostToContainer
         && wish.attrs.union(source.mount.attrs).covers(staging.mount.attrs)
 }
 
@@ -309,8 +314,9 @@ pub fn undo(done: &[Step]) -> Vec<Step> {
 
 /// How a mount that has others beneath it is taken off a target, given the whole mount table of its namespace.
 ///
-/// If another mount of this namespace is in its peer group, that may be the node's own directory: unmounting the
-/// nested mounts would then propagate to it, so the tree is made private first. Otherwise it must *not* be made
+/// If another mount of this namespace is in its peer group, that may be the node's own directory, and if one is its
+/// slave, a volume that was published from this staged copy: unmounting the nested mounts would then propagate to
+/// it, so the tree is made private first. Otherwise it must *not* be made
 /// private: the copies of it in other namespaces (a CSI driver's container that mounts the kubelet's directory)
 /// go away only by that same propagation.
 #[must_use]
@@ -323,8 +329,10 @@ pub fn detach_steps(table: &crate::tree::mountinfo::Table, mount: u64) -> Vec<St
     ours.extend(table.beneath(mount));
     let groups: std::collections::HashSet<u64> = ours.iter().filter_map(|m| group(m)).collect();
     let ids: std::collections::HashSet<u64> = ours.iter().map(|m| m.id).collect();
-    let has_peers = table.mounts.iter().any(|m| !ids.contains(&m.id) && group(m).is_some_and(|g| groups.contains(&g)));
-    if has_peers {
+    let receives = |m: &crate::tree::mountinfo::Mount| {
+        [m.propagation.peer_group, m.propagation.master].into_iter().flatten().any(|g| groups.contains(&g))
+    };
+    if table.mounts.iter().any(|m| !ids.contains(&m.id) && receives(m)) {
         vec![Step::MakePrivate(Place::Target), Step::Detach(Place::Target)]
     } else {
         vec![Step::Detach(Place::Target)]
@@ -439,11 +447,12 @@ mod tests {
         let peer = mounted(state(Some(7), None), attrs);
         let slave = mounted(state(Some(8), Some(7)), attrs);
         let unlinked = mounted(state(Some(8), None), attrs);
-        assert_eq!(origin(peer, MountPropagation::Bidirectional), Origin::Staging);
+        assert_eq!(origin(peer, MountPropagation::Bidirectional), Origin::Source);
+        assert_eq!(origin(peer, MountPropagation::HostToContainer), Origin::Staging);
         assert_eq!(origin(slave, MountPropagation::HostToContainer), Origin::Staging);
         assert_eq!(origin(slave, MountPropagation::Bidirectional), Origin::Source);
         assert_eq!(origin(unlinked, MountPropagation::HostToContainer), Origin::Source);
-        assert_eq!(origin(unlinked, MountPropagation::None), Origin::Staging);
+        assert_eq!(origin(unlinked, MountPropagation::None), Origin::Source);
         let read_only = mounted(state(Some(7), None), MountAttrs { read_only: true, ..attrs });
         assert_eq!(origin(read_only, MountPropagation::None), Origin::Source);
         let dead = Mounted { dir: Err(Gone::Deleted), ..peer };
@@ -464,6 +473,10 @@ mod tests {
         let detach = Step::Detach(Place::Target);
         assert_eq!(detach_steps(&table, 20), [Step::MakePrivate(Place::Target), detach]);
         assert_eq!(detach_steps(&table, 30), [detach]);
+        // 40 is a volume that was published from the staged copy 30: it is 30's slave.
+        let mut published = table.clone();
+        published.mounts.extend(mountinfo::parse(b"40 1 0:2 / /published rw shared:11 master:9 - t t rw\n").mounts);
+        assert_eq!(detach_steps(&published, 30), [Step::MakePrivate(Place::Target), detach]);
     }
 
     fn any_state() -> impl Strategy<Value = PropagationState> {

@@ -1,233 +1,499 @@
-//! Faults and crashes in the middle: the n-th step fails, or the plugin is killed after it, on the real kernel.
+//! Every operation, with every step of it failing or being the last one that a killed plugin made, on the real kernel.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "tests")]
 
-mod support;
+mod kernel;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hostmount::apply::Run;
 use hostmount::config::Missing;
 use hostmount::engine::{self, AttachJob, Context, MountError};
 use hostmount::observe::SourcePath;
-use hostmount::plan::Step;
+use hostmount::plan::{Difference, Step};
 use hostmount::propagation::MountPropagation;
-use hostmount::site::Site;
 use hostmount::sys::Errno;
 use hostmount::sys::calls::Calls;
-use hostmount::sys::namespace::{Proc, enter};
 use hostmount::sys::stat::MountAttrs;
-use hostmount::volume::{AbsPath, KubeletPath};
 use hostmount::workshop::Workshop;
-use nix::mount::MsFlags;
-use nix::sys::signal::{Signal, raise};
-use support::{change, in_namespace, mounts_beneath, table, tmpfs};
+use kernel::{ALL_FLAGS, NO_FLAGS, Node, Random, SourceKind, files, in_namespace, on_mount_thread};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::getpid;
 
-const ROOT: &str = "/mnt";
-const CHILD: &str = "HOSTMOUNT_TEST_CRASH";
+const ERRNOS: [Errno; 6] = [Errno::EPERM, Errno::EINVAL, Errno::ENOMEM, Errno::ENOSPC, Errno::EBUSY, Errno::EIO];
+const CRASH: &str = "HOSTMOUNT_CRASH";
 
-fn site(calls: Calls) -> Site {
-    Site { proc: Arc::new(Proc::new().unwrap()), calls, kubelet_dir: AbsPath::parse("/mnt/kubelet").unwrap() }
+type Hook<'a> = &'a mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Op {
+    Stage,
+    Publish,
+    Unpublish,
+    Unstage,
 }
 
-/// A source with nested mounts on a shared node, and the kubelet's directories.
-fn node() {
-    tmpfs(Path::new(ROOT));
-    change(Path::new(ROOT), MsFlags::MS_SHARED | MsFlags::MS_REC);
-    fs::create_dir_all("/mnt/source/nested").unwrap();
-    tmpfs(Path::new("/mnt/source/nested"));
-    fs::create_dir("/mnt/source/nested/deep").unwrap();
-    tmpfs(Path::new("/mnt/source/nested/deep"));
-    fs::write("/mnt/source/nested/deep/here", "").unwrap();
-    fs::create_dir_all("/mnt/kubelet/pods/p").unwrap();
-    fs::create_dir_all("/mnt/kubelet/plugins/h").unwrap();
-}
-
-fn job(operation: &str, relation: MountPropagation) -> AttachJob {
-    let path = |p: &str| KubeletPath::parse(p, &AbsPath::parse("/mnt/kubelet").unwrap()).unwrap();
-    let staging = path("/mnt/kubelet/plugins/h/globalmount");
-    let stage = operation == "stage";
-    AttachJob {
-        source: SourcePath { entry: AbsPath::parse("/mnt/source").unwrap(), sub_path: None, missing: Missing::Fail },
-        target: if stage { staging.clone() } else { path("/mnt/kubelet/pods/p/mount") },
-        staging: (operation == "publish-staged").then_some(staging),
-        relation,
-        lower: stage,
-        attrs: MountAttrs { nosuid: true, nodev: true, ..MountAttrs::default() },
-        single_writer: false,
-    }
-}
-
-/// Runs an operation as a plugin that has just started does, on a thread in this process' mount namespace. `step` is
-/// called for each step, with its number.
-fn run(
-    operation: &str,
+/// One operation in one setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Case {
+    op: Op,
+    kind: SourceKind,
     relation: MountPropagation,
+    staged: bool,
+    /// With which the source is staged.
+    ceiling: MountPropagation,
+    attrs: MountAttrs,
+    target_exists: bool,
     calls: Calls,
-    step: impl FnMut(usize, &mut dyn Run, Step) -> Result<(), Errno> + Send,
-) -> Result<usize, MountError> {
-    let mut step = step;
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().spawn_scoped(scope, move || {
-            let site = site(calls);
-            enter(&site.proc, &site.proc.own_mount_namespace().unwrap()).unwrap();
-            let mut count = 0;
-            let mut counted = |run: &mut dyn Run, what: Step| {
-                count += 1;
-                step(count - 1, run, what)
-            };
-            let mut context = Context { site: &site, cancelled: &|| false, step: &mut counted };
-            let mut workshop: Option<Workshop> = None;
-            let result = if let Some(of) = operation.strip_prefix("un-") {
-                engine::detach(&mut context, &job(of, relation).target, true)
-            } else {
-                let mut take = || {
-                    let open = workshop.insert(Workshop::open(&site, "driver")?);
-                    open.slot(&site, 0).map_err(|e| (PathBuf::new(), e))
-                };
-                engine::attach(&mut context, &mut take, &job(operation, relation)).map(drop)
-            };
-            if let Some(workshop) = workshop {
-                workshop.close(&site).unwrap();
-            }
-            result.map(|()| count)
-        });
-        thread.unwrap().join().unwrap()
-    })
 }
 
-fn plainly(operation: &str, relation: MountPropagation) -> usize {
-    run(operation, relation, Calls::ALL, |_, run, step| run.run(step)).unwrap()
-}
-
-/// Everything mounted on the node without what changes with each mount: ids.
-fn shape() -> Vec<String> {
-    let mut lines: Vec<_> = table().iter().map(|l| l.split_once(' ').unwrap().1.to_owned()).collect();
-    lines.sort();
-    lines
-}
-
-fn source_is_whole() {
-    let nested = ["/mnt/source/nested", "/mnt/source/nested/deep"].map(PathBuf::from);
-    assert_eq!(mounts_beneath(Path::new("/mnt/source")), nested);
-    assert!(Path::new("/mnt/source/nested/deep/here").exists());
-}
-
-/// What must be there before an operation can be done.
-fn prepare(operation: &str, relation: MountPropagation) {
-    if operation.ends_with("publish-staged") {
-        plainly("stage", MountPropagation::Bidirectional);
-    }
-    if let Some(of) = operation.strip_prefix("un-") {
-        plainly(of, relation);
-    }
-}
-
-fn clean_up(operation: &str, relation: MountPropagation) {
-    plainly(&format!("un-{}", operation.trim_start_matches("un-")), relation);
-    plainly("un-stage", relation);
-}
-
-const OPERATIONS: [&str; 5] = ["publish", "publish-staged", "stage", "un-publish", "un-stage"];
-const ERRNOS: [Errno; 6] = [Errno::EPERM, Errno::ENOMEM, Errno::ENOSPC, Errno::EIO, Errno::ENOTDIR, Errno::EMFILE];
-
-#[test]
-fn a_failing_step_is_undone_and_the_retry_succeeds() {
-    in_namespace(|| {
-        node();
-        let mut faults = 0;
+fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for kind in SourceKind::ALL {
         for calls in [Calls::ALL, Calls::NONE] {
-            for operation in OPERATIONS {
-                for relation in MountPropagation::ALL {
-                    let mut n = 0;
-                    loop {
-                        let initial = shape();
-                        prepare(operation, relation);
-                        let (before, target) = (shape(), Path::new("/mnt/kubelet/pods/p/mount").exists());
-                        let errno = ERRNOS[n % ERRNOS.len()];
-                        let failing =
-                            |at: usize, run: &mut dyn Run, step| if at == n { Err(errno) } else { run.run(step) };
-                        let result = run(operation, relation, calls, failing);
-                        source_is_whole();
-                        if result.is_err() {
-                            faults += 1;
-                            if !operation.starts_with("un-") {
-                                assert_eq!(shape(), before, "{operation} {relation} step {n}");
-                                assert_eq!(Path::new("/mnt/kubelet/pods/p/mount").exists(), target);
-                            }
-                            run(operation, relation, calls, |_, run, step| run.run(step)).unwrap();
+            for target_exists in [false, true] {
+                let base = Case {
+                    op: Op::Stage,
+                    kind,
+                    relation: MountPropagation::None,
+                    staged: true,
+                    ceiling: MountPropagation::Bidirectional,
+                    attrs: NO_FLAGS,
+                    target_exists,
+                    calls,
+                };
+                for ceiling in MountPropagation::ALL {
+                    let base = Case { ceiling, ..base };
+                    all.extend([base, Case { op: Op::Unstage, ..base }]);
+                }
+                for &relation in kind.gives() {
+                    for staged in [false, true] {
+                        for attrs in [NO_FLAGS, ALL_FLAGS] {
+                            // The usual one, and the one that makes a volume the slave of the staged copy.
+                            let ceiling = if target_exists { MountPropagation::HostToContainer } else { base.ceiling };
+                            let base = Case { relation, staged, ceiling, attrs, ..base };
+                            all.extend([Case { op: Op::Publish, ..base }, Case { op: Op::Unpublish, ..base }]);
                         }
-                        source_is_whole();
-                        clean_up(operation, relation);
-                        assert_eq!(shape(), initial, "{operation} {relation} step {n}");
-                        if result.is_ok() {
-                            break;
-                        }
-                        n += 1;
                     }
                 }
             }
         }
-        println!("{faults} faults");
-        assert!(faults > 80, "{faults}");
+    }
+    all
+}
+
+impl Case {
+    fn stage_job(&self, node: &Node) -> AttachJob {
+        node.stage_job(&node.source(self.kind), node.staging("staged"), self.ceiling)
+    }
+
+    fn publish_job(&self, node: &Node) -> AttachJob {
+        let job = node.job(&node.source(self.kind), node.target("target"), self.relation);
+        AttachJob { attrs: self.attrs, staging: self.staged.then(|| node.staging("staged")), ..job }
+    }
+
+    /// What has to be there before the operation.
+    fn prepare(&self, node: &Node, workshop: &Workshop) {
+        if self.target_exists {
+            let place = if self.op == Op::Stage { node.staging("staged") } else { node.target("target") };
+            std::fs::create_dir_all(place.as_path()).unwrap();
+        }
+        if self.op == Op::Unstage || (self.staged && self.op != Op::Stage) {
+            assert_eq!(node.attach(workshop, &self.stage_job(node)), Ok(true));
+        }
+        if self.op == Op::Unpublish {
+            assert_eq!(node.attach(workshop, &self.publish_job(node)), Ok(true));
+        }
+    }
+
+    fn is_attach(&self) -> bool {
+        matches!(self.op, Op::Stage | Op::Publish)
+    }
+
+    fn run(&self, node: &Node, workshop: &Workshop, hook: Hook<'_>) -> Result<(), MountError> {
+        match self.op {
+            Op::Stage => node.attach_with(workshop, &self.stage_job(node), hook).map(drop),
+            Op::Publish => node.attach_with(workshop, &self.publish_job(node), hook).map(drop),
+            Op::Unpublish => node.detach_with(&node.target("target"), true, hook),
+            Op::Unstage => node.detach_with(&node.staging("staged"), false, hook),
+        }
+    }
+
+    /// Takes away what is there, however far it got.
+    fn finish(node: &Node) {
+        node.detach(&node.target("target"), true).unwrap();
+        node.detach(&node.staging("staged"), true).unwrap();
+    }
+
+    fn is_as_wished(&self, node: &Node) {
+        let target = match self.op {
+            Op::Stage => node.staging("staged"),
+            Op::Publish => node.target("target"),
+            Op::Unpublish => return assert!(!node.target("target").as_path().exists()),
+            Op::Unstage => return assert_eq!(files(node.staging("staged").as_path()).len(), 0),
+        };
+        assert_eq!(files(target.as_path()), files(&node.source(self.kind)), "{self:?}");
+    }
+}
+
+/// The steps of an undisturbed run and the tree after it.
+fn undisturbed(case: &Case, node: &Node, workshop: &Workshop) -> (Vec<Step>, Vec<String>) {
+    let mut steps = Vec::new();
+    case.prepare(node, workshop);
+    case.run(node, workshop, &mut |run, step| {
+        steps.push(step);
+        run.run(step)
+    })
+    .unwrap();
+    case.is_as_wished(node);
+    let tree = node.tree();
+    Case::finish(node);
+    (steps, tree)
+}
+
+fn all_sources(node: &Node) -> Vec<std::collections::BTreeSet<std::path::PathBuf>> {
+    SourceKind::ALL.map(|kind| files(&node.source(kind))).into()
+}
+
+#[test]
+fn a_failed_step_leaves_everything_as_it_was_and_the_next_call_succeeds() {
+    in_namespace("a_failed_step_leaves_everything_as_it_was_and_the_next_call_succeeds", || {
+        let mut node = Node::new();
+        let initial = node.tree();
+        let sources = all_sources(&node);
+        assert!(sources.iter().all(|files| files.len() == 4), "{sources:?}");
+        let workshop = node.workshop();
+        let empty = node.tree();
+        let mut tried = 0;
+        for case in cases() {
+            node.site.calls = case.calls;
+            let (steps, wanted) = undisturbed(&case, &node, &workshop);
+            assert_eq!(node.tree(), empty, "{case:?}: after an undisturbed run");
+            for (n, step) in steps.iter().enumerate() {
+                // How many steps in a row fail: with two, an undo step fails as well.
+                for (errno, fail) in ERRNOS.map(|errno| (errno, 1)).into_iter().chain([(Errno::EMFILE, 2)]) {
+                    // Flags change one argument of one step: two errors are enough with them.
+                    if case.attrs != NO_FLAGS && !matches!(errno, Errno::EPERM | Errno::EMFILE) {
+                        continue;
+                    }
+                    let what = || format!("{case:?}: {errno} x {fail} at step {n} {step:?}");
+                    case.prepare(&node, &workshop);
+                    let (tree, existed) = (node.tree(), node.target("target").as_path().exists());
+                    let mut count = 0;
+                    let result = case.run(&node, &workshop, &mut |run, step| {
+                        count += 1;
+                        if (n + 1..=n + fail).contains(&count) { Err(errno) } else { run.run(step) }
+                    });
+                    assert_eq!(all_sources(&node), sources, "{}", what());
+                    if case.is_attach() {
+                        assert!(result.is_err(), "{}", what());
+                        if fail == 1 {
+                            assert_eq!(node.tree(), tree, "{}", what());
+                            if case.op == Op::Publish {
+                                assert_eq!(node.target("target").as_path().exists(), existed, "{}", what());
+                            }
+                        }
+                    }
+                    let again = case.run(&node, &workshop, &mut |run, step| run.run(step));
+                    assert_eq!(again, Ok(()), "{}", what());
+                    case.is_as_wished(&node);
+                    // The slot is emptied before its next use.
+                    drop(workshop.slot(&node.site, 0).unwrap());
+                    assert_eq!(node.tree(), wanted, "{}", what());
+                    Case::finish(&node);
+                    assert_eq!(node.tree(), empty, "{}", what());
+                    assert_eq!(all_sources(&node), sources, "{}", what());
+                    tried += 1;
+                }
+            }
+        }
+        workshop.close(&node.site).unwrap();
+        assert_eq!(node.tree(), initial);
+        println!("{tried} faults");
+        assert!(tried > 1000, "{tried}");
+    });
+}
+
+/// Not a test: the plugin that gets killed. Does nothing unless it is told which case and where to die.
+#[test]
+fn crash_child() {
+    let Ok(order) = std::env::var(CRASH) else { return };
+    on_mount_thread(move || {
+        let mut words = order.split(' ');
+        let (base, case, die) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+        let case = cases()[case.parse::<usize>().unwrap()];
+        let die: usize = die.parse().unwrap();
+        let node = Node::at(Path::new(base)).with_calls(case.calls);
+        let workshop = node.workshop();
+        let mut done = 0;
+        let _ = case.run(&node, &workshop, &mut |run, step| {
+            if done == die {
+                kill(getpid(), Signal::SIGKILL).unwrap();
+            }
+            done += 1;
+            run.run(step)
+        });
+        // After the last step.
+        kill(getpid(), Signal::SIGKILL).unwrap();
     });
 }
 
 #[test]
-fn a_kill_after_any_step_is_finished_by_the_retry() {
-    if let Ok(what) = std::env::var(CHILD) {
-        let [operation, relation, last] = what.split(' ').collect::<Vec<_>>()[..] else { panic!("{what}") };
-        let last: usize = last.parse().unwrap();
-        let result = run(operation, relation.parse().unwrap(), Calls::ALL, |at, run, step| {
-            let result = run.run(step);
-            if at == last {
-                raise(Signal::SIGKILL).unwrap();
+fn a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend() {
+    in_namespace("a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend", || {
+        let mut node = Node::new();
+        let (initial, sources) = (node.tree(), all_sources(&node));
+        let mut tried = 0;
+        for (number, case) in cases().into_iter().enumerate() {
+            node.site.calls = case.calls;
+            let workshop = node.workshop();
+            let (steps, wanted) = undisturbed(&case, &node, &workshop);
+            workshop.close(&node.site).unwrap();
+            assert_eq!(node.tree(), initial, "{case:?}");
+            for die in 0..=steps.len() {
+                let what = || format!("{case:?}: killed after {die} of {steps:?}");
+                let workshop = node.workshop();
+                case.prepare(&node, &workshop);
+                workshop.close(&node.site).unwrap();
+                let status = Command::new(std::env::current_exe().unwrap())
+                    .args(["crash_child", "--exact"])
+                    .env(CRASH, format!("{} {number} {die}", node.base.display()))
+                    .stdout(std::process::Stdio::null())
+                    .status()
+                    .unwrap();
+                assert_eq!(status.signal(), Some(9), "{}: {status}", what());
+                assert_eq!(all_sources(&node), sources, "{}", what());
+                let workshop = node.workshop();
+                case.run(&node, &workshop, &mut |run, step| run.run(step))
+                    .unwrap_or_else(|e| panic!("{}: {e}", what()));
+                case.is_as_wished(&node);
+                assert_eq!(node.tree(), wanted, "{}", what());
+                Case::finish(&node);
+                workshop.close(&node.site).unwrap();
+                assert_eq!(node.tree(), initial, "{}", what());
+                assert_eq!(all_sources(&node), sources, "{}", what());
+                tried += 1;
             }
-            result
-        });
-        result.unwrap();
-        return;
+        }
+        println!("{tried} crashes");
+        assert!(tried > 200, "{tried}");
+    });
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Published {
+    kind: SourceKind,
+    relation: MountPropagation,
+}
+
+/// What a publish must answer, from the model alone.
+fn answer(model: Option<Published>, asked: Published) -> Result<bool, Option<Difference>> {
+    if !asked.kind.gives().contains(&asked.relation) {
+        return Err(None);
     }
-    in_namespace(|| {
-        node();
-        let mut kills = 0;
-        for operation in OPERATIONS {
-            for relation in MountPropagation::ALL {
-                let initial = shape();
-                prepare(operation, relation);
-                plainly(operation, relation);
-                let undisturbed = shape();
-                clean_up(operation, relation);
-                for n in 0.. {
-                    prepare(operation, relation);
-                    let status = Command::new(std::env::current_exe().unwrap())
-                        .args(["a_kill_after_any_step_is_finished_by_the_retry", "--exact", "--test-threads=1"])
-                        .env(CHILD, format!("{operation} {relation} {n}"))
-                        .output()
-                        .unwrap()
-                        .status;
-                    source_is_whole();
-                    plainly(operation, relation);
-                    // An empty workshop may be left where the retry had nothing to mount; it is looked at below.
-                    let retried: Vec<_> = shape().into_iter().filter(|l| !l.contains("/workshop ")).collect();
-                    assert_eq!(retried, undisturbed, "{operation} {relation}, killed after step {n}");
-                    clean_up(operation, relation);
-                    // What a killed plugin leaves in its workshop goes when the next one opens it, so that is done
-                    // once here where the retry itself had nothing to mount.
-                    plainly("publish", MountPropagation::None);
-                    plainly("un-publish", MountPropagation::None);
-                    source_is_whole();
-                    assert_eq!(shape(), initial, "{operation} {relation}, killed after step {n}");
-                    if status.success() {
-                        break;
+    match model {
+        None => Ok(true),
+        Some(there) if there == asked => Ok(false),
+        Some(there) if there.kind != asked.kind => Err(Some(Difference::Directory)),
+        Some(there) => Err(Some(Difference::Relation { wished: asked.relation, found: there.relation })),
+    }
+}
+
+#[test]
+fn random_sequences_match_a_model() {
+    in_namespace("random_sequences_match_a_model", || {
+        let seed = Random::seed();
+        println!("HOSTMOUNT_SEED={seed}");
+        let mut random = Random(seed);
+        let mut node = Node::new();
+        let sources = all_sources(&node);
+        let workshop = node.workshop();
+        let empty = node.tree();
+        let start = Instant::now();
+        for sequence in 0..300 {
+            if start.elapsed() > Duration::from_secs(20) {
+                println!("{sequence} sequences");
+                assert!(sequence > 20);
+                break;
+            }
+            node.site.calls = random.pick(&[Calls::ALL, Calls::NONE]);
+            let mut targets: HashMap<usize, Published> = HashMap::new();
+            let ceiling = random.pick(&MountPropagation::ALL);
+            let mut log = vec![format!("ceiling {ceiling}, {}", node.site.calls)];
+            for _ in 0..4 + random.below(20) {
+                let (t, kind) = (random.below(3), random.pick(&SourceKind::ALL));
+                let relation = random.pick(&MountPropagation::ALL);
+                let target = node.target(&format!("t{t}"));
+                let staging = node.staging(&format!("{kind:?}"));
+                let fault = (random.below(4) == 0).then(|| (random.below(6), random.pick(&ERRNOS)));
+                let mut count = 0;
+                let mut hit = false;
+                let mut hook = |run: &mut dyn Run, step| {
+                    count += 1;
+                    match fault {
+                        Some((at, errno)) if at + 1 == count => {
+                            hit = true;
+                            Err(errno)
+                        }
+                        _ => run.run(step),
                     }
-                    kills += 1;
+                };
+                match random.below(7) {
+                    0..=2 => {
+                        let asked = Published { kind, relation };
+                        let staging = (random.below(2) == 0).then_some(staging);
+                        let job = AttachJob { staging, ..node.job(&node.source(kind), target, relation) };
+                        let got = node.attach_with(&workshop, &job, &mut hook);
+                        log.push(format!("publish {asked:?} at {t} fault {fault:?}: {got:?}"));
+                        if hit {
+                            assert!(got.is_err(), "seed {seed}: {log:#?}");
+                        } else {
+                            let got = got.map_err(|error| match error {
+                                MountError::TargetDiffers { difference, .. } => Some(difference),
+                                MountError::SourcePrivate { .. } => None,
+                                other => panic!("seed {seed}: {other}\n{log:#?}"),
+                            });
+                            assert_eq!(got, answer(targets.get(&t).copied(), asked), "seed {seed}: {log:#?}");
+                            if got == Ok(true) {
+                                targets.insert(t, asked);
+                            }
+                        }
+                    }
+                    3 | 4 => {
+                        let got = node.detach_with(&target, true, &mut hook);
+                        log.push(format!("unpublish {t} fault {fault:?}: {got:?}"));
+                        assert!(hit || got.is_ok(), "seed {seed}: {log:#?}");
+                        if got.is_err() {
+                            // It may be half done: only a second one tells.
+                            assert_eq!(node.detach(&target, true), Ok(()), "seed {seed}: {log:#?}");
+                        }
+                        targets.remove(&t);
+                    }
+                    5 => {
+                        let job = node.stage_job(&node.source(kind), staging, ceiling);
+                        let got = node.attach_with(&workshop, &job, &mut hook);
+                        log.push(format!("stage {kind:?} fault {fault:?}: {got:?}"));
+                        assert!(hit || got.is_ok(), "seed {seed}: {log:#?}");
+                    }
+                    _ => {
+                        let got = node.detach_with(&staging, false, &mut hook);
+                        log.push(format!("unstage {kind:?} fault {fault:?}: {got:?}"));
+                        assert!(hit || got.is_ok(), "seed {seed}: {log:#?}");
+                        if got.is_err() {
+                            assert_eq!(node.detach(&staging, false), Ok(()), "seed {seed}: {log:#?}");
+                        }
+                    }
+                }
+                assert_eq!(all_sources(&node), sources, "seed {seed}: {log:#?}");
+                for t in 0..3 {
+                    let seen = files(node.target(&format!("t{t}")).as_path());
+                    let wanted = targets.get(&t).map(|p| files(&node.source(p.kind))).unwrap_or_default();
+                    assert_eq!(seen, wanted, "seed {seed}: target {t} shows the wrong files\n{log:#?}");
+                }
+            }
+            for t in 0..3 {
+                node.detach(&node.target(&format!("t{t}")), true).unwrap();
+            }
+            for kind in SourceKind::ALL {
+                node.detach(&node.staging(&format!("{kind:?}")), true).unwrap();
+            }
+            drop(workshop.slot(&node.site, 0).unwrap());
+            assert_eq!(node.tree(), empty, "seed {seed}: {log:#?}");
+        }
+    });
+}
+
+#[test]
+fn a_deleted_source_is_replaced_and_a_made_one_forgotten_whatever_fails() {
+    in_namespace("a_deleted_source_is_replaced_and_a_made_one_forgotten_whatever_fails", || {
+        let mut node = Node::new();
+        let workshop = node.workshop();
+        let empty = node.tree();
+        let entry = node.base.join("Shared");
+        let (source, target) = (entry.join("gone/sub"), node.target("target"));
+        let missing = Missing::Create { mode: 0o700, uid: 0, gid: 0 };
+        for calls in [Calls::ALL, Calls::NONE] {
+            node.site.calls = calls;
+            for relation in MountPropagation::ALL {
+                let job = node.job(&source, target.clone(), relation);
+                let job = AttachJob { source: SourcePath { missing, ..job.source.clone() }, ..job };
+                // Steps of clearing the target: one; of attaching: at most three.
+                for n in 1..=4 {
+                    for errno in ERRNOS {
+                        let what = format!("{relation} {calls}: {errno} at step {n}");
+                        assert_eq!(node.attach(&workshop, &job), Ok(true), "{what}");
+                        std::fs::remove_dir_all(entry.join("gone")).unwrap();
+                        let (mut count, mut hit) = (0, None);
+                        let result = node.attach_with(&workshop, &job, &mut |run, step| {
+                            count += 1;
+                            if count == n {
+                                hit = Some(step);
+                                return Err(errno);
+                            }
+                            run.run(step)
+                        });
+                        match (hit, &result) {
+                            (None, Ok(true)) => {}
+                            // Busy is no failure of the first try, and not mounted is what was wanted.
+                            (Some(Step::UnmountIdle(_)), _) if matches!(errno, Errno::EBUSY | Errno::EINVAL) => {}
+                            (Some(_), Err(_)) => assert!(!entry.join("gone").exists(), "{what}: {result:?}"),
+                            _ => panic!("{what}: {hit:?} {result:?}"),
+                        }
+                        let again = node.attach(&workshop, &job);
+                        assert_eq!(again, Ok(result.is_err()), "{what}: after {result:?}");
+                        std::fs::write(source.join("seen"), "").unwrap();
+                        assert!(target.as_path().join("seen").exists(), "{what}");
+                        node.detach(&target, true).unwrap();
+                        assert_eq!(node.tree(), empty, "{what}");
+                        std::fs::remove_dir_all(entry.join("gone")).unwrap();
+                    }
                 }
             }
         }
-        println!("{kills} kills");
-        assert!(kills > 40, "{kills}");
+    });
+}
+
+#[test]
+fn a_call_that_nobody_waits_for_is_undone_at_every_step() {
+    in_namespace("a_call_that_nobody_waits_for_is_undone_at_every_step", || {
+        let mut node = Node::new();
+        let workshop = node.workshop();
+        let sources = all_sources(&node);
+        for case in cases().into_iter().filter(Case::is_attach) {
+            node.site.calls = case.calls;
+            case.prepare(&node, &workshop);
+            let (tree, existed) = (node.tree(), node.target("target").as_path().exists());
+            let job = if case.op == Op::Stage { case.stage_job(&node) } else { case.publish_job(&node) };
+            for patience in 0.. {
+                let asked = Cell::new(0);
+                let cancelled = || {
+                    asked.set(asked.get() + 1);
+                    asked.get() > patience
+                };
+                let step: Hook<'_> = &mut |run, step| run.run(step);
+                let result = engine::attach(
+                    &mut Context { site: &node.site, cancelled: &cancelled, step },
+                    &mut || Ok(workshop.slot(&node.site, 0).unwrap()),
+                    &job,
+                );
+                let result = result.map(|slot| slot.is_some());
+                assert_eq!(all_sources(&node), sources, "{case:?} after {patience}");
+                if result == Ok(true) {
+                    assert!(patience >= 2, "{case:?}");
+                    break;
+                }
+                assert_eq!(result, Err(MountError::Cancelled), "{case:?} after {patience}");
+                assert_eq!(node.tree(), tree, "{case:?} after {patience}");
+                if case.op == Op::Publish {
+                    assert_eq!(node.target("target").as_path().exists(), existed, "{case:?} after {patience}");
+                }
+            }
+            case.is_as_wished(&node);
+            Case::finish(&node);
+        }
     });
 }
