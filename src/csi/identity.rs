@@ -44,11 +44,11 @@ impl csi::identity_server::Identity for Identity {
     }
 
     async fn probe(&self, _: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
-        // Not logged: it is asked all the time.
         let ready = self.0.ready();
         if let Err(why) = &ready {
             tracing::warn!(why, "not ready");
         }
-        Ok(Response::new(csi::ProbeResponse { ready: Some(ready.is_ok()) }))
+        let answer = csi::ProbeResponse { ready: Some(ready.is_ok()) };
+        self.0.call(subject("Probe"), async { Ok(answer) }).await
     }
 }
