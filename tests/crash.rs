@@ -258,7 +258,8 @@ fn a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend() {
                 let workshop = node.workshop();
                 case.prepare(&node, &workshop);
                 workshop.close(&node.site).unwrap();
-                let status = Command::new(std::env::current_exe().unwrap())
+                // Not by its path, which the node's tmpfs may cover.
+                let status = Command::new("/proc/self/exe")
                     .args(["crash_child", "--exact"])
                     .env(CRASH, format!("{} {number} {die}", node.base.display()))
                     .stdout(std::process::Stdio::null())
