@@ -227,6 +227,11 @@ pub fn attach(source: &Source, staging: Option<&Mounted>, target: &Found, wish: 
     if wish.relation > strongest(source.mount.propagation) {
         return Err(Refused::SourcePrivate { asked: wish.relation, found: source.mount.propagation });
     }
+    // A volume made from a staged copy stays its slave, also where the copy wouldn't be used any more.
+    let kin = staging.filter(|s| {
+        s.dir == Ok(source.dir)
+            && relation(s.mount.propagation, source.mount.propagation, None) >= MountPropagation::HostToContainer
+    });
     let staging = staging.filter(|s| is_linked(s, source, wish));
     let mut steps = Vec::with_capacity(4);
     let mut clear_first = false;
@@ -235,7 +240,7 @@ pub fn attach(source: &Source, staging: Option<&Mounted>, target: &Found, wish: 
         Found::Directory { empty: true } => {}
         Found::Directory { empty: false } => return Err(Refused::NotEmpty),
         Found::Other { symlink } => return Err(Refused::NotDirectory { symlink: *symlink }),
-        Found::Mount(mounted) => match compare(source, staging, mounted, wish) {
+        Found::Mount(mounted) => match compare(source, kin, mounted, wish) {
             Ok(()) => return Ok(Decision::Done),
             Err(Difference::Gone) => clear_first = true,
             // Missing flags mean that the entry's flags were changed in between, which is no fault of the request:

@@ -259,7 +259,8 @@ fn a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend() {
                 let workshop = node.workshop();
                 case.prepare(&node, &workshop);
                 workshop.close(&node.site).unwrap();
-                let status = Command::new(std::env::current_exe().unwrap())
+                // Not by its path, which the node's tmpfs may cover.
+                let status = Command::new("/proc/self/exe")
                     .args(["crash_child", "--exact"])
                     .env(CRASH, format!("{} {number} {die}", node.base.display()))
                     .stdout(std::process::Stdio::null())
@@ -323,7 +324,9 @@ fn random_sequences_match_a_model() {
             node.site.calls = random.pick(&[Calls::ALL, Calls::NONE]);
             let mut targets: HashMap<usize, Published> = HashMap::new();
             let ceiling = random.pick(&MountPropagation::ALL);
-            let mut log = vec![format!("ceiling {ceiling}, {}", node.site.calls)];
+            // The kubelet names the staging path with every publish or with none.
+            let staged = random.below(2) == 0;
+            let mut log = vec![format!("staged {staged}, ceiling {ceiling}, {}", node.site.calls)];
             for _ in 0..4 + random.below(20) {
                 let (t, kind) = (random.below(3), random.pick(&SourceKind::ALL));
                 let relation = random.pick(&MountPropagation::ALL);
@@ -345,7 +348,7 @@ fn random_sequences_match_a_model() {
                 match random.below(7) {
                     0..=2 => {
                         let asked = Published { kind, relation };
-                        let staging = (random.below(2) == 0).then_some(staging);
+                        let staging = staged.then_some(staging);
                         let job = AttachJob { staging, ..node.job(&node.source(kind), target, relation) };
                         let got = node.attach_with(&workshop, &job, &mut hook);
                         log.push(format!("publish {asked:?} at {t} fault {fault:?}: {got:?}"));
