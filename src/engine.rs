@@ -351,8 +351,8 @@ fn find_staging(site: &Site, job: &AttachJob) -> Result<Option<(Mounted, OwnedFd
     }
 }
 
-/// Where else the source's directory is published. This reads the whole mount table, which only single-writer
-/// volumes pay for: there is no list of volumes but the kernel's.
+/// Where else the source's directory is published; the staged copy, wherever the caller has put it, is no publication.
+/// This reads the whole mount table, which only single-writer volumes pay for: there is no list but the kernel's.
 fn other_writer(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<Option<PathBuf>, MountError> {
     let fail = |errno| MountError::Source { path: job.source.full(), errno };
     let table = mountinfo::parse(&site.proc.mountinfo().map_err(fail)?);
@@ -363,6 +363,7 @@ fn other_writer(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<Optio
         .map(|m| &m.mount_point)
         .find(|point| {
             point.as_path() != job.target.as_path()
+                && job.staging.as_ref().is_none_or(|staging| point.as_path() != staging.as_path())
                 && point.strip_prefix(kubelet).is_ok_and(|below| {
                     !below.starts_with("plugins") && below.iter().all(|part| part != "volume-subpaths")
                 })

@@ -278,6 +278,32 @@ fn a_single_writer_has_one_target() {
     });
 }
 
+/// A caller may stage wherever it likes beneath the kubelet's directory; csi-sanity does.
+#[test]
+fn a_staged_copy_is_no_second_writer() {
+    in_namespace(|| {
+        let node = Node::start();
+        let staging = node.root.join("kubelet/elsewhere");
+        fs::create_dir_all(&staging).unwrap();
+        let mut request = node.persistent("p1", "data", &[]);
+        request.staging_target_path = staging.to_str().unwrap().to_owned();
+        request.volume_capability = capability(6);
+        let stage = csi::NodeStageVolumeRequest {
+            volume_id: "data".into(),
+            staging_target_path: request.staging_target_path.clone(),
+            volume_capability: capability(6),
+            ..Default::default()
+        };
+        let mut client = node.client();
+        node.runtime.block_on(client.node_stage_volume(stage)).unwrap();
+        node.publish(&request).unwrap();
+        let mut second = node.persistent("p2", "data", &[]);
+        second.staging_target_path = request.staging_target_path.clone();
+        second.volume_capability = capability(6);
+        node.refused(&second, Code::FailedPrecondition, &["/pods/p1/"]);
+    });
+}
+
 #[test]
 fn stats_and_health_tell_of_the_volume() {
     in_namespace(|| {
