@@ -13,6 +13,7 @@ use axum::routing::get;
 use crate::plugin::Plugin;
 
 async fn metrics(State(plugin): State<Arc<Plugin>>) -> impl IntoResponse {
+    plugin.count_held().await;
     match plugin.metrics.text(&plugin) {
         Ok(text) => (
             StatusCode::OK,
@@ -23,18 +24,33 @@ async fn metrics(State(plugin): State<Arc<Plugin>>) -> impl IntoResponse {
     }
 }
 
-/// Whether the process lives. A refused allow-list is told, but is no reason to restart: the last good one works.
-async fn healthz(State(plugin): State<Arc<Plugin>>) -> String {
-    let mut text = "ok\n".to_owned();
+/// Whether the process is worth keeping. A refused allow-list and the like are told, but no reason to restart: the
+/// last good one works. The one thing that a restart mends is a registration directory that was deleted.
+async fn healthz(State(plugin): State<Arc<Plugin>>) -> impl IntoResponse {
+    let mut text = String::new();
+    let mut code = StatusCode::OK;
+    if plugin.registration.as_ref().is_some_and(|r| r.directory_deleted()) {
+        code = StatusCode::SERVICE_UNAVAILABLE;
+        text += "failed: the registration directory was deleted; a restart finds the one that is there now\n";
+    }
     if let Some(why) = plugin.store.stats().last_error {
-        text = format!("degraded: allow-list refused: {why}\n");
+        text += &format!("degraded: allow-list refused: {why}\n");
+    }
+    if let Some(why) = plugin.lookup.as_ref().and_then(|lookup| lookup.error()) {
+        text += &format!("degraded: watching the node's pods fails: {why}\n");
+    }
+    if let Some(why) = plugin.registration.as_ref().and_then(|r| r.state().ready().err()) {
+        text += &format!("degraded: {why}\n");
     }
     let mut stuck: Vec<_> = plugin.threads.stuck().into_iter().collect();
     stuck.sort();
     for (source, count) in stuck {
         text += &format!("degraded: {count} mount threads hang on {source}\n");
     }
-    text
+    if text.is_empty() {
+        text = "ok\n".to_owned();
+    }
+    (code, text)
 }
 
 async fn readyz(State(plugin): State<Arc<Plugin>>) -> impl IntoResponse {

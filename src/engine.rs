@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::apply::{Failed, Run, Stopped, Work, run_all, take_back};
+use crate::config::Missing;
 use crate::observe::{self, OpenSource, SourcePath, TargetPlace};
 use crate::plan::{self, Decision, Difference, Found, Gone, Mounted, Place, Refused, Step, Wish};
 use crate::propagation::{MountPropagation, PropagationState};
@@ -271,6 +272,21 @@ pub fn attach(
         open.forget_made();
     }
     result
+}
+
+/// Whether a volume is at its target already, just as it would be made.
+///
+/// # Errors
+/// [`MountError`].
+pub fn is_attached(site: &Site, job: &AttachJob) -> Result<bool, MountError> {
+    let Some(target) = observe::open_target(site, &job.target)? else { return Ok(false) };
+    let open = observe::open_source(site, &SourcePath { missing: Missing::Fail, ..job.source.clone() })?;
+    let found = observe::find(site, &target)
+        .map_err(|errno| MountError::Target { path: job.target.as_path().to_owned(), errno })?;
+    let staging = find_staging(site, job)?;
+    let wish = Wish { relation: job.relation, attrs: job.attrs };
+    let decision = plan::attach(&open.source, staging.as_ref().map(|(mounted, _)| mounted), &found.0, wish);
+    Ok(matches!(decision, Ok(Decision::Done)))
 }
 
 fn attach_open(

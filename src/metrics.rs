@@ -13,7 +13,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tonic::Code;
 
+use crate::held::Held;
 use crate::propagation::MountPropagation;
+use crate::registration::State;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
@@ -24,6 +26,16 @@ struct Call {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Rpc {
     rpc: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Lookup {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Mounted {
+    at: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -42,6 +54,14 @@ pub struct Metrics {
     list_loads: Counter,
     list_refusals: Counter<u64, AtomicU64>,
     stuck: Gauge,
+    lookups: Family<Lookup, Histogram, fn() -> Histogram>,
+    persistent_volumes: Counter,
+    pods_known: Gauge,
+    pod_watch_good: Gauge,
+    registered: Gauge,
+    registrations: Counter,
+    refused_registrations: Counter,
+    mounts: Family<Mounted, Gauge>,
 }
 
 impl fmt::Debug for Metrics {
@@ -73,6 +93,14 @@ impl Metrics {
             list_loads: Counter::default(),
             list_refusals: Counter::default(),
             stuck: Gauge::default(),
+            lookups: Family::new_with_constructor(durations as fn() -> Histogram),
+            persistent_volumes: Counter::default(),
+            pods_known: Gauge::default(),
+            pod_watch_good: Gauge::default(),
+            registered: Gauge::default(),
+            registrations: Counter::default(),
+            refused_registrations: Counter::default(),
+            mounts: Family::default(),
         };
         registry.register("rpc", "CSI calls, by call and gRPC code", metrics.calls.clone());
         registry.register_with_unit(
@@ -88,6 +116,20 @@ impl Metrics {
         registry.register("allow_list_loads", "Allow-lists taken up", metrics.list_loads.clone());
         registry.register("allow_list_refusals", "Allow-lists refused", metrics.list_refusals.clone());
         registry.register("stuck_threads", "Mount threads that hang in a call on a source", metrics.stuck.clone());
+        let held = "Volumes of this driver that are mounted now, published to pods or staged";
+        registry.register("mounts", held, metrics.mounts.clone());
+        registry.register("registered", "Whether the kubelet has registered the plugin", metrics.registered.clone());
+        let times = "How often the kubelet has registered the plugin";
+        registry.register("registrations", times, metrics.registrations.clone());
+        let refusals = "How often the kubelet has refused to register the plugin";
+        registry.register("refused_registrations", refusals, metrics.refused_registrations.clone());
+        let looked = "How long it took to learn what a pod wants";
+        registry.register_with_unit("pod_lookup_duration", looked, Unit::Seconds, metrics.lookups.clone());
+        let asked = "PersistentVolumes asked for, because a pod's claims want different propagations";
+        registry.register("persistent_volume_requests", asked, metrics.persistent_volumes.clone());
+        registry.register("pods_known", "Pods of the node, as its pod watch knows them", metrics.pods_known.clone());
+        let watching = "Whether the pod watch works (1), or fails or was not asked for (0)";
+        registry.register("pod_watch_good", watching, metrics.pod_watch_good.clone());
         Self { registry: root, ..metrics }
     }
 
@@ -102,6 +144,24 @@ impl Metrics {
         self.publishes.get_or_create(&Propagation { propagation: propagation.name() }).inc();
     }
 
+    /// Counts a look-up of a pod.
+    pub fn looked_up(&self, found: bool, took: Duration) {
+        let outcome = if found { "found" } else { "failed" };
+        self.lookups.get_or_create(&Lookup { outcome }).observe(took.as_secs_f64());
+    }
+
+    /// Counts a request for a PersistentVolume.
+    pub fn asked_for_persistent_volume(&self) {
+        self.persistent_volumes.inc();
+    }
+
+    /// Takes down how many volumes are mounted.
+    pub fn held(&self, held: Held) {
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.mounts.get_or_create(&Mounted { at: "target" }).set(count(held.published));
+        self.mounts.get_or_create(&Mounted { at: "staging" }).set(count(held.staged));
+    }
+
     /// The metrics as text, with the state of the plugin as it is now.
     ///
     /// # Errors
@@ -114,6 +174,16 @@ impl Metrics {
         self.list_loads.inc_by(state.loads_ok.saturating_sub(self.list_loads.get()));
         self.list_refusals.inc_by(state.loads_refused.saturating_sub(self.list_refusals.get()));
         self.stuck.set(count(plugin.threads.stuck().values().sum()));
+        if let Some(registration) = &plugin.registration {
+            let (registered, refused) = registration.counts();
+            self.registrations.inc_by(registered.saturating_sub(self.registrations.get()));
+            self.refused_registrations.inc_by(refused.saturating_sub(self.refused_registrations.get()));
+            self.registered.set(i64::from(registration.state() == State::Registered));
+        }
+        if let Some(lookup) = &plugin.lookup {
+            self.pods_known.set(count(lookup.known()));
+            self.pod_watch_good.set(i64::from(lookup.ready().is_ok() && lookup.error().is_none()));
+        }
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)

@@ -13,8 +13,14 @@ use crate::config::reload::ConfigStore;
 use crate::csi::connection::{Caller, MountNamespaceOf};
 use crate::csi::status::{CallError, code, status};
 use crate::gate::Gate;
+use crate::held;
+use crate::lookup::Lookup;
 use crate::metrics::Metrics;
+use crate::registration::Registration;
 use crate::threads::{Crew, Threads};
+
+/// How long counting the mounted volumes may take; 50,000 mounts are read in 0.1 s.
+const COUNT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A running plugin.
 #[derive(Debug)]
@@ -35,6 +41,10 @@ pub struct Plugin {
     pub threads: Threads,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// The look-up of pods, if it was asked for.
+    pub lookup: Option<Arc<Lookup>>,
+    /// The registration with the kubelet, if it was asked for.
+    pub registration: Option<Arc<Registration>>,
 }
 
 /// What the log says of a call besides its outcome.
@@ -57,11 +67,22 @@ impl Plugin {
         self.store.current().ok_or_else(|| self.store.stats().last_error.unwrap_or_default())
     }
 
-    /// Why the plugin can't work now, if it can't.
+    /// Why volumes don't come or can't be served now.
     ///
     /// # Errors
     /// What is missing.
     pub fn ready(&self) -> Result<(), String> {
+        self.able()?;
+        self.lookup.as_ref().map_or(Ok(()), |lookup| lookup.ready())?;
+        self.registration.as_ref().map_or(Ok(()), |registration| registration.state().ready())
+    }
+
+    /// Why the plugin can't mount now, if it can't. This is what Probe answers: the kubelet and the API server are
+    /// left out, because a caller of Probe may be waiting to register the plugin.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn able(&self) -> Result<(), String> {
         self.list()?;
         let proc = &self.threads.site().proc;
         // The kubelet's namespace is known from its first call on; before, that of PID 1 is the best guess, which an
@@ -72,6 +93,19 @@ impl Plugin {
         };
         let crew = namespace.map(|n| self.threads.crew(n)).map_err(|e| format!("no mount namespace: {e}"))?;
         self.threads.warm(&crew).map_err(|e| e.to_string())
+    }
+
+    /// Counts the mounted volumes for the metrics. If a thread is not to be had in time, the count stays as it was.
+    pub async fn count_held(&self) {
+        let Some(crew) = self.threads.latest() else { return };
+        let driver = self.driver.clone();
+        let counting =
+            self.threads.run(&crew, "metrics", COUNT_DEADLINE, move |thread, _| held::count(&thread.site, &driver));
+        match counting.await {
+            Ok(Ok(held)) => self.metrics.held(held),
+            Ok(Err(error)) => tracing::warn!(%error, "the mounted volumes cannot be counted"),
+            Err(error) => tracing::warn!(%error, "the mounted volumes cannot be counted"),
+        }
     }
 
     /// Runs a call inside its span, counts it, and turns its error into a status.

@@ -16,8 +16,10 @@ use crate::config::reload::ConfigStore;
 use crate::csi::connection::{Caller, Connection, MountNamespaceOf};
 use crate::csi::{identity, node};
 use crate::gate::Gate;
+use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::plugin::Plugin;
+use crate::registration::Registration;
 use crate::site::Site;
 use crate::socket;
 use crate::sys::calls::Calls;
@@ -48,6 +50,18 @@ pub struct ServeArgs {
     /// The kubelet's --root-dir, as the kubelet sees it.
     #[arg(long, env = "HOSTMOUNT_KUBELET_DIR", default_value = "/var/lib/kubelet")]
     pub kubelet_dir: String,
+    /// Register with the kubelet by a socket in this directory, the kubelet's plugins_registry.
+    #[arg(long, env = "HOSTMOUNT_REGISTRATION_DIR")]
+    pub registration_dir: Option<PathBuf>,
+    /// Where the kubelet finds the CSI socket [default: KUBELET_DIR/plugins/DRIVER_NAME/csi.sock].
+    #[arg(long, env = "HOSTMOUNT_KUBELET_ENDPOINT")]
+    pub kubelet_endpoint: Option<String>,
+    /// Whether a volume that does not say its propagation gets the one that its pod asks for.
+    #[arg(long, env = "HOSTMOUNT_POD_LOOKUP", value_enum, default_value_t)]
+    pub pod_lookup: PodLookup,
+    /// How many seconds learning what a pod asks for may take.
+    #[arg(long, env = "HOSTMOUNT_LOOKUP_TIMEOUT", default_value_t = 10.0)]
+    pub lookup_timeout: f64,
     /// In whose mount namespace the mounts are made.
     #[arg(long, env = "HOSTMOUNT_MOUNT_NAMESPACE", value_enum, default_value_t)]
     pub mount_namespace: MountNamespaceOf,
@@ -63,6 +77,16 @@ pub struct ServeArgs {
     /// Do as if the kernel had none of the newer mount calls, to see the fall-backs work.
     #[arg(long, hide = true)]
     pub old_calls: bool,
+}
+
+/// Whether pods are looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum PodLookup {
+    /// A volume that does not say its propagation gets None.
+    #[default]
+    Off,
+    /// By the API server of KUBECONFIG, or of the cluster that this runs in.
+    Api,
 }
 
 fn seconds(name: &str, value: f64) -> Result<Duration, String> {
@@ -103,8 +127,15 @@ pub fn build(args: &ServeArgs) -> Result<Plugin, String> {
     tracing::info!(%calls, "system calls");
     let store = ConfigStore::start(&args.config, kubelet_dir.clone())
         .map_err(|e| format!("the allow-list cannot be watched: {e}"))?;
+    let registration = args.registration_dir.as_deref().map(|directory| {
+        let default = || format!("{kubelet_dir}/plugins/{}/csi.sock", args.driver_name);
+        let endpoint = args.kubelet_endpoint.clone().unwrap_or_else(default);
+        Arc::new(Registration::new(&args.driver_name, &endpoint, directory))
+    });
     let site = Site { proc: Arc::new(proc), calls, kubelet_dir };
     Ok(Plugin {
+        lookup: None,
+        registration,
         metrics: Arc::new(Metrics::new(&args.driver_name)),
         threads: Threads::new(site, &args.driver_name),
         driver: args.driver_name.clone(),
@@ -170,25 +201,45 @@ pub async fn serve(
 /// Why it can't start, or what the transport says.
 pub fn run(args: &ServeArgs) -> Result<(), String> {
     let drain = seconds("drain-timeout", args.drain_timeout)?;
-    let plugin = Arc::new(build(args)?);
+    let mut plugin = build(args)?;
     let path = socket::path_of(&args.endpoint).map_err(|e| e.to_string())?;
     let (listener, socket) = socket::bind(&path).map_err(|e| e.to_string())?;
-    if let Some(address) = args.admin_address {
-        let bound = admin::start(address, Arc::clone(&plugin)).map_err(|e| e.to_string())?;
-        tracing::info!(address = %bound, "admin server");
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(512 * 1024)
         .enable_all()
         .build()
         .map_err(|e| e.to_string())?;
+    if args.pod_lookup == PodLookup::Api {
+        let deadline = seconds("lookup-timeout", args.lookup_timeout)?;
+        let client = runtime.block_on(kube::Client::try_default()).map_err(|e| {
+            format!("--pod-lookup api needs an API server: {e}; run in a pod with a service account, or set KUBECONFIG")
+        })?;
+        let lookup =
+            Arc::new(Lookup::new(client, &args.driver_name, &args.node_id, deadline, Arc::clone(&plugin.metrics)));
+        runtime.spawn(Arc::clone(&lookup).watch());
+        plugin.lookup = Some(lookup);
+    }
+    let plugin = Arc::new(plugin);
+    if let Some(address) = args.admin_address {
+        let bound = admin::start(address, Arc::clone(&plugin)).map_err(|e| e.to_string())?;
+        tracing::info!(address = %bound, "admin server");
+    }
     let result = runtime.block_on(async {
         let stop = stop_signal(Arc::clone(&plugin))?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"), driver = plugin.driver, node = plugin.node_id,
             endpoint = %path.display(), "serving"
         );
+        // The kubelet calls the CSI socket as soon as it finds the other, so that one comes second, and goes first.
+        let registering = match &plugin.registration {
+            Some(registration) => Some(registration.start().map_err(|e| format!("no registration: {e}"))?),
+            None => None,
+        };
+        let stop = async move {
+            stop.await;
+            drop(registering);
+        };
         serve(Arc::clone(&plugin), listener, stop, drain).await
     });
     drop(socket);

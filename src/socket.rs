@@ -1,5 +1,6 @@
 //! The plugin's unix socket: made private from the first instant, a stale one replaced, ours removed at the end.
 
+use std::ffi::OsString;
 use std::fs::Permissions;
 use std::io;
 use std::os::linux::fs::MetadataExt;
@@ -9,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 /// A path's limit in bytes, without the closing NUL (unix(7), `sun_path`).
 const PATH_MAX: usize = 107;
-/// What the socket is called until it has its mode.
-const UNFINISHED: &str = ".new";
+/// What is put around the socket's name until it has its mode. In its registration directory the kubelet passes over
+/// names that start with a dot (pkg/kubelet/pluginmanager/pluginwatcher), and must not see an unfinished socket.
+const UNFINISHED: [&str; 2] = [".", ".new"];
 
 /// A socket that can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +21,7 @@ pub enum SocketError {
     #[error("the endpoint {0:?} is not a unix socket: write unix:///path/to/csi.sock")]
     Endpoint(String),
     /// Longer than the kernel takes.
-    #[error("the socket path {} has {} bytes, over the limit of {}", .0.display(), .0.as_os_str().len(), PATH_MAX - UNFINISHED.len())]
+    #[error("the socket path {} has {} bytes, over the limit of {}", .0.display(), .0.as_os_str().len(), PATH_MAX - UNFINISHED.concat().len())]
     TooLong(PathBuf),
     /// Somebody else answers there.
     #[error("another process serves on {} already: stop it first, or choose another --endpoint", .0.display())]
@@ -61,7 +63,7 @@ pub fn path_of(endpoint: &str) -> Result<PathBuf, SocketError> {
 /// # Errors
 /// [`SocketError`].
 pub fn bind(path: &Path) -> Result<(UnixListener, Socket), SocketError> {
-    if path.as_os_str().len() + UNFINISHED.len() > PATH_MAX {
+    if path.as_os_str().len() + UNFINISHED.concat().len() > PATH_MAX {
         return Err(SocketError::TooLong(path.to_owned()));
     }
     let io = |error| SocketError::Io { path: path.to_owned(), error };
@@ -71,9 +73,10 @@ pub fn bind(path: &Path) -> Result<(UnixListener, Socket), SocketError> {
         Ok(_) if UnixStream::connect(path).is_ok() => return Err(SocketError::InUse(path.to_owned())),
         _ => {}
     }
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(UNFINISHED);
-    let unfinished = PathBuf::from(unfinished);
+    let mut unfinished = OsString::from(UNFINISHED[0]);
+    unfinished.push(path.file_name().unwrap_or_default());
+    unfinished.push(UNFINISHED[1]);
+    let unfinished = path.with_file_name(unfinished);
     match std::fs::remove_file(&unfinished) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(e)),
         _ => {}
@@ -90,9 +93,26 @@ pub fn bind(path: &Path) -> Result<(UnixListener, Socket), SocketError> {
     Ok((listener, Socket { path: path.to_owned(), inode }))
 }
 
+/// Removes a socket that nobody serves; one that somebody does, and what is no socket, stays.
+pub fn remove_stale(path: &Path) {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket && UnixStream::connect(path).is_err() {
+        // One that stays is in nobody's way.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+impl Socket {
+    /// Whether the file is there still, and no other in its place.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.st_ino() == self.inode)
+    }
+}
+
 impl Drop for Socket {
     fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.st_ino() == self.inode) {
+        if self.is_there() {
             // A socket that stays is replaced by the next start.
             let _ = std::fs::remove_file(&self.path);
         }

@@ -176,6 +176,12 @@ impl Threads {
         Arc::clone(&crews[crews.len() - 1])
     }
 
+    /// The crew of the namespace that was met last, which is the kubelet's once it has called.
+    #[must_use]
+    pub fn latest(&self) -> Option<Arc<Crew>> {
+        lock(&self.crews).last().cloned()
+    }
+
     /// Runs a job on a thread of the crew and waits for it, but not past the deadline. `source_name` says in the
     /// log and in errors what the job may hang on.
     ///

@@ -247,11 +247,23 @@ impl KubeletPath {
         &self.relative
     }
 
-    /// The pod's uid, where the path is a pod's: `pods/UID/volumes/kubernetes.io~csi/NAME/mount`.
+    /// The pod's uid, where the path is a pod's: `pods/UID/…`.
     #[must_use]
     pub fn pod_uid(&self) -> Option<&str> {
         let mut parts = self.relative.iter();
         (parts.next()? == "pods").then(|| parts.next()).flatten()?.to_str()
+    }
+
+    /// The pod's uid and the volume's name, where the path is that of a pod's CSI volume,
+    /// `pods/UID/volumes/kubernetes.io~csi/NAME/mount` (kubelet, pkg/volume/csi: getTargetPath). Of an inline volume
+    /// the name is that in the pod, of a claim that of the bound PersistentVolume.
+    #[must_use]
+    pub fn pod_volume(&self) -> Option<(&str, &str)> {
+        let parts: Vec<&str> = self.relative.iter().map(|part| part.to_str()).collect::<Option<_>>()?;
+        match parts[..] {
+            ["pods", uid, "volumes", "kubernetes.io~csi", name, "mount"] => Some((uid, name)),
+            _ => None,
+        }
     }
 }
 
@@ -324,6 +336,7 @@ mod tests {
         let dir = AbsPath::parse("/var/lib/kubelet").unwrap();
         let target = KubeletPath::parse("/var/lib/kubelet/pods/u-1/volumes/kubernetes.io~csi/v/mount", &dir).unwrap();
         assert_eq!(target.pod_uid(), Some("u-1"));
+        assert_eq!(target.pod_volume(), Some(("u-1", "v")));
         for bad in [
             "/var/lib/kubelet",
             "/var/lib/kubelet/",
@@ -338,6 +351,10 @@ mod tests {
             assert!(KubeletPath::parse(bad, &dir).is_err(), "{bad:?}");
         }
         assert_eq!(KubeletPath::parse("/var/lib/kubelet/plugins/x", &dir).unwrap().pod_uid(), None);
+        for other in ["plugins/x", "pods/u/volumes/kubernetes.io~csi/v", "pods/u/volumes/kubernetes.io~nfs/v/mount"] {
+            let other = KubeletPath::parse(&format!("/var/lib/kubelet/{other}"), &dir).unwrap();
+            assert_eq!(other.pod_volume(), None);
+        }
     }
 
     #[test]

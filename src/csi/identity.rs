@@ -44,7 +44,7 @@ impl csi::identity_server::Identity for Identity {
     }
 
     async fn probe(&self, _: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
-        let ready = self.0.ready();
+        let ready = self.0.able();
         if let Err(why) = &ready {
             tracing::warn!(why, "not ready");
         }

@@ -14,6 +14,7 @@ use crate::observe::SourcePath;
 use crate::plan::Gone;
 use crate::plugin::{Plugin, Subject, crew_of};
 use crate::policy::{self, Grant, Wish};
+use crate::propagation::MountPropagation;
 use crate::site::Site;
 use crate::sys::stat::{MountAttrs, Usage};
 use crate::threads::{Crew, MountThread, NoResult};
@@ -109,29 +110,39 @@ impl Node {
         self.attach(&crew_of(request)?, entry.name.as_str(), job).await.map(drop)
     }
 
+    /// The volume as it would be published with this propagation.
+    fn grant(&self, asked: &Publish, propagation: Option<MountPropagation>) -> Result<Grant, CallError> {
+        let Publish { volume, read_only, pod, .. } = asked.clone();
+        Ok(policy::decide(&*self.list()?, &Wish { volume, propagation, read_only, pod, check_user: true })?)
+    }
+
     async fn publish(&self, request: &Request<csi::NodePublishVolumeRequest>) -> Result<(), CallError> {
         let asked = Publish::read(request.get_ref(), self.kubelet_dir())?;
-        let list = self.list()?;
-        let Publish { volume, propagation, read_only, pod, .. } = asked;
-        let wish = Wish { volume, propagation, read_only, pod, check_user: true };
-        let grant = policy::decide(&list, &wish)?;
+        let crew = crew_of(request)?;
+        let mut propagation = asked.propagation;
+        if let (None, Some(lookup)) = (propagation, &self.0.lookup) {
+            // Who may not have the entry at all hears so at once, whatever the pod wants.
+            let least = self.grant(&asked, None)?;
+            let wish = lookup.wish(&asked.target, asked.inline, asked.pod.as_ref()).await?;
+            tracing::debug!(strongest = %wish.strongest, at_start = %wish.at_start, "the pod's wish");
+            // A container that was added to the running pod can't change the volume that the pod has. When the
+            // kubelet repeats its call, failing it would cost the pod that volume.
+            if wish.at_start != wish.strongest && wish.at_start <= least.entry.ceiling {
+                let grant = self.grant(&asked, Some(wish.at_start))?;
+                let job = publish_job(&asked, &grant);
+                let look =
+                    move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_attached(&thread.site, &job);
+                if self.on_thread(&crew, grant.entry.name.as_str(), None, look).await? {
+                    return Ok(());
+                }
+            }
+            propagation = Some(wish.strongest);
+        }
+        let grant = self.grant(&asked, propagation)?;
         if let Some(warning) = &grant.warning {
             tracing::warn!(warning);
         }
-        let job = AttachJob {
-            source: SourcePath {
-                entry: grant.entry.path.clone(),
-                sub_path: grant.sub_path,
-                missing: grant.entry.missing,
-            },
-            target: asked.target,
-            staging: asked.staging,
-            relation: grant.propagation,
-            lower: false,
-            attrs: attrs(grant.read_only, grant.flags).union(asked.attrs),
-            single_writer: asked.single_writer,
-        };
-        if self.attach(&crew_of(request)?, grant.entry.name.as_str(), job).await? {
+        if self.attach(&crew, grant.entry.name.as_str(), publish_job(&asked, &grant)).await? {
             self.0.metrics.published(grant.propagation);
         }
         Ok(())
@@ -185,6 +196,19 @@ impl Node {
             })
             .collect();
         Ok(csi::VolumeHealth { volume_id: id, health_statuses })
+    }
+}
+
+fn publish_job(asked: &Publish, grant: &Grant) -> AttachJob {
+    let Grant { entry, sub_path, propagation, read_only, flags, .. } = grant.clone();
+    AttachJob {
+        source: SourcePath { entry: entry.path.clone(), sub_path, missing: entry.missing },
+        target: asked.target.clone(),
+        staging: asked.staging.clone(),
+        relation: propagation,
+        lower: false,
+        attrs: attrs(read_only, flags).union(asked.attrs),
+        single_writer: asked.single_writer,
     }
 }
 

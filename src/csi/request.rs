@@ -95,6 +95,8 @@ pub struct Publish {
     pub single_writer: bool,
     /// The pod, if the kubelet says.
     pub pod: Option<PodIdentity>,
+    /// Whether the volume is written in the pod itself.
+    pub inline: bool,
 }
 
 /// A path of a volume that was staged or published.
@@ -325,6 +327,7 @@ impl Publish {
             attrs: capability.attrs,
             single_writer: capability.single_writer,
             pod: context.pod,
+            inline,
         })
     }
 }

@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use super::request::BadRequest;
 use crate::engine::MountError;
 use crate::gate::Busy;
+use crate::lookup::LookupError;
 use crate::policy::Denied;
 use crate::threads::NoResult;
 
@@ -30,6 +31,9 @@ pub enum CallError {
     /// The mounts.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// It isn't known what the pod wants.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
     /// No allow-list could be read yet.
     #[error("no allow-list is in force: {0}")]
     NoConfiguration(String),
@@ -86,6 +90,13 @@ pub const fn code(error: &CallError) -> Code {
             | MountError::Workshop { .. }
             | MountError::Step { .. }
             | MountError::Drift { .. } => Code::Internal,
+        },
+        CallError::Lookup(lookup) => match lookup {
+            LookupError::NotAPodVolume { .. } => Code::InvalidArgument,
+            LookupError::OtherPod { .. } => Code::PermissionDenied,
+            LookupError::PodUnseen { .. } | LookupError::NoVolume { .. } | LookupError::PersistentVolume { .. } => {
+                Code::Unavailable
+            }
         },
         CallError::NoConfiguration(_) => Code::Unavailable,
         CallError::Caller(_) => Code::FailedPrecondition,
