@@ -302,15 +302,21 @@ impl Lookup {
     }
 }
 
-/// An error with all its causes, which kube's own texts leave out.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source());
+/// An error with its causes, which kube's own texts leave out or repeat.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut texts: Vec<String> = Vec::new();
-    for text in causes.map(ToString::to_string) {
-        // Some texts contain their cause's.
-        if !texts.iter().any(|earlier| earlier.contains(&text)) {
-            texts.push(text);
+    for cause in std::iter::successors(Some(error), |e| e.source()) {
+        if let Some(kube::Error::Api(status)) = cause.downcast_ref() {
+            // What the API server itself says; the rest is the same once more.
+            texts.push(format!("{} ({})", status.message, status.code));
+            break;
         }
+        let text = cause.to_string();
+        // Some texts contain their cause's.
+        let own = cause.source().map_or(text.as_str(), |inner| {
+            text.strip_suffix(&inner.to_string()).map_or(text.as_str(), |own| own.trim_end_matches(": "))
+        });
+        texts.push(own.to_owned());
     }
     texts.join(": ")
 }

@@ -212,7 +212,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
         .map_err(|e| e.to_string())?;
     if args.pod_lookup == PodLookup::Api {
         let deadline = seconds("lookup-timeout", args.lookup_timeout)?;
-        let client = runtime.block_on(kube::Client::try_default()).map_err(|e| {
+        let client = runtime.block_on(api_client()).map_err(|e| {
             format!("--pod-lookup api needs an API server: {e}; run in a pod with a service account, or set KUBECONFIG")
         })?;
         let lookup =
@@ -247,6 +247,14 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
     runtime.shutdown_background();
     tracing::info!("stopped");
     result
+}
+
+/// A client of the API server. It fails at once: the watch has a back-off of its own, and so has the kubelet; a client
+/// that retries for half a minute would only hide why nothing comes.
+async fn api_client() -> Result<kube::Client, String> {
+    let mut config = kube::Config::infer().await.map_err(|e| e.to_string())?;
+    config.default_retry = false;
+    kube::Client::try_from(config).map_err(|e| e.to_string())
 }
 
 /// Ends at SIGTERM or SIGINT; SIGHUP reads the allow-list anew.

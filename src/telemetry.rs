@@ -20,7 +20,9 @@ pub enum LogFormat {
 /// # Errors
 /// If the filter isn't one, or logging was started already.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter)
+    // What kube logs as an error of its own, `lookup` tells once, with what it means.
+    let quiet = if ["error", "warn", "info"].contains(&filter) { ",kube_client=off,kube_runtime=off" } else { "" };
+    let filter = EnvFilter::try_new(format!("{filter}{quiet}"))
         .map_err(|e| format!("--log-level {filter:?}: {e}; write error, warn, info, debug or trace"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     match format {

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 /// The files that decide: data in, data out.
-const PURE: [&str; 6] = ["plan.rs", "policy.rs", "propagation.rs", "volume.rs", "config.rs", "config/decode.rs"];
+const PURE: [&str; 7] =
+    ["plan.rs", "policy.rs", "pod.rs", "propagation.rs", "volume.rs", "config.rs", "config/decode.rs"];
 /// What would give a pure file the means to do something, or tie it to the transport.
 const IMPURE: [(&str, &str); 14] = [
     ("tokio", "an async runtime: deciding waits for nothing"),
@@ -26,12 +27,15 @@ const IMPURE: [(&str, &str); 14] = [
 /// descriptor.
 const SYS_DATA: [&str; 5] = ["Errno", "mount::Change", "stat::DirId", "stat::MountAttrs", "stat::MountFacts"];
 /// The modules of this crate that do things. `observe` is missing on purpose, see [`OBSERVE_DATA`].
-const DOERS: [&str; 12] = [
+const DOERS: [&str; 15] = [
     "admin",
     "apply",
     "csi",
     "engine",
+    "held",
+    "lookup",
     "plugin",
+    "registration",
     "serve",
     "site",
     "socket",

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -41,6 +42,7 @@ pub(crate) struct Node {
     pub(crate) runtime: tokio::runtime::Runtime,
     pub(crate) plugin: Child,
     args: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 pub(crate) const ENTRIES: &str = "
@@ -106,6 +108,10 @@ impl Node {
     }
 
     pub(crate) fn start_with(args: &[&str]) -> Self {
+        Self::start_with_env(args, &[])
+    }
+
+    pub(crate) fn start_with_env(args: &[&str], env: &[(&str, &str)]) -> Self {
         let root = PathBuf::from("/mnt");
         tmpfs(&root);
         change(&root, MsFlags::MS_SHARED | MsFlags::MS_REC);
@@ -118,6 +124,7 @@ impl Node {
             "unbindable",
             "kubelet/pods",
             "kubelet/plugins",
+            "kubelet/plugins_registry",
             "secret",
         ] {
             fs::create_dir_all(root.join(name)).unwrap();
@@ -135,13 +142,14 @@ impl Node {
         fs::write(root.join("entries.yaml"), format!("entries:{}", ENTRIES.replace("ROOT", "/mnt"))).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let args: Vec<String> = args.iter().map(|&a| a.to_owned()).collect();
-        let plugin = Self::spawn(&root, &args);
-        let node = Self { root, runtime, plugin, args };
+        let env: Vec<_> = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let plugin = Self::spawn(&root, &args, &env);
+        let node = Self { root, runtime, plugin, args, env };
         node.until_ready(true);
         node
     }
 
-    fn spawn(root: &Path, args: &[String]) -> Child {
+    fn spawn(root: &Path, args: &[String], env: &[(String, String)]) -> Child {
         let log = fs::OpenOptions::new().create(true).append(true).open(root.join("plugin.log")).unwrap();
         Command::new("unshare")
             .args(["--mount", "--propagation", "slave", env!("CARGO_BIN_EXE_hostmount"), "serve", "--node-id", "n1"])
@@ -149,6 +157,7 @@ impl Node {
             .arg(format!("--config={}", root.join("entries.yaml").display()))
             .arg(format!("--kubelet-dir={}", root.join("kubelet").display()))
             .args(args)
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -164,7 +173,7 @@ impl Node {
     pub(crate) fn kill_and_restart(&mut self) {
         self.plugin.kill().unwrap();
         self.plugin.wait().unwrap();
-        self.plugin = Self::spawn(&self.root, &self.args);
+        self.plugin = Self::spawn(&self.root, &self.args, &self.env);
         self.until_ready(true);
     }
 
@@ -172,8 +181,28 @@ impl Node {
     pub(crate) fn kill_and_restart_unready(&mut self) {
         self.plugin.kill().unwrap();
         self.plugin.wait().unwrap();
-        self.plugin = Self::spawn(&self.root, &self.args);
+        self.plugin = Self::spawn(&self.root, &self.args, &self.env);
         self.until_ready(false);
+    }
+
+    /// What the admin server answers to GET, started by `--admin-address 127.0.0.1:0`: status code and body.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        let log = self.log();
+        let started = log.lines().rfind(|line| line.contains("admin server")).expect("an admin server");
+        let address = started.split("address=").nth(1).unwrap().trim();
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// The value of a metric, by its name and labels as they are printed; 0 if it isn't there.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics");
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok());
+        found.unwrap_or(0.0)
     }
 
     pub(crate) fn channel(&self) -> Channel {
@@ -314,6 +343,16 @@ impl Node {
         }
         assert_eq!((table(), Path::new(&request.target_path).exists()), before, "a refused call changed something");
         status
+    }
+}
+
+/// Waits until it is so, for as long as a slow machine may need.
+#[track_caller]
+pub(crate) fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(30), "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
