@@ -7,6 +7,10 @@
 //! given up for one of another name, which starts without back-off. A socket that works keeps its name: two names at
 //! once would let the end of the old one deregister the new one.
 //!
+//! The `@` in the name is for HTTP/2. The kubelet's gRPC client sends the path of this socket, with its slashes as
+//! `%2F`, as the `:authority` of its requests, and our server (h2, by way of http::uri::Authority) refuses a host with
+//! a percent sign in it as a protocol error. In a user name it takes one: what stands before an `@`.
+//!
 //! All this runs on a thread and runtime of its own, where looking at a directory may block.
 
 use std::os::linux::fs::MetadataExt;
@@ -129,7 +133,7 @@ impl Registration {
 
     fn path(&self, number: u32) -> PathBuf {
         let name = &self.info.name;
-        let file = if number == 0 { format!("{name}-reg.sock") } else { format!("{name}-reg-{number}.sock") };
+        let file = if number == 0 { format!("{name}@reg.sock") } else { format!("{name}@reg-{number}.sock") };
         self.directory.join(file)
     }
 
@@ -142,7 +146,7 @@ impl Registration {
             let name = entry.file_name();
             let number = name
                 .to_str()
-                .and_then(|name| name.strip_prefix(&self.info.name)?.strip_prefix("-reg")?.strip_suffix(".sock"))
+                .and_then(|name| name.strip_prefix(&self.info.name)?.strip_prefix("@reg")?.strip_suffix(".sock"))
                 .and_then(|middle| match middle.strip_prefix('-') {
                     Some(number) => number.parse().ok(),
                     None => middle.is_empty().then_some(0),
