@@ -10,6 +10,7 @@ use crate::config::Missing;
 use crate::engine::MountError;
 use crate::observe::{self, SourcePath};
 use crate::propagation::PropagationState;
+use crate::registration;
 use crate::site::Site;
 use crate::sys::calls::Calls;
 use crate::sys::stat::{self, Freshness};
@@ -75,23 +76,22 @@ pub(super) fn which_exist(directories: &[&str]) -> Vec<PathBuf> {
     directories.iter().map(PathBuf::from).filter(|path| path.is_dir()).collect()
 }
 
-/// The plugin's sockets that are there: `DRIVER-reg.sock`, also with a number, for registration, and `csi.sock`.
+/// The plugin's sockets that are there: those of its registration, and `csi.sock`.
 pub(super) fn sockets(registry: &Path, own: &Path, driver: &str) -> Vec<(PathBuf, Socket)> {
-    let is_ours = |name: &str| {
-        let middle = name.strip_prefix(driver).and_then(|rest| rest.strip_prefix("-reg")?.strip_suffix(".sock"));
-        middle.is_some_and(|m| m.is_empty() || m.strip_prefix('-').is_some_and(|n| n.parse::<u32>().is_ok()))
-    };
     let entries = std::fs::read_dir(registry).into_iter().flatten().flatten();
+    let is_ours = |name: &str| registration::socket_number(driver, name).is_some();
     let registrations = entries.filter(|e| e.file_name().to_str().is_some_and(is_ours)).map(|e| e.path());
     let mut all: Vec<PathBuf> = registrations.chain([own.join("csi.sock")]).collect();
     all.sort();
     all.into_iter()
         .filter_map(|path| {
             let kind = std::fs::symlink_metadata(&path).ok()?.file_type();
-            let found = match kind.is_socket() {
-                false => Socket::NotASocket,
-                true if UnixStream::connect(&path).is_ok() => Socket::Live,
-                true => Socket::Stale,
+            let found = if !kind.is_socket() {
+                Socket::NotASocket
+            } else if UnixStream::connect(&path).is_ok() {
+                Socket::Live
+            } else {
+                Socket::Stale
             };
             Some((path, found))
         })
@@ -108,17 +108,17 @@ mod tests {
     fn only_our_sockets_are_looked_at() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let _live = UnixListener::bind(at("d.x-reg.sock")).unwrap();
-        drop(UnixListener::bind(at("d.x-reg-2.sock")).unwrap());
+        let _live = UnixListener::bind(at("d.x@reg.sock")).unwrap();
+        drop(UnixListener::bind(at("d.x@reg-2.sock")).unwrap());
         std::fs::write(at("csi.sock"), "").unwrap();
-        for other in ["d.xy-reg.sock", "d.x-reg-a.sock", "d.x-reg.sock.new", "e-reg.sock"] {
+        for other in ["d.xy@reg.sock", "d.x@reg-a.sock", "d.x@reg.sock.new", "e@reg.sock"] {
             std::fs::write(at(other), "").unwrap();
         }
         let found = sockets(dir.path(), dir.path(), "d.x");
         let expected = [
             (at("csi.sock"), Socket::NotASocket),
-            (at("d.x-reg-2.sock"), Socket::Stale),
-            (at("d.x-reg.sock"), Socket::Live),
+            (at("d.x@reg-2.sock"), Socket::Stale),
+            (at("d.x@reg.sock"), Socket::Live),
         ];
         assert_eq!(found, expected);
     }
