@@ -1,6 +1,6 @@
 //! Gathers the facts. Nothing is changed on the way, and nothing is waited for longer than it may take.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
