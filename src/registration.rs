@@ -80,6 +80,15 @@ pub struct Registration {
     progress: Mutex<Progress>,
 }
 
+/// The number in the name of a driver's registration socket; `None` if the name is no such socket's.
+pub(crate) fn socket_number(driver: &str, name: &str) -> Option<u32> {
+    let middle = name.strip_prefix(driver)?.strip_prefix("@reg")?.strip_suffix(".sock")?;
+    match middle.strip_prefix('-') {
+        Some(number) => number.parse().ok(),
+        None => middle.is_empty().then_some(0),
+    }
+}
+
 /// Why a socket is no longer put up.
 enum End {
     Vanished,
@@ -144,13 +153,7 @@ impl Registration {
         let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
         for entry in entries {
             let name = entry.file_name();
-            let number = name
-                .to_str()
-                .and_then(|name| name.strip_prefix(&self.info.name)?.strip_prefix("@reg")?.strip_suffix(".sock"))
-                .and_then(|middle| match middle.strip_prefix('-') {
-                    Some(number) => number.parse().ok(),
-                    None => middle.is_empty().then_some(0),
-                });
+            let number = name.to_str().and_then(|name| socket_number(&self.info.name, name));
             let made = entry.metadata().and_then(|m| m.modified());
             let (Some(number), Ok(made)) = (number, made) else { continue };
             if let Some((_, older)) = found.filter(|(when, _)| *when <= made) {

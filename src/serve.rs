@@ -100,7 +100,7 @@ fn seconds(name: &str, value: f64) -> Result<Duration, String> {
 }
 
 /// A driver's name: a domain name of at most 63 bytes (CSI, GetPluginInfoResponse.name).
-fn check_driver(name: &str) -> Result<(), String> {
+pub(crate) fn check_driver(name: &str) -> Result<(), String> {
     let part = |p: &str| {
         !p.is_empty()
             && !p.starts_with('-')

@@ -11,7 +11,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, fchmod};
 
 /// A path's limit in bytes, without the closing NUL (unix(7), `sun_path`).
-const PATH_MAX: usize = 107;
+pub(crate) const PATH_MAX: usize = 107;
 /// A socket that can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
