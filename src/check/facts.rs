@@ -141,7 +141,7 @@ pub enum Socket {
     /// Nobody does.
     Stale,
     /// It is something else.
-    NotASocket,
+    SomethingElse,
 }
 
 /// What a directory turned out to be.

@@ -32,8 +32,7 @@ pub(super) fn gather(asked: &Asked) -> Result<Facts, String> {
     let list = read_list(asked.config.as_deref(), &asked.kubelet_dir);
     let site = Site { proc: Arc::clone(&proc), calls, kubelet_dir: asked.kubelet_dir.clone() };
     let threads = Threads::new(site, &asked.driver);
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;
     let (kubelet, crew) = enter(&proc, &threads, asked.pid);
     let (node, list) = match crew {
         Err(errno) => (Err(errno), list),
@@ -199,8 +198,7 @@ impl Visit<'_> {
 
     async fn entry(&self, entry: Arc<Entry>, table: Arc<Table>) -> (Arc<Entry>, Seen) {
         let path = entry.path.clone();
-        let seen =
-            self.run(entry.name.as_str(), Seen::Hung, move |site| look::source(site, &path, &table)).await;
+        let seen = self.run(entry.name.as_str(), Seen::Hung, move |site| look::source(site, &path, &table)).await;
         (entry, seen)
     }
 
@@ -218,6 +216,8 @@ impl Visit<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     #[test]

@@ -87,7 +87,7 @@ pub(super) fn sockets(registry: &Path, own: &Path, driver: &str) -> Vec<(PathBuf
         .filter_map(|path| {
             let kind = std::fs::symlink_metadata(&path).ok()?.file_type();
             let found = if !kind.is_socket() {
-                Socket::NotASocket
+                Socket::SomethingElse
             } else if UnixStream::connect(&path).is_ok() {
                 Socket::Live
             } else {
@@ -116,7 +116,7 @@ mod tests {
         }
         let found = sockets(dir.path(), dir.path(), "d.x");
         let expected = [
-            (at("csi.sock"), Socket::NotASocket),
+            (at("csi.sock"), Socket::SomethingElse),
             (at("d.x@reg-2.sock"), Socket::Stale),
             (at("d.x@reg.sock"), Socket::Live),
         ];

@@ -22,9 +22,11 @@ pub(super) fn judge(facts: &Facts, items: &mut Vec<Item>) {
             Item::fault(Section::AllowList, "allowList", path.display().to_string(), why)
                 .advise("name the allow-list with --config FILE; without one the plugin refuses every volume"),
         ),
-        List::Faulty(path, faults) => items.extend(faults.0.iter().map(|fault| {
-            Item::fault(Section::AllowList, "allowList", path.display().to_string(), fault.to_string())
-        })),
+        List::Faulty(path, faults) => {
+            items.extend(faults.0.iter().map(|fault| {
+                Item::fault(Section::AllowList, "allowList", path.display().to_string(), fault.to_string())
+            }))
+        }
         List::Good(path, entries) if entries.is_empty() => items.push(
             Item::warning(Section::AllowList, "allowList", path.display().to_string(), "has no entries")
                 .advise("add some: until then every volume is refused"),
@@ -65,7 +67,9 @@ fn source(facts: &Facts, entry: &Entry, seen: &Seen, items: &mut Vec<Item>) {
                 None => item.advise("write the path that it leads to"),
             }
         }
-        Seen::NotADirectory => fault("is not a directory".to_owned()).advise("name a directory: no file can be a volume"),
+        Seen::NotADirectory => {
+            fault("is not a directory".to_owned()).advise("name a directory: no file can be a volume")
+        }
         Seen::Dead(errno) => fault(format!("is dead ({errno:?}): the server of its file system is gone"))
             .advise("restart the server; if the directory stays dead, unmount it first")
             .run(on_node(facts, &format!("findmnt --target {}", quoted(path))))
@@ -110,7 +114,9 @@ fn open(facts: &Facts, entry: &Entry, directory: &Directory, items: &mut Vec<Ite
     };
     if state.unbindable {
         let item = Item::fault(Section::Entries, "bindable", on, "is unbindable, so no volume can be made of it");
-        items.push(item.advise("take that back").run(on_node(facts, &format!("mount --make-private {}", quoted(mount)))));
+        items.push(
+            item.advise("take that back").run(on_node(facts, &format!("mount --make-private {}", quoted(mount)))),
+        );
     } else if entry.ceiling > strongest(state) {
         let found = format!("is {state}, so no mount can cross, but the entry allows {}", entry.ceiling);
         let item = Item::fault(Section::Entries, "shared", on, found)

@@ -44,12 +44,14 @@ fn process(facts: &Facts) -> Item {
         FoundBy::Name => {
             let others: Vec<String> = kubelet.others.iter().map(ToString::to_string).collect();
             let more = format!(" was taken, but {} could be it as well", others.join(", "));
-            Item::warning(HERE, "kubeletProcess", "kubelet", found(&more)).advise("name the one that is meant: --pid PID")
+            Item::warning(HERE, "kubeletProcess", "kubelet", found(&more))
+                .advise("name the one that is meant: --pid PID")
         }
         FoundBy::Default if kubelet.alone => {
             let what = "no process of the node can be seen: this container has a PID namespace of its own";
-            Item::fault(HERE, "kubeletProcess", "kubelet", what)
-                .advise("set hostPID: true for the pod: the plugin needs it too, to find the mount namespace of who calls")
+            Item::fault(HERE, "kubeletProcess", "kubelet", what).advise(
+                "set hostPID: true for the pod: the plugin needs it too, to find the mount namespace of who calls",
+            )
         }
         FoundBy::Default => {
             let what = format!("no process of root has a kubelet's name; {} stands in for it", found(""));
@@ -142,9 +144,10 @@ fn shared(facts: &Facts, node: &Node, items: &mut Vec<Item>) {
             }
             Seen::Dead(_) | Seen::Refused(_) | Seen::Hung | Seen::NotADirectory | Seen::Symlink(_) => {
                 let found = "is not a directory that can be used";
-                items.push(Item::fault(HERE, "kubeletShared", path.display().to_string(), found).advise(
-                    "mend or unmount it: the kubelet and the plugin need it",
-                ));
+                items.push(
+                    Item::fault(HERE, "kubeletShared", path.display().to_string(), found)
+                        .advise("mend or unmount it: the kubelet and the plugin need it"),
+                );
             }
             // The kubelet and the plugin make theirs as they start.
             Seen::Missing | Seen::Unknown => {}
@@ -168,8 +171,10 @@ fn registry(facts: &Facts, node: &Node, items: &mut Vec<Item>) {
     let looked_at = path.display().to_string();
     items.push(match &node.registry {
         Seen::Directory(_) => Item::ok(HERE, "registrationDir", looked_at, "the kubelet looks for plugins here"),
-        Seen::Missing => Item::fault(HERE, "registrationDir", looked_at, "is not there: the kubelet makes it as it starts")
-            .advise("start the kubelet; if it runs, --kubelet-dir is not its --root-dir"),
+        Seen::Missing => {
+            Item::fault(HERE, "registrationDir", looked_at, "is not there: the kubelet makes it as it starts")
+                .advise("start the kubelet; if it runs, --kubelet-dir is not its --root-dir")
+        }
         _ => Item::fault(HERE, "registrationDir", looked_at, "is not a directory that can be used")
             .advise("move away what is there and restart the kubelet"),
     });
@@ -193,7 +198,7 @@ fn sockets(node: &Node, items: &mut Vec<Item>) {
             Socket::Stale => Item::warning(HERE, "sockets", looked_at, "nobody answers on this socket")
                 .advise("a plugin that starts replaces it; if none is to start here any more, remove it, or the kubelet keeps trying")
                 .run(format!("rm {}", quoted(path))),
-            Socket::NotASocket => {
+            Socket::SomethingElse => {
                 Item::fault(HERE, "sockets", looked_at, "is not a socket, so the plugin can't make its own here")
                     .advise("move it away")
                     .run(format!("mv {0} {0}.old", quoted(path)))
