@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How an item turned out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Status {
+pub enum Verdict {
     /// As it should be.
     Ok,
     /// It could not be looked at, and why.
@@ -56,7 +56,7 @@ pub struct Item {
     /// The entry's name, where it is about one.
     pub entry: Option<String>,
     /// How it turned out.
-    pub status: Status,
+    pub status: Verdict,
     /// What was looked at.
     pub looked_at: String,
     /// What was found. Completes the sentence "LOOKED AT: ...".
@@ -71,28 +71,28 @@ impl Item {
     /// An item that is as it should be.
     #[must_use]
     pub fn ok(section: Section, check: &str, looked_at: impl Into<String>, found: impl Into<String>) -> Self {
-        Self::new(section, check, Status::Ok, looked_at.into(), found.into())
+        Self::new(section, check, Verdict::Ok, looked_at.into(), found.into())
     }
 
     /// An item that could not be looked at.
     #[must_use]
     pub fn skipped(section: Section, check: &str, looked_at: impl Into<String>, found: impl Into<String>) -> Self {
-        Self::new(section, check, Status::Skipped, looked_at.into(), found.into())
+        Self::new(section, check, Verdict::Skipped, looked_at.into(), found.into())
     }
 
     /// An item that works, but.
     #[must_use]
     pub fn warning(section: Section, check: &str, looked_at: impl Into<String>, found: impl Into<String>) -> Self {
-        Self::new(section, check, Status::Warning, looked_at.into(), found.into())
+        Self::new(section, check, Verdict::Warning, looked_at.into(), found.into())
     }
 
     /// An item that keeps volumes from working.
     #[must_use]
     pub fn fault(section: Section, check: &str, looked_at: impl Into<String>, found: impl Into<String>) -> Self {
-        Self::new(section, check, Status::Fault, looked_at.into(), found.into())
+        Self::new(section, check, Verdict::Fault, looked_at.into(), found.into())
     }
 
-    fn new(section: Section, check: &str, status: Status, looked_at: String, found: String) -> Self {
+    fn new(section: Section, check: &str, status: Verdict, looked_at: String, found: String) -> Self {
         let (check, advice) = (check.to_owned(), String::new());
         Self { section, check, entry: None, status, looked_at, found, advice, commands: Vec::new() }
     }
@@ -150,13 +150,13 @@ impl Report {
     #[must_use]
     pub fn new(driver: &str, kernel: &str, kubelet: KubeletProcess, items: Vec<Item>) -> Self {
         let count = |status| items.iter().filter(|item| item.status == status).count();
-        let faults = count(Status::Fault);
+        let faults = count(Verdict::Fault);
         Self {
             version: 1,
             ok: faults == 0,
             faults,
-            warnings: count(Status::Warning),
-            skipped: count(Status::Skipped),
+            warnings: count(Verdict::Warning),
+            skipped: count(Verdict::Skipped),
             driver: driver.to_owned(),
             kernel: kernel.to_owned(),
             kubelet,
@@ -182,13 +182,13 @@ impl Report {
     }
 
     fn verdict(&self, paint: Paint) -> String {
-        let ok = self.items.iter().filter(|item| item.status == Status::Ok).count();
+        let ok = self.items.iter().filter(|item| item.status == Verdict::Ok).count();
         let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         let mut parts = vec![plural(self.faults, "fault"), plural(self.warnings, "warning"), format!("{ok} ok")];
         if self.skipped > 0 {
             parts.push(format!("{} not looked at", self.skipped));
         }
-        let status = if self.ok { Status::Ok } else { Status::Fault };
+        let status = if self.ok { Verdict::Ok } else { Verdict::Fault };
         let end = if self.ok { "." } else { ": volumes will fail until the faults are mended." };
         paint.status(status, &format!("{}{end}", parts.join(", ")))
     }
@@ -198,12 +198,12 @@ impl Report {
 const TEXT: usize = 10;
 const WIDTH: usize = 110;
 
-const fn word(status: Status) -> &'static str {
+const fn word(status: Verdict) -> &'static str {
     match status {
-        Status::Ok => "ok",
-        Status::Skipped => "-",
-        Status::Warning => "warning",
-        Status::Fault => "FAULT",
+        Verdict::Ok => "ok",
+        Verdict::Skipped => "-",
+        Verdict::Warning => "warning",
+        Verdict::Fault => "FAULT",
     }
 }
 
@@ -253,12 +253,12 @@ impl Paint {
         self.code("1", text)
     }
 
-    fn status(self, status: Status, text: &str) -> String {
+    fn status(self, status: Verdict, text: &str) -> String {
         let code = match status {
-            Status::Ok => "32",
-            Status::Skipped => "2",
-            Status::Warning => "1;33",
-            Status::Fault => "1;31",
+            Verdict::Ok => "32",
+            Verdict::Skipped => "2",
+            Verdict::Warning => "1;33",
+            Verdict::Fault => "1;31",
         };
         self.code(code, text)
     }

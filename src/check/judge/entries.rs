@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::super::facts::{CAP_CHOWN, Directory, Facts, List, Seen};
 use super::super::report::{Item, Section};
 use super::{on_node, quoted};
-use crate::config::{Entry, Missing};
+use crate::config::{Entry, Fault, Missing};
 use crate::plan::strongest;
 use crate::propagation::{MountPropagation, PropagationState};
 
@@ -23,9 +23,10 @@ pub(super) fn judge(facts: &Facts, items: &mut Vec<Item>) {
                 .advise("name the allow-list with --config FILE; without one the plugin refuses every volume"),
         ),
         List::Faulty(path, faults) => {
-            items.extend(faults.0.iter().map(|fault| {
+            let item = |fault: &Fault| {
                 Item::fault(Section::AllowList, "allowList", path.display().to_string(), fault.to_string())
-            }))
+            };
+            items.extend(faults.0.iter().map(item));
         }
         List::Good(path, entries) if entries.is_empty() => items.push(
             Item::warning(Section::AllowList, "allowList", path.display().to_string(), "has no entries")

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::facts::{
     CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Directory, FoundBy, Kubelet, List, Own, Process, Seen, Socket,
 };
-use super::super::report::Status;
+use super::super::report::Verdict;
 use super::*;
 use crate::config::AllowList;
 use crate::propagation::PropagationState;
@@ -21,7 +21,7 @@ fn directory(mount: &str, propagation: PropagationState) -> Directory {
     Directory { mount_point: Some(PathBuf::from(mount)), fs_type, propagation, nested: Vec::new() }
 }
 
-fn list(entries: &str, seen: Seen) -> List {
+fn list(entries: &str, seen: &Seen) -> List {
     let kubelet = AbsPath::parse("/var/lib/kubelet").unwrap();
     let list = AllowList::parse(&format!("entries: [{entries}]"), &kubelet).unwrap();
     List::Good("/e.yaml".into(), list.iter().map(|entry| (entry.clone(), seen.clone())).collect())
@@ -68,7 +68,7 @@ fn good() -> Facts {
             registry: shared.clone(),
             sockets: vec![(in_kubelet("plugins/csi.x/csi.sock"), Socket::Live)],
         }),
-        list: list(SHARED_ENTRY, shared),
+        list: list(SHARED_ENTRY, &shared),
         kubelet_dir,
     }
 }
@@ -77,7 +77,7 @@ fn good() -> Facts {
 fn with(change: impl FnOnce(&mut Facts)) -> Vec<Item> {
     let mut facts = good();
     change(&mut facts);
-    judge(&facts).into_iter().filter(|item| item.status != Status::Ok).collect()
+    judge(&facts).into_iter().filter(|item| item.status != Verdict::Ok).collect()
 }
 
 fn with_node(change: impl FnOnce(&mut Node)) -> Vec<Item> {
@@ -85,7 +85,7 @@ fn with_node(change: impl FnOnce(&mut Node)) -> Vec<Item> {
 }
 
 #[track_caller]
-fn only(items: &[Item], status: Status, check: &str, words: &str) {
+fn only(items: &[Item], status: Verdict, check: &str, words: &str) {
     let [item] = items else { panic!("one item is expected: {items:#?}") };
     assert_eq!((item.status, item.check.as_str()), (status, check), "{item:#?}");
     let text = format!("{}: {}\n{}\n{}", item.looked_at, item.found, item.advice, item.commands.join("\n"));
@@ -123,10 +123,10 @@ fn a_missing_call_is_told_with_its_reason() {
         judge(&facts).into_iter().find(|item| item.looked_at.ends_with(name)).unwrap()
     };
     let old = lacking("mount_setattr", Errno::ENOSYS, "5.10.0");
-    assert_eq!(old.status, Status::Warning);
+    assert_eq!(old.status, Verdict::Warning);
     assert!(old.found.contains("older than 5.12"), "{old:?}");
     let filtered = lacking("openat2", Errno::EPERM, "6.12.1");
-    assert_eq!(filtered.status, Status::Ok, "nothing is lost by this fall-back");
+    assert_eq!(filtered.status, Verdict::Ok, "nothing is lost by this fall-back");
     assert!(filtered.found.contains("seccomp profile refuses it"), "{filtered:?}");
 }
 
@@ -135,7 +135,7 @@ fn what_we_may_not_do_is_a_fault() {
     let items = with(|facts| facts.own.capabilities = 1 << CAP_SYS_ADMIN);
     only(
         &items,
-        Status::Fault,
+        Verdict::Fault,
         "capabilities",
         "CAP_SYS_CHROOT, CAP_SYS_PTRACE not held & add: [SYS_CHROOT, SYS_PTRACE]",
     );
@@ -143,29 +143,30 @@ fn what_we_may_not_do_is_a_fault() {
         facts.node.as_mut().unwrap().mount_allowed = Some(Err(Errno::EACCES));
         facts.own.confined = Some("cri-containerd.apparmor.d (enforce)".to_owned());
     });
-    only(&items, Status::Fault, "mountCall", "EACCES & cri-containerd & appArmorProfile: {type: Unconfined}");
-    only(&with_node(|node| node.mounts = 99_000), Status::Fault, "mountMax", "99 % & sysctl -w fs.mount-max=200000");
-    only(&with_node(|node| node.mounts = 60_000), Status::Warning, "mountMax", "60 %");
+    only(&items, Verdict::Fault, "mountCall", "EACCES & cri-containerd & appArmorProfile: {type: Unconfined}");
+    only(&with_node(|node| node.mounts = 99_000), Verdict::Fault, "mountMax", "99 % & sysctl -w fs.mount-max=200000");
+    only(&with_node(|node| node.mounts = 60_000), Verdict::Warning, "mountMax", "60 %");
 }
 
 #[test]
 fn the_kubelets_process_must_be_the_one_that_is_meant() {
     let items = with(|facts| facts.kubelet.others = vec![900]);
-    only(&items, Status::Warning, "kubeletProcess", "900 could be it as well & --pid");
+    only(&items, Verdict::Warning, "kubeletProcess", "900 could be it as well & --pid");
     let items = with(|facts| {
         facts.kubelet.found_by = FoundBy::Default;
         facts.kubelet.alone = true;
     });
-    only(&items, Status::Fault, "kubeletProcess", "hostPID: true");
+    only(&items, Verdict::Fault, "kubeletProcess", "hostPID: true");
     let items = with(|facts| facts.kubelet.root_dir = Some("/data/kubelet".to_owned()));
-    only(&items, Status::Fault, "kubeletRootDir", "is /data/kubelet, but --kubelet-dir is /var/lib/kubelet");
+    only(&items, Verdict::Fault, "kubeletRootDir", "is /data/kubelet, but --kubelet-dir is /var/lib/kubelet");
 }
 
 #[test]
 fn a_namespace_that_cannot_be_entered_leaves_the_rest_unseen_not_guessed() {
     let items = with(|facts| facts.node = Err(Errno::EPERM));
     let found: Vec<_> = items.iter().map(|item| (item.check.as_str(), item.status)).collect();
-    let expected = [("kubeletNamespace", Status::Fault), ("kubeletDir", Status::Skipped), ("source", Status::Skipped)];
+    let expected =
+        [("kubeletNamespace", Verdict::Fault), ("kubeletDir", Verdict::Skipped), ("source", Verdict::Skipped)];
     assert_eq!(found, expected);
 }
 
@@ -175,19 +176,19 @@ fn the_kubelets_directory_must_be_there_and_shared() {
         node.kubelet_dir = Seen::Missing;
         node.elsewhere = vec!["/var/lib/k0s/kubelet".into()];
     });
-    only(&items, Status::Fault, "kubeletDir", "is not there & --kubelet-dir /var/lib/k0s/kubelet");
+    only(&items, Verdict::Fault, "kubeletDir", "is not there & --kubelet-dir /var/lib/k0s/kubelet");
     let private = Seen::Directory(directory("/var/lib/kubelet/pods", state(None, None)));
     let items = with_node(|node| node.parts[0].1 = private);
-    only(&items, Status::Fault, "kubeletShared", "is private & mount --make-shared /var/lib/kubelet/pods");
-    only(&with_node(|node| node.registry = Seen::Missing), Status::Fault, "registrationDir", "start the kubelet");
+    only(&items, Verdict::Fault, "kubeletShared", "is private & mount --make-shared /var/lib/kubelet/pods");
+    only(&with_node(|node| node.registry = Seen::Missing), Verdict::Fault, "registrationDir", "start the kubelet");
     let socket = |socket| with_node(move |node| node.sockets[0].1 = socket);
     only(
         &socket(Socket::Stale),
-        Status::Warning,
+        Verdict::Warning,
         "sockets",
         "nobody answers & rm /var/lib/kubelet/plugins/csi.x/csi.sock",
     );
-    only(&socket(Socket::SomethingElse), Status::Fault, "sockets", "not a socket");
+    only(&socket(Socket::SomethingElse), Verdict::Fault, "sockets", "not a socket");
 }
 
 #[test]
@@ -196,7 +197,7 @@ fn a_kubelet_in_another_namespace_gets_commands_that_enter_it() {
         facts.kubelet.first_namespace = Some(2);
         facts.node.as_mut().unwrap().kubelet_dir = Seen::Directory(directory("/kubelet", state(None, None)));
     });
-    only(&items, Status::Fault, "kubeletShared", "nsenter --target 700 --mount -- mount --make-shared /kubelet");
+    only(&items, Verdict::Fault, "kubeletShared", "nsenter --target 700 --mount -- mount --make-shared /kubelet");
 }
 
 #[test]
@@ -205,47 +206,47 @@ fn a_long_name_of_the_driver_leaves_no_room_for_the_socket() {
         facts.driver = format!("csi.{}", "x".repeat(59));
         facts.kubelet_dir = AbsPath::parse("/var/snap/microk8s/common/var/lib/kubelet").unwrap();
     });
-    only(&items, Status::Fault, "socketPath", "107 at most & shorter --driver-name");
+    only(&items, Verdict::Fault, "socketPath", "107 at most & shorter --driver-name");
 }
 
 #[test]
 fn an_allow_list_that_gives_nothing_is_told() {
     let of = |list| with(|facts| facts.list = list);
-    only(&of(List::NotNamed), Status::Skipped, "allowList", "--config FILE");
+    only(&of(List::NotNamed), Verdict::Skipped, "allowList", "--config FILE");
     let why = "No such file".to_owned();
-    only(&of(List::Unreadable("/e.yaml".into(), why)), Status::Fault, "allowList", "/e.yaml: No such file");
+    only(&of(List::Unreadable("/e.yaml".into(), why)), Verdict::Fault, "allowList", "/e.yaml: No such file");
     let kubelet = AbsPath::parse("/var/lib/kubelet").unwrap();
     let faults = AllowList::parse("entries: [{name: A, path: b}]", &kubelet).unwrap_err();
     assert_eq!(of(List::Faulty("/e.yaml".into(), faults)).len(), 2);
-    only(&of(list("", Seen::Unknown)), Status::Warning, "allowList", "has no entries");
+    only(&of(list("", &Seen::Unknown)), Verdict::Warning, "allowList", "has no entries");
     let shared = Seen::Directory(directory("/", state(Some(1), None)));
-    only(&of(list("{name: a, path: /mnt/a}", shared)), Status::Warning, "allow", "no pod may use the entry");
+    only(&of(list("{name: a, path: /mnt/a}", &shared)), Verdict::Warning, "allow", "no pod may use the entry");
 }
 
 #[test]
 fn a_source_must_be_there_alive_and_as_shared_as_its_ceiling() {
-    let of = |entry: &str, seen| with(|facts| facts.list = list(entry, seen));
+    let of = |entry: &str, seen| with(|facts| facts.list = list(entry, &seen));
     let bidirectional = |seen| of(SHARED_ENTRY, seen);
-    only(&bidirectional(Seen::Missing), Status::Fault, "source", "/mnt/a: is not there & mkdir -p /mnt/a");
-    only(&bidirectional(Seen::Hung), Status::Fault, "source", "did not answer within 3s");
-    only(&bidirectional(Seen::Dead(Errno::ENOTCONN)), Status::Fault, "source", "ENOTCONN & umount --lazy /mnt/a");
-    only(&bidirectional(Seen::Symlink(Some("/srv/a".into()))), Status::Fault, "source", "write path: /srv/a");
-    only(&bidirectional(Seen::Refused(Errno::EACCES)), Status::Fault, "source", "pass through /mnt");
-    only(&bidirectional(Seen::NotADirectory), Status::Fault, "source", "is not a directory");
+    only(&bidirectional(Seen::Missing), Verdict::Fault, "source", "/mnt/a: is not there & mkdir -p /mnt/a");
+    only(&bidirectional(Seen::Hung), Verdict::Fault, "source", "did not answer within 3s");
+    only(&bidirectional(Seen::Dead(Errno::ENOTCONN)), Verdict::Fault, "source", "ENOTCONN & umount --lazy /mnt/a");
+    only(&bidirectional(Seen::Symlink(Some("/srv/a".into()))), Verdict::Fault, "source", "write path: /srv/a");
+    only(&bidirectional(Seen::Refused(Errno::EACCES)), Verdict::Fault, "source", "pass through /mnt");
+    only(&bidirectional(Seen::NotADirectory), Verdict::Fault, "source", "is not a directory");
 
     let private = || Seen::Directory(directory("/", state(None, None)));
-    only(&bidirectional(private()), Status::Fault, "shared", "allows Bidirectional & mount --rbind /mnt/a /mnt/a");
+    only(&bidirectional(private()), Verdict::Fault, "shared", "allows Bidirectional & mount --rbind /mnt/a /mnt/a");
     let own_mount = Seen::Directory(directory("/mnt/a", state(None, Some(3))));
-    only(&bidirectional(own_mount), Status::Fault, "shared", "is slave:3 & mount --make-rshared /mnt/a");
+    only(&bidirectional(own_mount), Verdict::Fault, "shared", "is slave:3 & mount --make-rshared /mnt/a");
     assert_eq!(of("{name: a, path: /mnt/a, allow: [{namespaces: [x]}]}", private()), [], "None needs nothing");
     let unbindable = PropagationState { unbindable: true, ..state(None, None) };
     let seen = Seen::Directory(directory("/mnt/a", unbindable));
-    only(&bidirectional(seen), Status::Fault, "bindable", "mount --make-private /mnt/a");
+    only(&bidirectional(seen), Verdict::Fault, "bindable", "mount --make-private /mnt/a");
 
     let made = "{name: a, path: /mnt/a, missing: {create: {}}, allow: [{namespaces: [x]}]}";
     assert_eq!(of(made, Seen::Missing), [], "the first volume makes it");
     let made = "{name: a, path: /mnt/a, missing: {create: {uid: 7}}, allow: [{namespaces: [x]}]}";
-    only(&of(made, Seen::Missing), Status::Fault, "source", "CAP_CHOWN is not held & install -d -o 7 -g 0 /mnt/a");
+    only(&of(made, Seen::Missing), Verdict::Fault, "source", "CAP_CHOWN is not held & install -d -o 7 -g 0 /mnt/a");
 }
 
 #[test]
@@ -256,10 +257,10 @@ fn nested_mounts_that_pass_nothing_on_are_named() {
         ("/mnt/a/it's".into(), state(None, None)),
         ("/mnt/a/hidden".into(), PropagationState { unbindable: true, ..state(None, None) }),
     ];
-    let items = with(|facts| facts.list = list(SHARED_ENTRY, Seen::Directory(outer)));
+    let items = with(|facts| facts.list = list(SHARED_ENTRY, &Seen::Directory(outer)));
     let words =
         r"no pod sees /mnt/a/hidden & later below /mnt/a/it's does not cross & mount --make-rshared '/mnt/a/it'\''s'";
-    only(&items, Status::Warning, "nested", words);
+    only(&items, Verdict::Warning, "nested", words);
 }
 
 #[test]
