@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::plugin::{Plugin, UnderWay};
 use crate::registration::Registration;
 use crate::site::Site;
-use crate::socket;
+use crate::socket::{self, Socket};
 use crate::sys::calls::Calls;
 use crate::sys::namespace::Proc;
 use crate::threads::Threads;
@@ -151,13 +151,14 @@ pub fn build(args: &ServeArgs) -> Result<Plugin, String> {
     })
 }
 
-/// Serves a plugin on a listening socket until `stop`, then lets the calls under way end within `drain`.
+/// Serves a plugin on a listening socket until `stop`, then lets the calls under way end within `drain`, removes the
+/// socket and what the mount threads made for themselves.
 ///
 /// # Errors
 /// What the transport says.
 pub async fn serve(
     plugin: Arc<Plugin>,
-    listener: UnixListener,
+    (listener, socket): (UnixListener, Socket),
     stop: impl Future<Output = ()> + Send,
     drain: Duration,
 ) -> Result<(), String> {
@@ -201,6 +202,7 @@ pub async fn serve(
         served = serving => served.map_err(|e| e.to_string()),
         () = drained => Ok(()),
     };
+    drop(socket);
     plugin.threads.close().await;
     result
 }
@@ -213,7 +215,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
     let drain = seconds("drain-timeout", args.drain_timeout)?;
     let mut plugin = build(args)?;
     let path = socket::path_of(&args.endpoint).map_err(|e| e.to_string())?;
-    let (listener, socket) = socket::bind(&path).map_err(|e| e.to_string())?;
+    let bound = socket::bind(&path).map_err(|e| e.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(512 * 1024)
@@ -250,9 +252,8 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
             stop.await;
             drop(registering);
         };
-        serve(Arc::clone(&plugin), listener, stop, drain).await
+        serve(Arc::clone(&plugin), bound, stop, drain).await
     });
-    drop(socket);
     // A hung mount thread must not hold up the end of the process.
     runtime.shutdown_background();
     tracing::info!("stopped");

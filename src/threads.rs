@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::site::Site;
 use crate::sys::Errno;
 use crate::sys::namespace::{self, MountNamespace};
-use crate::workshop::{Slot, Workshop};
+use crate::workshop::{self, Slot, Workshop};
 
 /// How many threads may hang on one source before its calls are turned away at once.
 pub const STUCK_PER_SOURCE: usize = 4;
@@ -305,14 +305,23 @@ impl Threads {
         all
     }
 
-    /// Unmounts the workshops and lets the idle threads end. Hung ones are left to the end of the process.
+    /// Unmounts the workshops, removes the driver's directory if nothing is left in it, and lets the idle threads end.
+    /// Hung ones are left to the end of the process.
     pub async fn close(&self) {
         let crews = lock(&self.crews).clone();
         for crew in crews {
-            let Some(workshop) = lock(&crew.workshop).take() else { continue };
-            let place = workshop.place().to_owned();
-            let closed = self.run(&crew, "workshop", Duration::from_secs(5), move |t, _| workshop.close(&t.site)).await;
-            if let Ok(Err(errno)) = closed {
+            let workshop = lock(&crew.workshop).take();
+            let driver = crew.driver.clone();
+            let close = move |thread: &mut MountThread, _: &dyn Fn() -> bool| {
+                let closed = workshop.map_or(Ok(()), |workshop| {
+                    let place = workshop.place().to_owned();
+                    workshop.close(&thread.site).map_err(|errno| (place, errno))
+                });
+                // The chart's hostPath makes it, but Kubernetes has nobody who would remove it.
+                workshop::remove_driver_dir(&thread.site, &driver);
+                closed
+            };
+            if let Ok(Err((place, errno))) = self.run(&crew, "workshop", Duration::from_secs(5), close).await {
                 tracing::warn!(path = %place.display(), %errno, "the workshop could not be unmounted");
             }
             lock(&crew.queue).closed = true;

@@ -106,3 +106,10 @@ fn clear(site: &Site, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
         mount::unmount(parent, name, Unmount::Detach)?;
     }
 }
+
+/// Removes the driver's directory among the kubelet's plugins, if it is empty.
+pub fn remove_driver_dir(site: &Site, driver: &str) {
+    let plugins = site.kubelet_dir.as_path().join("plugins");
+    // It may be in use, or never have been: nothing depends on it.
+    let _ = path::open_trusted(&plugins).and_then(|parent| path::remove_dir(&parent, OsStr::new(driver)));
+}

@@ -155,6 +155,21 @@ fn the_kubelet_sees_the_socket_and_nothing_else_and_none_is_left_at_the_end() {
 }
 
 #[test]
+fn a_plugin_that_ends_leaves_no_directory_among_the_kubelets() {
+    in_namespace(|| {
+        let mut node = Node::start();
+        node.publish(&node.inline("p1", &[("volume", "data")])).unwrap();
+        let own = node.root.join("kubelet/plugins/csi.hostmount.dev");
+        assert!(own.join("workshop").exists());
+        kill(Pid::from_raw(i32::try_from(node.plugin.id()).unwrap()), Signal::SIGTERM).unwrap();
+        assert!(node.plugin.wait().unwrap().success());
+        assert!(!own.exists() && own.parent().unwrap().exists());
+        // What a pod holds stays.
+        assert!(node.target("p1").join("marker").exists());
+    });
+}
+
+#[test]
 fn a_directory_that_was_deleted_comes_back_or_asks_for_a_restart() {
     in_namespace(|| {
         let mut node = Node::start_with(&["--registration-dir=/mnt/held", "--admin-address=127.0.0.1:0"]);
