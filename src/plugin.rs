@@ -13,7 +13,7 @@ use crate::config::reload::ConfigStore;
 use crate::csi::connection::{Caller, MountNamespaceOf};
 use crate::csi::status::{CallError, code, status};
 use crate::gate::Gate;
-use crate::held;
+use crate::held::{self, Held};
 use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::registration::Registration;
@@ -110,17 +110,22 @@ impl Plugin {
         self.threads.warm(&crew).map_err(|e| e.to_string())
     }
 
-    /// Counts the mounted volumes for the metrics. If a thread is not to be had in time, the count stays as it was.
-    pub async fn count_held(&self) {
-        let Some(crew) = self.threads.latest() else { return };
+    /// Counts the mounted volumes, for the metrics too, whose count stays as it was if that fails.
+    /// None, if a thread is not to be had in time, or nobody has called yet.
+    pub async fn count_held(&self) -> Option<Held> {
+        let crew = self.threads.latest()?;
         let driver = self.driver.clone();
         let counting =
             self.threads.run(&crew, "metrics", COUNT_DEADLINE, move |thread, _| held::count(&thread.site, &driver));
         match counting.await {
-            Ok(Ok(held)) => self.metrics.held(held),
+            Ok(Ok(held)) => {
+                self.metrics.held(held);
+                return Some(held);
+            }
             Ok(Err(error)) => tracing::warn!(%error, "the mounted volumes cannot be counted"),
             Err(error) => tracing::warn!(%error, "the mounted volumes cannot be counted"),
         }
+        None
     }
 
     /// Runs a call inside its span, counts it, and turns its error into a status.

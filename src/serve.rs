@@ -248,9 +248,11 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
             Some(registration) => Some(registration.start().map_err(|e| format!("no registration: {e}"))?),
             None => None,
         };
+        let telling = Arc::clone(&plugin);
         let stop = async move {
             stop.await;
             drop(registering);
+            say_what_stays(&telling).await;
         };
         serve(Arc::clone(&plugin), bound, stop, drain).await
     });
@@ -258,6 +260,18 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
     runtime.shutdown_background();
     tracing::info!("stopped");
     result
+}
+
+/// For whoever uninstalls while volumes are in use: nothing is taken from the pods, but they need a plugin to end.
+async fn say_what_stays(plugin: &Plugin) {
+    match plugin.count_held().await {
+        Some(held) if held.published + held.staged > 0 => tracing::warn!(
+            published = held.published,
+            staged = held.staged,
+            "volumes stay mounted: their pods keep them, and can end once a plugin of this name is back"
+        ),
+        _ => {}
+    }
 }
 
 /// A client of the API server. It fails at once: the watch has a back-off of its own, and so has the kubelet; a client

@@ -159,13 +159,16 @@ fn a_plugin_that_ends_leaves_no_directory_among_the_kubelets() {
     in_namespace(|| {
         let mut node = Node::start();
         node.publish(&node.inline("p1", &[("volume", "data")])).unwrap();
+        let data = node.target("p1").with_file_name("vol_data.json");
+        fs::write(data, "{\"driverName\":\"csi.hostmount.dev\"}").unwrap();
         let own = node.root.join("kubelet/plugins/csi.hostmount.dev");
         assert!(own.join("workshop").exists());
         kill(Pid::from_raw(i32::try_from(node.plugin.id()).unwrap()), Signal::SIGTERM).unwrap();
         assert!(node.plugin.wait().unwrap().success());
         assert!(!own.exists() && own.parent().unwrap().exists());
-        // What a pod holds stays.
+        // What a pod holds stays, and it says so.
         assert!(node.target("p1").join("marker").exists());
+        assert!(node.log().contains("volumes stay mounted"), "{}", node.log());
     });
 }
 

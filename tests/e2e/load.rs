@@ -1,0 +1,50 @@
+//! As many pods as a node has, at once.
+
+use std::time::{Duration, Instant};
+
+use crate::cluster::{Place, apply, field, kubectl, node, try_kubectl, until, volume_mounts};
+use crate::pods::{inline, simple};
+
+/// What the kubelet allows by default.
+const PODS: usize = 110;
+
+#[test]
+fn a_full_node_of_pods_starts_and_stops_at_once() {
+    let place = Place::new("full");
+    place.mount("nested");
+    let allowed: usize = field(&["nodes"], ".items[0].status.allocatable.pods").parse().unwrap();
+    let running = kubectl(&["get", "pods", "--all-namespaces", "--output=name"]).lines().count();
+    let count = PODS.min(allowed - running);
+    let volume = inline("data", place.sub_path());
+    let propagation = ["None", "HostToContainer", "Bidirectional"];
+    let pods: Vec<_> =
+        (0..count).map(|n| simple(&place, &format!("p{n}"), &volume, propagation[n % propagation.len()])).collect();
+    let before = node("cat /proc/self/mountinfo").lines().filter(|line| line.contains("hostmount-e2e")).count();
+    let threads = || node("grep Threads /proc/$(pidof hostmount)/status; ls /proc/$(pidof hostmount)/fd | wc -l");
+    let idle = threads();
+    let begun = Instant::now();
+    apply(&pods);
+    let of = ["--namespace", place.namespace.as_str()];
+    kubectl(&[&of[..], &["wait", "pod", "--all", "--for=condition=Ready", "--timeout=10m"]].concat());
+    println!("{count} pods ready after {:?}", begun.elapsed());
+    assert_eq!(volume_mounts().len(), 2 * count, "a mount and the nested one for each");
+    for n in 0..6 {
+        assert!(place.sees(&format!("p{n}"), "c", "nested"), "p{n}");
+    }
+    place.mount("later");
+    for n in 0..6 {
+        assert_eq!(place.sees(&format!("p{n}"), "c", "later"), n % 3 > 0, "p{n}");
+    }
+    let begun = Instant::now();
+    kubectl(&[&of[..], &["delete", "pod", "--all", "--wait=false"]].concat());
+    until("all pods are gone", Duration::from_secs(600), || {
+        let left = try_kubectl(&[&of[..], &["get", "pods", "--output=name"]].concat())?.lines().count();
+        if left == 0 { Ok(()) } else { Err(format!("{left} are left")) }
+    });
+    println!("and gone after {:?}; threads and descriptors before: {idle:?}, after: {:?}", begun.elapsed(), threads());
+    crate::cluster::until_nothing_is_mounted();
+    place.unmount("later");
+    let after = node("cat /proc/self/mountinfo").lines().filter(|line| line.contains("hostmount-e2e")).count();
+    assert_eq!(after, before, "the node's own mounts");
+    place.finish();
+}
