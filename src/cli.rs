@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::check::CheckArgs;
 use crate::serve::ServeArgs;
 use crate::telemetry::LogFormat;
 use crate::try_out::{RoleArgs, TryArgs};
@@ -33,6 +34,8 @@ pub enum Command {
     TryRole(RoleArgs),
     /// Run the node plugin: serve CSI to the kubelet.
     Serve(ServeArgs),
+    /// Look whether volumes would work on this node: kernel, kubelet, and the directories of the allow-list.
+    Check(CheckArgs),
     /// Check an allow-list and print all its faults.
     Validate {
         /// The file.

@@ -41,10 +41,25 @@ pub struct Plugin {
     pub threads: Threads,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// The calls under way.
+    pub under_way: UnderWay,
     /// The look-up of pods, if it was asked for.
     pub lookup: Option<Arc<Lookup>>,
     /// The registration with the kubelet, if it was asked for.
     pub registration: Option<Arc<Registration>>,
+}
+
+/// How many calls are under way: what a stopping plugin waits for.
+#[derive(Debug, Clone, Default)]
+pub struct UnderWay(Arc<()>);
+
+impl UnderWay {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        // Each call holds a clone, also one that is dropped half-way.
+        Arc::strong_count(&self.0) - 1
+    }
 }
 
 /// What the log says of a call besides its outcome.
@@ -119,9 +134,11 @@ impl Plugin {
         let Subject { rpc, volume, pod } = subject;
         let volume: String = volume.chars().take(200).collect();
         let span = tracing::info_span!("call", rpc, volume, pod, outcome = Empty, duration_us = Empty);
+        let under_way = self.under_way.clone();
         async {
             let start = Instant::now();
             let result = work.await;
+            drop(under_way);
             let took = start.elapsed();
             let outcome = result.as_ref().map_or_else(code, |_| Code::Ok);
             self.metrics.call(rpc, outcome, took);

@@ -7,6 +7,10 @@
 //! given up for one of another name, which starts without back-off. A socket that works keeps its name: two names at
 //! once would let the end of the old one deregister the new one.
 //!
+//! The `@` in the name is for HTTP/2. The kubelet's gRPC client sends the path of this socket, with its slashes as
+//! `%2F`, as the `:authority` of its requests, and our server (h2, by way of http::uri::Authority) refuses a host with
+//! a percent sign in it as a protocol error. In a user name it takes one: what stands before an `@`.
+//!
 //! All this runs on a thread and runtime of its own, where looking at a directory may block.
 
 use std::os::linux::fs::MetadataExt;
@@ -76,6 +80,15 @@ pub struct Registration {
     progress: Mutex<Progress>,
 }
 
+/// The number in the name of a driver's registration socket; `None` if the name is no such socket's.
+pub(crate) fn socket_number(driver: &str, name: &str) -> Option<u32> {
+    let middle = name.strip_prefix(driver)?.strip_prefix("@reg")?.strip_suffix(".sock")?;
+    match middle.strip_prefix('-') {
+        Some(number) => number.parse().ok(),
+        None => middle.is_empty().then_some(0),
+    }
+}
+
 /// Why a socket is no longer put up.
 enum End {
     Vanished,
@@ -129,7 +142,7 @@ impl Registration {
 
     fn path(&self, number: u32) -> PathBuf {
         let name = &self.info.name;
-        let file = if number == 0 { format!("{name}-reg.sock") } else { format!("{name}-reg-{number}.sock") };
+        let file = if number == 0 { format!("{name}@reg.sock") } else { format!("{name}@reg-{number}.sock") };
         self.directory.join(file)
     }
 
@@ -140,13 +153,7 @@ impl Registration {
         let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
         for entry in entries {
             let name = entry.file_name();
-            let number = name
-                .to_str()
-                .and_then(|name| name.strip_prefix(&self.info.name)?.strip_prefix("-reg")?.strip_suffix(".sock"))
-                .and_then(|middle| match middle.strip_prefix('-') {
-                    Some(number) => number.parse().ok(),
-                    None => middle.is_empty().then_some(0),
-                });
+            let number = name.to_str().and_then(|name| socket_number(&self.info.name, name));
             let made = entry.metadata().and_then(|m| m.modified());
             let (Some(number), Ok(made)) = (number, made) else { continue };
             if let Some((_, older)) = found.filter(|(when, _)| *when <= made) {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -18,7 +18,7 @@ use crate::csi::{identity, node};
 use crate::gate::Gate;
 use crate::lookup::Lookup;
 use crate::metrics::Metrics;
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, UnderWay};
 use crate::registration::Registration;
 use crate::site::Site;
 use crate::socket;
@@ -31,6 +31,9 @@ use crate::wire::csi::node_server::NodeServer;
 
 /// The largest message taken, in bytes. A request is a few paths and the pod's names; tokens are the largest part.
 const MESSAGE_MAX: usize = 1 << 20;
+
+/// How often a stopping plugin looks whether calls are under way, and how long it gives answers to be sent.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// What `hostmount serve` is told.
 #[derive(Debug, Clone, clap::Args)]
@@ -97,7 +100,7 @@ fn seconds(name: &str, value: f64) -> Result<Duration, String> {
 }
 
 /// A driver's name: a domain name of at most 63 bytes (CSI, GetPluginInfoResponse.name).
-fn check_driver(name: &str) -> Result<(), String> {
+pub(crate) fn check_driver(name: &str) -> Result<(), String> {
     let part = |p: &str| {
         !p.is_empty()
             && !p.starts_with('-')
@@ -144,6 +147,7 @@ pub fn build(args: &ServeArgs) -> Result<Plugin, String> {
         whose: args.mount_namespace,
         store,
         gate: Gate::default(),
+        under_way: UnderWay::default(),
     })
 }
 
@@ -176,20 +180,26 @@ pub async fn serve(
             // The receiver waits below until serving has ended.
             let _ = stopping.send(());
         });
-    let overdue = async move {
-        // An error means that serving ended without a stop; then this never matters.
-        if stopped.await.is_ok() {
-            tokio::time::sleep(drain).await;
-        } else {
+    let under_way = plugin.under_way.clone();
+    // A client that keeps its connection open and doesn't look at it holds up the transport, but not us.
+    let drained = async move {
+        if stopped.await.is_err() {
+            // Serving ended without a stop; its own result counts.
             std::future::pending::<()>().await;
+        }
+        let until = Instant::now() + drain;
+        tokio::time::sleep(SETTLE).await;
+        while under_way.count() > 1 && Instant::now() < until {
+            tokio::time::sleep(SETTLE).await;
+        }
+        let left = under_way.count() - 1;
+        if left > 0 {
+            tracing::warn!(calls = left, ?drain, "calls under way did not end in time and are given up");
         }
     };
     let result = tokio::select! {
         served = serving => served.map_err(|e| e.to_string()),
-        () = overdue => {
-            tracing::warn!(?drain, "calls under way did not end in time and are given up");
-            Ok(())
-        }
+        () = drained => Ok(()),
     };
     plugin.threads.close().await;
     result

@@ -1,19 +1,17 @@
 //! The plugin's unix socket: made private from the first instant, a stale one replaced, ours removed at the end.
 
-use std::ffi::OsString;
-use std::fs::Permissions;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::linux::fs::MetadataExt;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// A path's limit in bytes, without the closing NUL (unix(7), `sun_path`).
-const PATH_MAX: usize = 107;
-/// What is put around the socket's name until it has its mode. In its registration directory the kubelet passes over
-/// names that start with a dot (pkg/kubelet/pluginmanager/pluginwatcher), and must not see an unfinished socket.
-const UNFINISHED: [&str; 2] = [".", ".new"];
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::stat::{Mode, fchmod};
 
+/// A path's limit in bytes, without the closing NUL (unix(7), `sun_path`).
+pub(crate) const PATH_MAX: usize = 107;
 /// A socket that can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -21,7 +19,7 @@ pub enum SocketError {
     #[error("the endpoint {0:?} is not a unix socket: write unix:///path/to/csi.sock")]
     Endpoint(String),
     /// Longer than the kernel takes.
-    #[error("the socket path {} has {} bytes, over the limit of {}", .0.display(), .0.as_os_str().len(), PATH_MAX - UNFINISHED.concat().len())]
+    #[error("the socket path {} has {} bytes, over the limit of {}", .0.display(), .0.as_os_str().len(), PATH_MAX)]
     TooLong(PathBuf),
     /// Somebody else answers there.
     #[error("another process serves on {} already: stop it first, or choose another --endpoint", .0.display())]
@@ -57,13 +55,14 @@ pub fn path_of(endpoint: &str) -> Result<PathBuf, SocketError> {
 
 /// Binds a socket that only its owner may connect to.
 ///
-/// It is bound under another name, given its mode, and renamed: there is no instant at which others could connect,
-/// and a stale socket of that name is replaced in the same step.
+/// The mode is given to the socket before it has a name, and bind(2) takes it over to the file (unix(7); net/unix,
+/// unix_bind_bsd), so there is no instant at which others could connect. Binding under another name and renaming
+/// would do it too, but the kubelet complains of each such name in its registration directory.
 ///
 /// # Errors
 /// [`SocketError`].
 pub fn bind(path: &Path) -> Result<(UnixListener, Socket), SocketError> {
-    if path.as_os_str().len() + UNFINISHED.concat().len() > PATH_MAX {
+    if path.as_os_str().len() > PATH_MAX {
         return Err(SocketError::TooLong(path.to_owned()));
     }
     let io = |error| SocketError::Io { path: path.to_owned(), error };
@@ -71,25 +70,19 @@ pub fn bind(path: &Path) -> Result<(UnixListener, Socket), SocketError> {
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
         // A stale socket refuses connections; one that accepts them is somebody's.
         Ok(_) if UnixStream::connect(path).is_ok() => return Err(SocketError::InUse(path.to_owned())),
-        _ => {}
+        Ok(_) => std::fs::remove_file(path).map_err(io)?,
+        Err(_) => {}
     }
-    let mut unfinished = OsString::from(UNFINISHED[0]);
-    unfinished.push(path.file_name().unwrap_or_default());
-    unfinished.push(UNFINISHED[1]);
-    let unfinished = path.with_file_name(unfinished);
-    match std::fs::remove_file(&unfinished) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(e)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&unfinished).map_err(io)?;
-    let finish = || -> io::Result<u64> {
-        std::fs::set_permissions(&unfinished, Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
-        let inode = std::fs::symlink_metadata(&unfinished)?.st_ino();
-        std::fs::rename(&unfinished, path)?;
-        Ok(inode)
+    let make = || -> io::Result<(UnixListener, u64)> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        fchmod(&fd, Mode::from_bits_truncate(0o600))?;
+        nix::sys::socket::bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+        let inode = std::fs::symlink_metadata(path)?.st_ino();
+        nix::sys::socket::listen(&fd, Backlog::MAXCONN)?;
+        Ok((UnixListener::from(fd), inode))
     };
-    let inode = finish().map_err(io)?;
+    let (listener, inode) = make().map_err(io)?;
     Ok((listener, Socket { path: path.to_owned(), inode }))
 }
 
@@ -122,6 +115,7 @@ impl Drop for Socket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_stale_socket_is_replaced_and_ours_is_removed() {

@@ -3,7 +3,10 @@
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The form of the log's lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -15,19 +18,21 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to standard error. `filter` is a level, or a filter as tracing-subscriber reads it.
+/// Starts logging to standard error. `filter` is a level, or levels by module,
+/// such as `info,hostmount::lookup=debug`.
 ///
 /// # Errors
 /// If the filter isn't one, or logging was started already.
 pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
     // What kube logs as an error of its own, `lookup` tells once, with what it means.
     let quiet = if ["error", "warn", "info"].contains(&filter) { ",kube_client=off,kube_runtime=off" } else { "" };
-    let filter = EnvFilter::try_new(format!("{filter}{quiet}"))
+    let filter: Targets = format!("{filter}{quiet}")
+        .parse()
         .map_err(|e| format!("--log-level {filter:?}: {e}; write error, warn, info, debug or trace"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    match format {
-        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    }
-    .map_err(|e| e.to_string())
+    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let log = match format {
+        LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => log.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(log).try_init().map_err(|e| e.to_string())
 }

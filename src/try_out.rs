@@ -191,7 +191,8 @@ fn survey(node: &Node, started: Instant, json: bool) -> Result<bool, TryError> {
     Ok(report.ok)
 }
 
-fn colour() -> bool {
+/// Whether to print in colour: to a terminal, unless its user doesn't want it.
+pub(crate) fn colour() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 

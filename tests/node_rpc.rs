@@ -5,12 +5,15 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use hostmount::wire::csi;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proptest::prelude::*;
+use support::fuse::Fuse;
 use support::{Node, capability, in_namespace, mounts_beneath, table, tmpfs, unmount};
 use tonic::Code;
 
@@ -367,6 +370,38 @@ fn the_socket_is_private_and_goes_with_the_plugin() {
         assert!(node.plugin.wait().unwrap().success());
         assert!(!socket.exists() && !workshop.exists());
         assert_eq!(mounts_beneath(&node.root.join("kubelet")), [node.target("p1")], "running pods keep their volume");
+    });
+}
+
+/// A client that is connected and looks away is not waited for; a call that is under way is.
+#[test]
+fn a_stop_waits_for_calls_and_not_for_connections() {
+    in_namespace(|| {
+        let mut node = Node::start_with(&["--call-timeout=2", "--drain-timeout=60"]);
+        let stop = |node: &mut Node| {
+            let start = Instant::now();
+            kill(Pid::from_raw(i32::try_from(node.plugin.id()).unwrap()), Signal::SIGTERM).unwrap();
+            assert!(node.plugin.wait().unwrap().success());
+            start.elapsed()
+        };
+        let idle = UnixStream::connect(node.root.join("csi.sock")).unwrap();
+        assert!(stop(&mut node) < Duration::from_secs(30));
+        drop(idle);
+
+        node.kill_and_restart();
+        let Some(fuse) = Fuse::mount(&node.root.join("data/fuse")) else { return };
+        let request = node.inline("p1", &[("volume", "data"), ("subPath", "fuse")]);
+        let mut client = node.client();
+        let call = node.runtime.spawn(async move { client.node_publish_volume(request).await });
+        let gone = node.runtime.block_on(async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let pid = Pid::from_raw(i32::try_from(node.plugin.id()).unwrap());
+            kill(pid, Signal::SIGTERM).unwrap();
+            call.await.unwrap().unwrap_err()
+        });
+        assert_eq!(gone.code(), Code::DeadlineExceeded, "{gone:?}");
+        assert!(node.plugin.wait().unwrap().success());
+        drop(fuse);
     });
 }
 

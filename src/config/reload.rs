@@ -293,7 +293,7 @@ fn directory_of(path: &Path) -> &Path {
 }
 
 /// The file's bytes, one more than allowed at most.
-fn read(path: &Path) -> Content {
+pub(crate) fn read(path: &Path) -> Content {
     let said = |what: &str, error: &dyn std::fmt::Display| format!("{}: {what}: {error}", path.display());
     // Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);

@@ -35,10 +35,10 @@ impl Calls {
     #[must_use]
     pub fn probe() -> Self {
         Self {
-            openat2: is_there(raw::__NR_openat2),
-            move_mount: is_there(raw::__NR_move_mount),
-            mount_setattr: is_there(raw::__NR_mount_setattr),
-            statmount: is_there(raw::__NR_statmount),
+            openat2: refusal(raw::__NR_openat2).is_none(),
+            move_mount: refusal(raw::__NR_move_mount).is_none(),
+            mount_setattr: refusal(raw::__NR_mount_setattr).is_none(),
+            statmount: refusal(raw::__NR_statmount).is_none(),
         }
     }
 
@@ -64,11 +64,23 @@ impl fmt::Display for Calls {
     }
 }
 
+/// Each call that has a fall-back: its name, the Linux that brought it, and why it can't be made, if so: ENOSYS or
+/// EPERM. [`Calls::probe`] for people, who can do something about the reason.
+#[must_use]
+pub fn refusals() -> [(&'static str, (u32, u32), Option<Errno>); 4] {
+    [
+        ("openat2", (5, 6), refusal(raw::__NR_openat2)),
+        ("move_mount", (5, 2), refusal(raw::__NR_move_mount)),
+        ("mount_setattr", (5, 12), refusal(raw::__NR_mount_setattr)),
+        ("statmount", (6, 8), refusal(raw::__NR_statmount)),
+    ]
+}
+
 /// Makes the call with a bad descriptor, null pointers and sizes of zero, which each of them refuses without effect.
-fn is_there(number: u32) -> bool {
+fn refusal(number: u32) -> Option<Errno> {
     // SAFETY: every pointer argument is null and every size zero; the calls probed here check both before use.
     let result = unsafe { libc::syscall(i64::from(number), -1, 0, 0, 0, 0) };
-    result != -1 || !matches!(Errno::last(), Errno::ENOSYS | Errno::EPERM)
+    (result == -1).then(Errno::last).filter(|errno| matches!(errno, Errno::ENOSYS | Errno::EPERM))
 }
 
 #[cfg(test)]
@@ -83,7 +95,14 @@ mod tests {
     }
 
     #[test]
+    fn both_ways_of_asking_agree() {
+        let missing: Vec<_> =
+            refusals().into_iter().filter_map(|(name, _, why)| why.is_some().then_some(name)).collect();
+        assert_eq!(missing, Calls::probe().missing());
+    }
+
+    #[test]
     fn an_unknown_number_is_not_there() {
-        assert!(!is_there(100_000));
+        assert_eq!(refusal(100_000), Some(Errno::ENOSYS));
     }
 }

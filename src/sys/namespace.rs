@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -39,9 +40,30 @@ impl Proc {
     /// # Errors
     /// What open(2) and read(2) say.
     pub fn mountinfo(&self) -> Result<Vec<u8>, Errno> {
+        self.read("thread-self/mountinfo")
+    }
+
+    /// The content of a file beneath `/proc`.
+    ///
+    /// # Errors
+    /// What open(2) and read(2) say.
+    pub fn read(&self, path: &str) -> Result<Vec<u8>, Errno> {
         let mut bytes = Vec::new();
-        File::from(self.open("thread-self/mountinfo")?).read_to_end(&mut bytes).map_err(|e| errno_of(&e))?;
+        File::from(self.open(path)?).read_to_end(&mut bytes).map_err(|e| errno_of(&e))?;
         Ok(bytes)
+    }
+
+    /// The processes of our PID namespace, by number.
+    ///
+    /// # Errors
+    /// What reading the directory says.
+    pub fn processes(&self) -> Result<Vec<i32>, Errno> {
+        let mut all = Vec::new();
+        for entry in Dir::openat(&self.0, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?.iter() {
+            all.extend(entry?.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()));
+        }
+        all.sort_unstable();
+        Ok(all)
     }
 
     /// The mount namespace of a process.

@@ -1,6 +1,8 @@
 //! A node of its own for each test: user and mount namespace, kubelet directory, the real plugin on a real socket.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod fuse;
+
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{Read, Write};

@@ -1,0 +1,243 @@
+//! Gathers the facts. Nothing is changed on the way, and nothing is waited for longer than it may take.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use nix::sys::stat::fstat;
+
+use super::facts::{Call, Facts, FoundBy, Kubelet, List, Node, Own, Process, Seen};
+use super::{Asked, kubelet, look};
+use crate::config::{AllowList, Entry, reload};
+use crate::site::Site;
+use crate::sys::Errno;
+use crate::sys::calls::{self, Calls};
+use crate::sys::namespace::Proc;
+use crate::threads::{Crew, NoResult, Threads};
+use crate::tree::mountinfo::{self, Table};
+use crate::volume::AbsPath;
+
+/// How many directories are looked at at once: a few hung ones shall not add up, and a thread is left for the rest.
+const AT_ONCE: usize = 8;
+
+/// Looks at everything.
+///
+/// # Errors
+/// What keeps us from looking at all.
+pub(super) fn gather(asked: &Asked) -> Result<Facts, String> {
+    let proc = Arc::new(Proc::new().map_err(|e| format!("/proc cannot be opened: {e}"))?);
+    let old = |refused: Option<Errno>| if asked.old_calls { Some(Errno::ENOSYS) } else { refused };
+    let calls = if asked.old_calls { Calls::NONE } else { Calls::probe() };
+    let list = read_list(asked.config.as_deref(), &asked.kubelet_dir);
+    let site = Site { proc: Arc::clone(&proc), calls, kubelet_dir: asked.kubelet_dir.clone() };
+    let threads = Threads::new(site, &asked.driver);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;
+    let (kubelet, crew) = enter(&proc, &threads, asked.pid);
+    let (node, list) = match crew {
+        Err(errno) => (Err(errno), list),
+        Ok(crew) => {
+            let visit = Visit { threads: &threads, crew: &crew, asked };
+            runtime.block_on(async { visit.all(list).await })
+        }
+    };
+    // Hung threads are left to the end of the process.
+    runtime.shutdown_background();
+    Ok(Facts {
+        driver: asked.driver.clone(),
+        kubelet_dir: asked.kubelet_dir.clone(),
+        patience: asked.patience,
+        release: text(&proc, "sys/kernel/osrelease"),
+        calls: calls::refusals()
+            .into_iter()
+            .map(|(name, since, refused)| Call { name, since, refused: old(refused) })
+            .collect(),
+        own: own(&proc),
+        mount_max: text(&proc, "sys/fs/mount-max").parse().ok(),
+        kubelet,
+        node,
+        list,
+    })
+}
+
+fn text(proc: &Proc, path: &str) -> String {
+    String::from_utf8_lossy(&proc.read(path).unwrap_or_default()).trim().to_owned()
+}
+
+fn own(proc: &Proc) -> Own {
+    let status = text(proc, "self/status");
+    let confined = ["self/attr/apparmor/current", "self/attr/current"]
+        .iter()
+        .map(|path| text(proc, path).trim_end_matches('\0').to_owned())
+        .find(|name| !name.is_empty() && name != "unconfined");
+    Own {
+        capabilities: kubelet::field(&status, "CapEff").and_then(|b| u64::from_str_radix(b, 16).ok()).unwrap_or(0),
+        seccomp: kubelet::field(&status, "Seccomp") == Some("2"),
+        confined,
+    }
+}
+
+/// The processes of root that have a kubelet's name.
+fn candidates(proc: &Proc) -> Vec<Process> {
+    let of_root = |pid: i32| proc.open(&pid.to_string()).and_then(fstat).is_ok_and(|stat| stat.st_uid == 0);
+    let all = proc.processes().unwrap_or_default().into_iter();
+    all.map(|pid| process(proc, pid)).filter(|p| kubelet::NAMES.contains(&p.name.as_str()) && of_root(p.pid)).collect()
+}
+
+fn process(proc: &Proc, pid: i32) -> Process {
+    let depth = kubelet::depth(&text(proc, &format!("{pid}/status")));
+    Process { pid, name: text(proc, &format!("{pid}/comm")), depth }
+}
+
+/// Finds the kubelet and gets a first thread into its mount namespace.
+fn enter(proc: &Proc, threads: &Threads, pid: Option<i32>) -> (Kubelet, Result<Arc<Crew>, Errno>) {
+    let candidates = candidates(proc);
+    let (process, found_by, others) = match (pid, kubelet::choose(&candidates)) {
+        (Some(pid), _) => (process(proc, pid), FoundBy::Pid, Vec::new()),
+        (None, Some((chosen, others))) => (chosen.clone(), FoundBy::Name, others),
+        (None, None) => (process(proc, 1), FoundBy::Default, Vec::new()),
+    };
+    let command_line = proc.read(&format!("{}/cmdline", process.pid)).unwrap_or_default();
+    let namespace = proc.mount_namespace(process.pid);
+    let kubelet = Kubelet {
+        found_by,
+        others,
+        root_dir: kubelet::root_dir(&command_line),
+        namespace: namespace.as_ref().map(|n| n.inode).map_err(|&e| e),
+        first_namespace: proc.mount_namespace(1).ok().map(|n| n.inode),
+        alone: std::process::id() == 1 || std::os::unix::process::parent_id() == 1 && is_us(proc, 1),
+        process,
+    };
+    let crew = namespace.and_then(|namespace| {
+        let crew = threads.crew(namespace);
+        match threads.warm(&crew) {
+            Ok(()) => Ok(crew),
+            Err(NoResult::NoThread(errno)) => Err(errno),
+            Err(_) => Err(Errno::ECANCELED),
+        }
+    });
+    (kubelet, crew)
+}
+
+/// Whether a process runs our own executable.
+fn is_us(proc: &Proc, pid: i32) -> bool {
+    text(proc, &format!("{pid}/comm")) == text(proc, "self/comm")
+}
+
+fn read_list(path: Option<&Path>, kubelet_dir: &AbsPath) -> List {
+    let Some(path) = path else { return List::NotNamed };
+    match reload::read(path) {
+        Err(why) => List::Unreadable(path.to_owned(), why),
+        Ok(bytes) => match AllowList::parse_bytes(&bytes, kubelet_dir) {
+            Err(faults) => List::Faulty(path.to_owned(), faults),
+            Ok(list) => {
+                List::Good(path.to_owned(), list.iter().map(|entry| (Arc::clone(entry), Seen::Unknown)).collect())
+            }
+        },
+    }
+}
+
+/// The visit to the kubelet's mount namespace.
+struct Visit<'a> {
+    threads: &'a Threads,
+    crew: &'a Arc<Crew>,
+    asked: &'a Asked,
+}
+
+impl Visit<'_> {
+    async fn all(&self, list: List) -> (Result<Node, Errno>, List) {
+        let table = self.run("mount table", Err(Errno::ETIMEDOUT), |site| site.proc.mountinfo()).await;
+        let table = match table {
+            Ok(bytes) => Arc::new(mountinfo::parse(&bytes)),
+            Err(errno) => return (Err(errno), list),
+        };
+        let node = self.node(&table).await;
+        let list = match list {
+            List::Good(path, entries) => {
+                let entries = entries.into_iter().map(|(entry, _)| self.entry(entry, Arc::clone(&table)));
+                List::Good(path, futures_util::stream::iter(entries).buffered(AT_ONCE).collect().await)
+            }
+            other => other,
+        };
+        (Ok(node), list)
+    }
+
+    async fn node(&self, table: &Arc<Table>) -> Node {
+        let root = self.asked.kubelet_dir.as_path().to_owned();
+        let registry = root.join("plugins_registry");
+        let plugins = root.join("plugins");
+        let own = plugins.join(&self.asked.driver);
+        let mut parts = Vec::new();
+        for path in [root.join("pods"), plugins, own.clone()] {
+            let seen = self.directory(&path, table).await;
+            parts.push((path, seen));
+        }
+        let kubelet_dir = self.directory(&root, table).await;
+        let at = root.clone();
+        let elsewhere = if kubelet_dir == Seen::Missing {
+            self.run("directories of kubelets", Vec::new(), |_| look::which_exist(&kubelet::DIRECTORIES)).await
+        } else {
+            Vec::new()
+        };
+        let (driver, folder) = (self.asked.driver.clone(), registry.clone());
+        Node {
+            mounts: u64::try_from(table.mounts.len()).unwrap_or(u64::MAX),
+            mount_allowed: self.run("mount(2)", None, move |_| look::mount_allowed(&at)).await,
+            elsewhere,
+            parts,
+            registry: self.directory(&registry, table).await,
+            sockets: self.run("sockets", Vec::new(), move |_| look::sockets(&folder, &own, &driver)).await,
+            kubelet_dir,
+        }
+    }
+
+    async fn directory(&self, path: &Path, table: &Arc<Table>) -> Seen {
+        let (at, table) = (path.to_owned(), Arc::clone(table));
+        self.run(&path.display().to_string(), Seen::Hung, move |site| look::directory(site, &at, &table)).await
+    }
+
+    async fn entry(&self, entry: Arc<Entry>, table: Arc<Table>) -> (Arc<Entry>, Seen) {
+        let path = entry.path.clone();
+        let seen =
+            self.run(entry.name.as_str(), Seen::Hung, move |site| look::source(site, &path, &table)).await;
+        (entry, seen)
+    }
+
+    /// Runs a look on a mount thread; `otherwise` is what it means if that doesn't come back in time.
+    async fn run<T: Send + 'static>(
+        &self,
+        what: &str,
+        otherwise: T,
+        work: impl FnOnce(&Site) -> T + Send + 'static,
+    ) -> T {
+        let patience: Duration = self.asked.patience;
+        self.threads.run(self.crew, what, patience, move |thread, _| work(&thread.site)).await.unwrap_or(otherwise)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_know_what_we_may_do() {
+        let own = own(&Proc::new().unwrap());
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert!(status.contains(&format!("CapEff:\t{:016x}\n", own.capabilities)));
+    }
+
+    #[test]
+    fn a_list_is_read_or_says_why_not() {
+        let kubelet = AbsPath::parse("/var/lib/kubelet").unwrap();
+        let read = |path: Option<&Path>| read_list(path, &kubelet);
+        assert!(matches!(read(None), List::NotNamed));
+        let dir = tempfile::tempdir().unwrap();
+        let file: PathBuf = dir.path().join("entries.yaml");
+        assert!(matches!(read(Some(&file)), List::Unreadable(..)));
+        std::fs::write(&file, "entries: [{name: A, path: b}]").unwrap();
+        assert!(matches!(read(Some(&file)), List::Faulty(_, faults) if faults.0.len() == 2));
+        std::fs::write(&file, "entries: [{name: a, path: /b}]").unwrap();
+        assert!(matches!(read(Some(&file)), List::Good(_, entries) if entries.len() == 1));
+    }
+}

@@ -1,0 +1,71 @@
+//! A real FUSE mount, served by a thread of the test: so it can die, and hang.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::mount::{MsFlags, mount};
+
+/// A real FUSE file system on `at`, answered only as far as its test wants. `None`, with the reason printed, where
+/// /dev/fuse can't be opened.
+pub(crate) struct Fuse(File);
+
+impl Fuse {
+    pub(crate) fn mount(at: &Path) -> Option<Self> {
+        let device = match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+            Ok(device) => device,
+            Err(e) => {
+                println!("SKIPPED: /dev/fuse cannot be opened ({e}): this test needs FUSE");
+                return None;
+            }
+        };
+        fs::create_dir_all(at).unwrap();
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        mount(Some("test"), at, Some("fuse"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        Some(Self(device))
+    }
+
+    /// Answers requests (INIT, GETATTR, STATFS) until told to stop; then the descriptor is kept open, unanswered.
+    pub(crate) fn serve(self, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<Self> {
+        let work = move || {
+            let mut fuse = self;
+            let mut request = vec![0_u8; 1 << 17];
+            while !stop.load(Ordering::SeqCst) {
+                let mut waiting =
+                    [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&fuse.0), nix::poll::PollFlags::POLLIN)];
+                if nix::poll::poll(&mut waiting, 5_u8).unwrap() == 0 {
+                    continue;
+                }
+                let Ok(_) = fuse.0.read(&mut request) else { continue };
+                let opcode = u32::from_ne_bytes(request[4..8].try_into().unwrap());
+                let body: Vec<u8> = match opcode {
+                    // fuse_init_out: protocol 7.31, and sizes that mean little here.
+                    26 => [7_u32, 31, 0, 0, 0, 4096].iter().flat_map(|n| n.to_ne_bytes()).chain([0; 40]).collect(),
+                    // fuse_attr_out of a directory, valid for no time.
+                    3 => {
+                        let mut out = vec![0_u8; 104];
+                        out[16..24].copy_from_slice(&1_u64.to_ne_bytes());
+                        out[76..80].copy_from_slice(&0o40755_u32.to_ne_bytes());
+                        out[80..84].copy_from_slice(&2_u32.to_ne_bytes());
+                        out
+                    }
+                    17 => vec![0; 80],
+                    _ => vec![],
+                };
+                let error: i32 = if body.is_empty() { -38 } else { 0 };
+                let length = u32::try_from(16 + body.len()).unwrap();
+                let mut answer = length.to_ne_bytes().to_vec();
+                answer.extend(error.to_ne_bytes());
+                answer.extend(&request[8..16]);
+                answer.extend(body);
+                // FORGET and the like want no answer; the kernel refuses one, which is no matter.
+                let _ = fuse.0.write(&answer);
+            }
+            fuse
+        };
+        std::thread::Builder::new().name("fuse".into()).spawn(work).unwrap()
+    }
+}
