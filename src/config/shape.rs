@@ -48,7 +48,13 @@ pub(super) const PROPAGATION: &[&str] = &["None", "HostToContainer", "Bidirectio
 
 const NAME: Shape = Shape::Text { pattern: "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max: 63 };
 const PATH: Shape = Shape::Text {
-    pattern: "^(/(?!\\.{1,2}(/|$))[^/\\u0000-\\u001f\\u007f-\\u009f]+)+$",
+    // Components: not starting with a dot, or with one that isn't all, or with two that aren't. Without a look-ahead,
+    // which the validators of the Go world (Helm's among them) don't have.
+    pattern: concat!(
+        "^(/([^/.\\x00-\\x1f\\x7f-\\x9f][^/\\x00-\\x1f\\x7f-\\x9f]*",
+        "|\\.[^/.\\x00-\\x1f\\x7f-\\x9f][^/\\x00-\\x1f\\x7f-\\x9f]*",
+        "|\\.\\.[^/\\x00-\\x1f\\x7f-\\x9f]+))+$"
+    ),
     max: crate::volume::PATH_MAX - 1,
 };
 const PATTERN: Shape = Shape::Text { pattern: "^[a-z0-9.*?-]+$", max: super::pattern::PATTERN_MAX };
