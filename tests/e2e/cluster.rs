@@ -112,14 +112,23 @@ pub(crate) fn node(script: &str) -> String {
     try_node(script).unwrap_or_else(|e| panic!("on the node: {script}\n{e}"))
 }
 
-/// The mount points beneath the kubelet's directory that are volumes of the driver's kind.
+/// The mount points beneath the kubelet's directory that are the driver's: volumes, staged ones, and its workshop.
 #[track_caller]
-pub(crate) fn volume_mounts() -> Vec<String> {
+pub(crate) fn driver_mounts() -> Vec<String> {
     let table = node("cat /proc/self/mountinfo");
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| {
         point.starts_with(&kubelet_dir()) && (point.contains("/kubernetes.io~csi/") || point.contains(DRIVER))
     });
     points.map(str::to_owned).collect()
+}
+
+/// The mount points of volumes, of staged ones too, and of what is mounted in them.
+#[track_caller]
+pub(crate) fn volume_mounts() -> Vec<String> {
+    let workshop = format!("{}/plugins/{DRIVER}/workshop", kubelet_dir());
+    let mut mounts = driver_mounts();
+    mounts.retain(|point| *point != workshop);
+    mounts
 }
 
 /// No volume of the driver is mounted: after a while, because the kubelet takes its time.
@@ -211,7 +220,7 @@ pub(crate) fn until_registered() {
 /// What all tests need, once: the hand on the node, and that nothing of an earlier run is in the way.
 fn prepare() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
+    ONCE.call_once_force(|_| {
         let privileged = json!({"pod-security.kubernetes.io/enforce": "privileged"});
         for name in [AGENT, SYSTEM] {
             apply(&[

@@ -1,10 +1,11 @@
 //! The release: installed, upgraded and rolled back under load, uninstalled while volumes are in use.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::cluster::{
-    DRIVER, Place, SYSTEM, apply, install, install_with, kubectl, kubelet_dir, node, plugin_pod, try_kubectl,
-    uninstall, until, until_nothing_is_mounted, volume_mounts,
+    DRIVER, Place, SYSTEM, apply, driver_mounts, install, install_with, kubectl, kubelet_dir, node, plugin_pod,
+    try_kubectl, uninstall, until, until_nothing_is_mounted, volume_mounts,
 };
 use crate::pods::{inline, simple};
 
@@ -14,14 +15,15 @@ fn an_installed_plugin_passes_its_own_check_and_has_no_right_too_many() {
     let args = ["exec", "--namespace", SYSTEM, &plugin_pod(), "--container=hostmount", "--", "/hostmount", "check"];
     let said = kubectl(&[&args[..], &["--config=/etc/hostmount/entries.yaml"]].concat());
     assert!(said.contains("0 faults"), "{said}");
-    let account = format!("--as=system:serviceaccount:{SYSTEM}:hostmount");
-    let rights = kubectl(&["auth", "can-i", "--list", &account, "--no-headers"]);
-    let of_objects: Vec<&str> =
-        rights.lines().filter(|line| line.contains("[]") && !line.contains("selfsubject")).collect();
-    let ours: Vec<&str> = of_objects.into_iter().filter(|line| !line.starts_with(' ')).collect();
-    assert_eq!(ours.len(), 2, "{rights}");
-    assert!(ours.iter().any(|line| line.starts_with("pods ") && line.contains("[list watch]")), "{rights}");
-    assert!(ours.iter().any(|line| line.starts_with("persistentvolumes ") && line.contains("[get]")), "{rights}");
+    // What the account may do beyond what every account may.
+    let rights = |account: &str| {
+        let account = format!("--as=system:serviceaccount:{account}");
+        let list = kubectl(&["auth", "can-i", "--list", &account, "--no-headers"]);
+        list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<BTreeSet<_>>()
+    };
+    let (ours, everybody) = (rights(&format!("{SYSTEM}:hostmount")), rights(&format!("{SYSTEM}:default")));
+    let more: Vec<&str> = ours.difference(&everybody).map(String::as_str).collect();
+    assert_eq!(more, ["persistentvolumes [] [] [get]", "pods [] [] [list watch]"]);
     place.finish();
 }
 
@@ -76,7 +78,7 @@ fn uninstalling_leaves_running_pods_their_volumes_and_nothing_else() {
     place.wait_ready("p");
     let held = volume_mounts();
     uninstall();
-    assert_eq!(volume_mounts(), held, "the pod's mounts");
+    assert_eq!(driver_mounts(), held, "the pod's mounts, and none else");
     place.mount("later");
     assert!(place.sees("p", "c", "nested") && place.sees("p", "c", "later"));
     nothing_is_left();
@@ -93,6 +95,7 @@ fn uninstalling_leaves_running_pods_their_volumes_and_nothing_else() {
     place.finish();
     uninstall();
     nothing_is_left();
+    assert!(driver_mounts().is_empty());
 }
 
 /// No object of the cluster, no custom resource, no socket and no directory of the node.
