@@ -252,6 +252,7 @@ impl Place {
     #[track_caller]
     pub(crate) fn new(name: &str) -> Self {
         prepare();
+        until("the hand on the node", Duration::from_secs(60), || try_node("true").map(drop));
         install();
         let namespace = format!("e2e-{name}");
         apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})]);

@@ -89,7 +89,7 @@ fn a_sub_path_of_the_kubelet_works() {
     ));
     assert!(place.sees("p", "c", "later"), "mounts below the sub-path cross");
     // The kubelet unmounts what it has bound for the sub-path alone, and can't while something is mounted in it
-    // (docs/limits.md): its pods end when that is gone, whatever the kind of the volume.
+    // (ARCHITECTURE.md, Known limits): its pods end when that is gone, whatever the kind of the volume.
     place.unmount("inner/later");
     place.finish();
 }
