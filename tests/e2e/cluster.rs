@@ -23,7 +23,7 @@ fn setting(name: &str, default: &str) -> String {
 
 /// The image of the pods: one with a shell, `mount` and `sleep`.
 pub(crate) fn busybox() -> String {
-    setting("HOSTMOUNT_E2E_BUSYBOX", "localhost/busybox:e2e")
+    setting("HOSTMOUNT_E2E_BUSYBOX", "busybox:1.37")
 }
 
 /// The image of the plugin.
@@ -36,7 +36,7 @@ pub(crate) fn kubelet_dir() -> String {
 }
 
 /// Runs a program; what it printed, or that with its errors.
-fn run(program: &str, args: &[&str], input: Option<&str>) -> Result<String, String> {
+pub(crate) fn run(program: &str, args: &[&str], input: Option<&str>) -> Result<String, String> {
     let mut child = Command::new(program)
         .args(args)
         .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
@@ -217,8 +217,8 @@ pub(crate) fn until_registered() {
     });
 }
 
-/// What all tests need, once: the hand on the node, and that nothing of an earlier run is in the way.
-fn prepare() {
+/// What all tests need, once: the hand on the node, and a namespace for the plugin.
+pub(crate) fn hand_on_the_node() {
     static ONCE: Once = Once::new();
     ONCE.call_once_force(|_| {
         let privileged = json!({"pod-security.kubernetes.io/enforce": "privileged"});
@@ -239,6 +239,7 @@ fn prepare() {
         })]);
         kubectl(&["wait", "--namespace", AGENT, "pod/agent", "--for=condition=Ready", "--timeout=2m"]);
     });
+    until("the hand on the node", Duration::from_secs(60), || try_node("true").map(drop));
 }
 
 /// A test's own namespace and folder on the node. Both are gone when it ends well.
@@ -251,8 +252,7 @@ impl Place {
     /// With the plugin installed.
     #[track_caller]
     pub(crate) fn new(name: &str) -> Self {
-        prepare();
-        until("the hand on the node", Duration::from_secs(60), || try_node("true").map(drop));
+        hand_on_the_node();
         install();
         let namespace = format!("e2e-{name}");
         apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})]);
