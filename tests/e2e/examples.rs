@@ -63,11 +63,19 @@ fn it_installs_without_helm_and_every_example_works() {
     until_registered();
     let _ = try_kubectl(&["create", "namespace", "demo"]);
     node("mkdir -p /mnt/datasets/2024 && echo data > /mnt/datasets/2024/file");
-    kubectl(&["apply", "--filename", EXAMPLES]);
+    for file in std::fs::read_dir(EXAMPLES).unwrap().map(|file| file.unwrap().path()) {
+        if file.file_name().is_some_and(|name| name != "entries.yaml") {
+            kubectl(&["apply", "--filename", file.to_str().unwrap()]);
+        }
+    }
     until("all pods of the examples are ready", Duration::from_secs(120), || {
-        let args = ["wait", "--namespace", "demo", "pod", "--all", "--for=condition=Ready", "--timeout=1s"];
+        let args = ["wait", "--namespace", "demo", "pod", "--all", "--for=condition=Ready", "--timeout=30s"];
         let pods = try_kubectl(&["get", "pods", "--namespace", "demo", "--output=name"])?;
-        if pods.lines().count() < 10 { Err(pods) } else { try_kubectl(&args).map(drop) }
+        if pods.lines().count() < 10 {
+            return Err(pods);
+        }
+        let why = |e| format!("{e}\n{}", kubectl(&["get", "events", "--namespace", "demo"]));
+        try_kubectl(&args).map(drop).map_err(why)
     });
     let says = |of: &str, script: &str| try_kubectl(&["exec", "--namespace", "demo", of, "--", "sh", "-c", script]);
     assert_eq!(says("pod/inline", "cat /data/file").unwrap(), "data\n");
