@@ -1,10 +1,11 @@
 //! hostmount: a Kubernetes CSI node plugin that gives pods directories of their node by bind mount, with exactly
 //! the mount propagation that the pod asked for.
 //!
-//! A call passes, in this order: [`csi::request`] reads the message, [`policy`] asks the allow-list ([`config`]),
+//! A call passes, in this order: [`csi::request`] reads the message, [`lookup`] knows what the pod ([`pod`]) asks for,
+//! [`policy`] asks the allow-list ([`config`]),
 //! [`gate`] lets one call at a time at a path, [`threads`] takes it into the caller's mount namespace, where
 //! [`engine`] has [`observe`] read the tree, [`plan`] decide and [`apply`] run the steps; [`csi::status`] says how it
-//! went. [`sys`] makes the system calls. The pure parts, [`plan`], [`policy`], [`config`], [`propagation`],
+//! went. [`sys`] makes the system calls. The pure parts, [`plan`], [`policy`], [`pod`], [`config`], [`propagation`],
 //! [`volume`] and [`tree`], do no I/O and know neither gRPC nor threads.
 
 pub mod admin;

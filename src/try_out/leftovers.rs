@@ -55,6 +55,9 @@ impl Snapshot {
         mounts.sort();
         let mut paths = Vec::new();
         list(&node.kubelet_dir(), &mut paths)?;
+        // Made for the plugin before it starts, taken away by it when it ends. What is in it counts.
+        let own = node.plugin_dir();
+        paths.retain(|path| *path != own);
         paths.sort();
         Ok(Self { mounts, paths })
     }

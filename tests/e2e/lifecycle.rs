@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::cluster::{
     DRIVER, Place, SYSTEM, apply, driver_mounts, install, install_with, kubectl, kubelet_dir, node, plugin_pod,
     try_kubectl, uninstall, until, until_nothing_is_mounted, volume_mounts,
@@ -111,4 +113,34 @@ fn nothing_is_left() {
     // The kubelet's own: it keeps a directory for staged volumes of each driver it has known.
     let ours: Vec<&str> = files.lines().filter(|line| !line.contains("/plugins/kubernetes.io/")).collect();
     assert!(ours.is_empty(), "{ours:?}");
+}
+
+/// Takes one capability after the other from the container: either it doesn't become ready, or it can't mount.
+#[test]
+fn every_capability_of_the_container_is_necessary() {
+    let place = Place::new("capabilities");
+    let all = ["SYS_ADMIN", "SYS_CHROOT", "SYS_PTRACE"];
+    let works_with = |capabilities: &[&str]| {
+        let path = "/spec/template/spec/containers/0/securityContext/capabilities/add";
+        let patch = json!([{"op": "replace", "path": path, "value": capabilities}]).to_string();
+        let of = ["--namespace", SYSTEM];
+        kubectl(&[&of[..], &["patch", "daemonset", "hostmount", "--type=json", "--patch", &patch]].concat());
+        let rollout = ["rollout", "status", "daemonset/hostmount", "--timeout=25s"];
+        try_kubectl(&[&of[..], &rollout[..]].concat())?;
+        apply(&[simple(&place, "canary", &inline("data", place.sub_path()), "HostToContainer")]);
+        let wait = ["wait", "--namespace", &place.namespace, "pod/canary", "--for=condition=Ready", "--timeout=15s"];
+        let ready = try_kubectl(&wait).map(drop);
+        place.delete(&["canary"]);
+        ready
+    };
+    for without in all {
+        let rest: Vec<&str> = all.into_iter().filter(|name| *name != without).collect();
+        let why = works_with(&rest).expect_err(without);
+        println!("without {without}: {}", why.lines().last().unwrap_or_default());
+    }
+    works_with(&all).unwrap();
+    // Helm's apply leaves alone what somebody else has written.
+    uninstall();
+    install();
+    place.finish();
 }
