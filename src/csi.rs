@@ -1,6 +1,7 @@
 //! CSI over gRPC: messages become typed requests, errors become statuses, each in one place.
 
 pub mod connection;
+pub mod door;
 pub mod identity;
 pub mod node;
 pub mod request;

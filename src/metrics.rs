@@ -43,6 +43,11 @@ struct Propagation {
     propagation: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
 /// The metrics of a plugin.
 pub struct Metrics {
     registry: Registry,
@@ -62,6 +67,7 @@ pub struct Metrics {
     registrations: Counter,
     refused_registrations: Counter,
     mounts: Family<Mounted, Gauge>,
+    refused_connections: Family<Reason, Counter>,
 }
 
 impl fmt::Debug for Metrics {
@@ -101,6 +107,7 @@ impl Metrics {
             registrations: Counter::default(),
             refused_registrations: Counter::default(),
             mounts: Family::default(),
+            refused_connections: Family::default(),
         };
         registry.register("rpc", "CSI calls, by call and gRPC code", metrics.calls.clone());
         registry.register_with_unit(
@@ -123,6 +130,8 @@ impl Metrics {
         registry.register("registrations", times, metrics.registrations.clone());
         let refusals = "How often the kubelet has refused to register the plugin";
         registry.register("refused_registrations", refusals, metrics.refused_registrations.clone());
+        let doors = "Connections to the CSI socket that were closed at once";
+        registry.register("refused_connections", doors, metrics.refused_connections.clone());
         let looked = "How long it took to learn what a pod wants";
         registry.register_with_unit("pod_lookup_duration", looked, Unit::Seconds, metrics.lookups.clone());
         let asked = "PersistentVolumes asked for, because a pod's claims want different propagations";
@@ -174,6 +183,11 @@ impl Metrics {
         self.list_loads.inc_by(state.loads_ok.saturating_sub(self.list_loads.get()));
         self.list_refusals.inc_by(state.loads_refused.saturating_sub(self.list_refusals.get()));
         self.stuck.set(count(plugin.threads.stuck().values().sum()));
+        let (strangers, too_many) = plugin.door.refusals();
+        for (reason, count) in [("not_root", strangers), ("too_many", too_many)] {
+            let counter = self.refused_connections.get_or_create(&Reason { reason });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
         if let Some(registration) = &plugin.registration {
             let (registered, refused) = registration.counts();
             self.registrations.inc_by(registered.saturating_sub(self.registrations.get()));

@@ -11,6 +11,7 @@ use tracing::field::Empty;
 use crate::config::AllowList;
 use crate::config::reload::ConfigStore;
 use crate::csi::connection::{Caller, MountNamespaceOf};
+use crate::csi::door::Door;
 use crate::csi::status::{CallError, code, status};
 use crate::gate::Gate;
 use crate::held::{self, Held};
@@ -37,6 +38,8 @@ pub struct Plugin {
     pub store: ConfigStore,
     /// One call at a time for each path.
     pub gate: Gate,
+    /// Who may connect.
+    pub door: Door,
     /// The mount threads.
     pub threads: Threads,
     /// The metrics.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -14,6 +15,7 @@ use tonic::transport::Server;
 use crate::admin;
 use crate::config::reload::ConfigStore;
 use crate::csi::connection::{Caller, Connection, MountNamespaceOf};
+use crate::csi::door::Door;
 use crate::csi::{identity, node};
 use crate::gate::Gate;
 use crate::lookup::Lookup;
@@ -31,6 +33,10 @@ use crate::wire::csi::node_server::NodeServer;
 
 /// The largest message taken, in bytes. A request is a few paths and the pod's names; tokens are the largest part.
 const MESSAGE_MAX: usize = 1 << 20;
+
+/// The most calls at once on one connection; further ones wait. The kubelet makes one. Clients assume 100 until they are
+/// told (RFC 9113, 6.5.2 recommends no less), and a lower number would have calls refused that came before.
+const CALLS_MAX: u32 = 128;
 
 /// How often a stopping plugin looks whether calls are under way, and how long it gives answers to be sent.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -74,6 +80,9 @@ pub struct ServeArgs {
     /// How many seconds calls under way may take to end on SIGTERM.
     #[arg(long, env = "HOSTMOUNT_DRAIN_TIMEOUT", default_value_t = 10.0)]
     pub drain_timeout: f64,
+    /// How many connections may be open at once. The kubelet opens one for each call.
+    #[arg(long, env = "HOSTMOUNT_MAX_CONNECTIONS", default_value_t = 512, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=65536))]
+    pub max_connections: usize,
     /// Serve /metrics, /healthz and /readyz on this address, such as 0.0.0.0:9809.
     #[arg(long, env = "HOSTMOUNT_ADMIN_ADDRESS")]
     pub admin_address: Option<SocketAddr>,
@@ -147,6 +156,7 @@ pub fn build(args: &ServeArgs) -> Result<Plugin, String> {
         whose: args.mount_namespace,
         store,
         gate: Gate::default(),
+        door: Door::new(args.max_connections),
         under_way: UnderWay::default(),
     })
 }
@@ -164,14 +174,30 @@ pub async fn serve(
 ) -> Result<(), String> {
     let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| e.to_string())?;
     let accepting = Arc::clone(&plugin);
-    let incoming = UnixListenerStream::new(listener).map(move |accepted| {
-        accepted.map(|stream| {
-            let caller = Caller::of(&stream, &accepting.threads, accepting.whose);
-            Connection::new(stream, caller)
+    let incoming = UnixListenerStream::new(listener)
+        .then(|accepted| async {
+            if accepted.is_err() {
+                // Out of descriptors or memory: it will still be so at once.
+                tokio::time::sleep(SETTLE).await;
+            }
+            accepted
         })
-    });
+        .filter_map(move |accepted| match accepted {
+            Ok(stream) => match accepting.door.admit(&stream) {
+                Ok(place) => {
+                    let caller = Caller::of(&stream, &accepting.threads, accepting.whose);
+                    Some(Ok(Connection::new(stream, caller, place)))
+                }
+                Err(refusal) => {
+                    tracing::warn!(%refusal, "connection closed");
+                    None
+                }
+            },
+            Err(error) => Some(Err(error)),
+        });
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = Server::builder()
+        .max_concurrent_streams(CALLS_MAX)
         .add_service(
             IdentityServer::new(identity::Identity(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX),
         )
@@ -216,6 +242,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
     let mut plugin = build(args)?;
     let path = socket::path_of(&args.endpoint).map_err(|e| e.to_string())?;
     let bound = socket::bind(&path).map_err(|e| e.to_string())?;
+    raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_stack_size(512 * 1024)
@@ -260,6 +287,15 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
     runtime.shutdown_background();
     tracing::info!("stopped");
     result
+}
+
+/// As many descriptors as this process may have. Where the soft limit is 1024, as for services of systemd, the
+/// connections of a node full of pods that start at once would need them all; we use no select(2), for which it is low.
+fn raise_descriptors() {
+    let limits = getrlimit(Resource::RLIMIT_NOFILE);
+    if let Err(error) = limits.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard)) {
+        tracing::warn!(%error, "the limit of open descriptors stays as it is");
+    }
 }
 
 /// For whoever uninstalls while volumes are in use: nothing is taken from the pods, but they need a plugin to end.

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tonic::transport::server::Connected;
 
+use super::door::Place;
 use crate::sys::{Errno, namespace};
 use crate::threads::{Crew, Threads};
 
@@ -53,13 +54,14 @@ impl Caller {
 pub struct Connection {
     stream: UnixStream,
     caller: Caller,
+    _place: Place,
 }
 
 impl Connection {
-    /// A connection and its caller.
+    /// A connection, its caller, and its place among the connections.
     #[must_use]
-    pub const fn new(stream: UnixStream, caller: Caller) -> Self {
-        Self { stream, caller }
+    pub const fn new(stream: UnixStream, caller: Caller, place: Place) -> Self {
+        Self { stream, caller, _place: place }
     }
 }
 

@@ -1,0 +1,115 @@
+//! Who may connect to the CSI socket, and how many at once: what stands before everything else.
+//!
+//! The socket's mode lets in its owner alone, but a mode can be changed and a descriptor passed on; so each caller's
+//! uid is asked of the kernel (unix(7), SO_PEERCRED). Who may not call is not answered: the connection is closed.
+//!
+//! The kubelet opens a connection for each call, so the number of connections bounds that of calls, of descriptors and
+//! of what a caller who only connects can take. A refused connection is an UNAVAILABLE to the kubelet, which tries
+//! again in half a second. Running out of descriptors instead would make `accept` fail, over and over.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Root, as user namespaces see it from inside.
+const ROOT: u32 = 0;
+
+/// Lets callers in, or not.
+#[derive(Debug)]
+pub struct Door {
+    places: Arc<Semaphore>,
+    limit: usize,
+    strangers: AtomicU64,
+    too_many: AtomicU64,
+}
+
+/// A connection's place, given back when the connection ends.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Why a caller was turned away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It isn't root.
+    NotRoot {
+        /// Its uid; none if the kernel doesn't say.
+        uid: Option<u32>,
+    },
+    /// There are enough.
+    TooMany {
+        /// This many.
+        limit: usize,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRoot { uid: Some(uid) } => {
+                write!(f, "the caller runs as uid {uid}: only root may call; look who has changed the socket's mode")
+            }
+            Self::NotRoot { uid: None } => f.write_str("the caller's uid is unknown: only root may call"),
+            Self::TooMany { limit } => write!(
+                f,
+                "{limit} connections are open, the most there may be: look who holds them, or raise --max-connections"
+            ),
+        }
+    }
+}
+
+impl Door {
+    /// For at most `limit` connections at once.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        let places = Arc::new(Semaphore::new(limit));
+        Self { places, limit, strangers: AtomicU64::new(0), too_many: AtomicU64::new(0) }
+    }
+
+    /// A place for a caller that has connected.
+    ///
+    /// # Errors
+    /// Why it gets none.
+    pub fn admit(&self, stream: &UnixStream) -> Result<Place, Refusal> {
+        self.admit_uid(stream.peer_cred().ok().map(|caller| caller.uid()))
+    }
+
+    fn admit_uid(&self, uid: Option<u32>) -> Result<Place, Refusal> {
+        if uid != Some(ROOT) {
+            self.strangers.fetch_add(1, Ordering::Relaxed);
+            return Err(Refusal::NotRoot { uid });
+        }
+        Arc::clone(&self.places).try_acquire_owned().map(|permit| Place { _permit: permit }).map_err(|_| {
+            self.too_many.fetch_add(1, Ordering::Relaxed);
+            Refusal::TooMany { limit: self.limit }
+        })
+    }
+
+    /// How many callers were turned away: for not being root, and for being too many.
+    #[must_use]
+    pub fn refusals(&self) -> (u64, u64) {
+        (self.strangers.load(Ordering::Relaxed), self.too_many.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_root_comes_in_and_not_too_many_of_it() {
+        let door = Door::new(2);
+        for uid in [Some(1000), Some(65534), None] {
+            assert_eq!(door.admit_uid(uid).unwrap_err(), Refusal::NotRoot { uid });
+        }
+        let (_first, second) = (door.admit_uid(Some(0)).unwrap(), door.admit_uid(Some(0)).unwrap());
+        assert_eq!(door.admit_uid(Some(0)).unwrap_err(), Refusal::TooMany { limit: 2 });
+        drop(second);
+        assert!(door.admit_uid(Some(0)).is_ok(), "a place that was left is free");
+        assert_eq!(door.refusals(), (3, 1));
+    }
+}
