@@ -1,0 +1,155 @@
+// What is done with the bytes: shared by the fuzz targets and by tests/corpus.rs, which replays the corpus.
+
+use std::path::Path;
+
+use hostmount::config::AllowList;
+use hostmount::csi::request::{Publish, Stage, VolumeAt, handle};
+use hostmount::csi::status::{CallError, status};
+use hostmount::heal::find;
+use hostmount::note::Note;
+use hostmount::plan;
+use hostmount::policy::{self, Wish};
+use hostmount::tree::mountinfo::{self, Walk};
+use hostmount::volume::{AbsPath, EntryName, KubeletPath, SubPath, VolumeRef};
+use hostmount::wire::{csi, registration};
+use prost::Message;
+
+fn kubelet_dir() -> AbsPath {
+    AbsPath::parse("/var/lib/kubelet").unwrap()
+}
+
+pub fn config(bytes: &[u8]) {
+    match AllowList::parse_bytes(bytes, &kubelet_dir()) {
+        // Whatever is taken up can be asked, and compared with itself.
+        Ok(list) => {
+            for entry in list.iter() {
+                assert!(list.get(&entry.name).is_some());
+                assert!(!entry.path.overlaps(&kubelet_dir()), "an entry reaches the kubelet's directory");
+                let _ = entry.permits(None);
+            }
+            let same = list.changes(&list);
+            assert!(same.added.is_empty() && same.removed.is_empty() && same.changed.is_empty());
+        }
+        Err(faults) => assert!(!faults.to_string().is_empty()),
+    }
+}
+
+pub fn mountinfo(bytes: &[u8]) {
+    let table = mountinfo::parse(bytes);
+    let walk = Walk::new(&table);
+    let kubelet = Path::new("/var/lib/kubelet");
+    for mount in table.mounts.iter().take(64) {
+        let _ = table.beneath(mount.id);
+        let _ = walk.mount_at(&mount.mount_point);
+        let _ = walk.lowest(mount);
+        let _ = mount.shown_at(&mount.mount_point);
+        let _ = table.bound_from(mount.id, &mount.mount_point).count();
+        assert!(!plan::detach_steps(&table, mount.id).is_empty());
+    }
+    let note = Note::parse(
+        br#"{"entry":"e","path":"/src","propagation":"HostToContainer","readOnly":false,"nosuid":true,
+        "nodev":true,"noexec":false,"sourceMount":1,"given":[]}"#,
+    );
+    for target in find::targets(&table, kubelet) {
+        let _ = find::judge((&table, &walk), kubelet, (&target, note.as_ref().unwrap()), None);
+    }
+}
+
+pub fn names(bytes: &[u8]) {
+    let _ = Note::parse(bytes);
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(volume) = VolumeRef::parse_handle(text) {
+        assert_eq!(volume.to_string(), text, "a handle has one spelling");
+        assert!(handle(text).is_ok());
+    }
+    if let Ok(name) = EntryName::parse(text) {
+        assert_eq!(name.as_str(), text);
+    }
+    let escapes = |path: &Path| path.iter().any(|part| part == ".." || part == ".");
+    if let Ok(path) = SubPath::parse(text) {
+        assert!(path.as_path().is_relative() && !escapes(path.as_path()), "{text:?}");
+    }
+    if let Ok(path) = AbsPath::parse(text) {
+        assert!(path.as_path().is_absolute() && !escapes(path.as_path()), "{text:?}");
+    }
+    if let Ok(path) = KubeletPath::parse(text, &kubelet_dir()) {
+        assert!(path.as_path().starts_with("/var/lib/kubelet/") && !escapes(path.as_path()), "{text:?}");
+        assert!(path.relative().is_relative());
+        let _ = (path.pod_uid(), path.pod_volume());
+    }
+}
+
+/// The first byte says which request the others are.
+pub fn messages(bytes: &[u8]) {
+    let Some((&which, bytes)) = bytes.split_first() else { return };
+    let dir = kubelet_dir();
+    let list = AllowList::parse(
+        "entries:\n  - {name: data, path: /mnt/data, propagation: rshared, subPaths: true, allow: [{namespaces: ['*']}]}\n",
+        &dir,
+    )
+    .unwrap();
+    let refuse = |error: CallError| assert!(!status(&error).message().is_empty());
+    match which % 8 {
+        0 => {
+            let Ok(message) = csi::NodePublishVolumeRequest::decode(bytes) else { return };
+            let _ = format!("{message:?}");
+            match Publish::read(&message, &dir) {
+                Ok(asked) => {
+                    let Publish { volume, propagation, read_only, pod, .. } = asked;
+                    let wish = Wish { volume, propagation, read_only, pod, check_user: true };
+                    match policy::decide(&list, &wish) {
+                        Ok(grant) => assert!(grant.propagation <= grant.entry.ceiling),
+                        Err(denied) => refuse(denied.into()),
+                    }
+                }
+                Err(bad) => refuse(bad.into()),
+            }
+        }
+        1 => {
+            let Ok(message) = csi::NodeStageVolumeRequest::decode(bytes) else { return };
+            let _ = format!("{message:?}");
+            if let Err(bad) = Stage::read(&message, &dir) {
+                refuse(bad.into());
+            }
+        }
+        2 => {
+            let Ok(message) = csi::NodeUnpublishVolumeRequest::decode(bytes) else { return };
+            if let Err(bad) = VolumeAt::read(&message.volume_id, "target_path", &message.target_path, &dir) {
+                refuse(bad.into());
+            }
+        }
+        3 => {
+            let Ok(message) = csi::NodeUnstageVolumeRequest::decode(bytes) else { return };
+            let path = &message.staging_target_path;
+            if let Err(bad) = VolumeAt::read(&message.volume_id, "staging_target_path", path, &dir) {
+                refuse(bad.into());
+            }
+        }
+        4 => {
+            let Ok(message) = csi::NodeGetVolumeStatsRequest::decode(bytes) else { return };
+            if let Err(bad) = VolumeAt::read_to_look(&message.volume_id, "volume_path", &message.volume_path, &dir) {
+                refuse(bad.into());
+            }
+        }
+        5 => {
+            let Ok(message) = csi::NodeGetVolumeHealthRequest::decode(bytes) else { return };
+            let path = &message.volume_publish_path;
+            if let Err(bad) = VolumeAt::read_to_look(&message.volume_id, "volume_publish_path", path, &dir) {
+                refuse(bad.into());
+            }
+        }
+        6 => {
+            let _ = csi::NodeExpandVolumeRequest::decode(bytes).map(|message| format!("{message:?}"));
+            let _ = csi::NodeGetStorageHealthRequest::decode(bytes);
+            let _ = csi::NodeGetInfoRequest::decode(bytes);
+            let _ = csi::NodeGetCapabilitiesRequest::decode(bytes);
+            let _ = csi::ProbeRequest::decode(bytes);
+            let _ = csi::GetPluginInfoRequest::decode(bytes);
+            let _ = csi::GetPluginCapabilitiesRequest::decode(bytes);
+        }
+        _ => {
+            let _ = registration::InfoRequest::decode(bytes);
+            let _ = registration::RegistrationStatus::decode(bytes).map(|message| format!("{message:?}"));
+        }
+    }
+}
