@@ -44,7 +44,7 @@ fn matrix() -> Vec<Value> {
         json!({}),
         json!({"entries": entries()}),
         everything(),
-        json!({"podLookup": "off", "entries": entries()}),
+        json!({"podLookup": "off", "events": false, "entries": entries()}),
         json!({"kubeletDir": "/var/lib/k0s/kubelet", "driverName": "two.hostmount.dev", "fullnameOverride": "two"}),
         json!({"kubeletDir": "/var/snap/microk8s/common/var/lib/kubelet", "nameOverride": "mounts"}),
         json!({"admissionPolicy": {"enabled": false}, "rbac": {"create": false}, "serviceAccount": {"create": false}}),
@@ -107,6 +107,7 @@ fn the_plugin_may_do_what_it_does_and_nothing_else() {
     let rules = json!([
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
         {"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get"]},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
     ]);
     assert_eq!(one(&objects, "ClusterRole")["rules"], rules);
     assert!(of_kind(&objects, "Role").is_empty());
@@ -115,8 +116,13 @@ fn the_plugin_may_do_what_it_does_and_nothing_else() {
     assert_eq!(one(&objects, "ServiceAccount")["metadata"]["name"], "someone");
     assert_eq!(one(&objects, "DaemonSet")["spec"]["template"]["spec"]["serviceAccountName"], "someone");
 
-    // Without look-up it asks nothing of the API server, and has no token.
     let objects = template(&json!({"podLookup": "off"}));
+    assert_eq!(one(&objects, "ClusterRole")["rules"], json!([rules[2]]));
+    let objects = template(&json!({"events": false}));
+    assert_eq!(one(&objects, "ClusterRole")["rules"], json!([rules[0], rules[1]]));
+
+    // Without either it asks nothing of the API server, and has no token.
+    let objects = template(&json!({"podLookup": "off", "events": false}));
     assert!(of_kind(&objects, "ClusterRole").is_empty() && of_kind(&objects, "ClusterRoleBinding").is_empty());
     assert_eq!(one(&objects, "DaemonSet")["spec"]["template"]["spec"]["automountServiceAccountToken"], false);
 }
