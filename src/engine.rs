@@ -8,14 +8,15 @@ use std::path::PathBuf;
 
 use crate::apply::{Failed, Run, Stopped, Work, run_all, take_back};
 use crate::config::Missing;
+use crate::note::{Note, Owner};
 use crate::observe::{self, OpenSource, SourcePath, TargetPlace};
-use crate::plan::{self, Decision, Difference, Found, Gone, Mounted, Place, Refused, Step, Wish};
+use crate::plan::{self, Clear, Decision, Difference, Found, Gone, Mounted, Place, Refused, Source, Step, Wish};
 use crate::propagation::{MountPropagation, PropagationState};
 use crate::site::Site;
 use crate::sys::Errno;
 use crate::sys::calls::Calls;
 use crate::sys::stat::{self, MountAttrs, Usage};
-use crate::tree::mountinfo;
+use crate::tree::mountinfo::{self, Table};
 use crate::volume::KubeletPath;
 use crate::workshop::Slot;
 
@@ -220,6 +221,10 @@ pub struct AttachJob {
     pub attrs: MountAttrs,
     /// Whether the volume may be published at one target only.
     pub single_writer: bool,
+    /// Whose it is, to be noted for [`crate::heal`]; none for staging.
+    pub owner: Option<Owner>,
+    /// Whether this is for healing: see [`Wish::follow`].
+    pub follow: bool,
 }
 
 /// What a job runs with.
@@ -284,7 +289,7 @@ pub fn is_attached(site: &Site, job: &AttachJob) -> Result<bool, MountError> {
     let found = observe::find(site, &target)
         .map_err(|errno| MountError::Target { path: job.target.as_path().to_owned(), errno })?;
     let staging = find_staging(site, job)?;
-    let wish = Wish { relation: job.relation, attrs: job.attrs };
+    let wish = Wish { relation: job.relation, attrs: job.attrs, follow: job.follow };
     let decision = plan::attach(&open.source, staging.as_ref().map(|(mounted, _)| mounted), &found.0, wish);
     Ok(matches!(decision, Ok(Decision::Done)))
 }
@@ -301,15 +306,15 @@ fn attach_open(
     let place = || job.target.as_path().to_owned();
     let relation =
         if job.lower { plan::staging_relation(job.relation, source.mount.propagation) } else { job.relation };
-    let wish = Wish { relation, attrs: job.attrs };
-    let (found, _root) = observe::find(site, target).map_err(|errno| MountError::Target { path: place(), errno })?;
+    let wish = Wish { relation, attrs: job.attrs, follow: job.follow };
     let staging = find_staging(site, job)?;
     let staged = staging.as_ref().map(|(mounted, _)| mounted);
-    let attach = match plan::attach(source, staged, &found, wish) {
-        Ok(Decision::Done) => return Ok(None),
-        Ok(Decision::Attach(attach)) => attach,
-        Err(refused) => return Err(refusal(refused, job)),
+    let find = || {
+        let (found, _root) =
+            observe::find(site, target).map_err(|errno| MountError::Target { path: place(), errno })?;
+        plan::attach(source, staged, &found, wish).map_err(|refused| refusal(refused, job))
     };
+    let Decision::Attach(attach) = find()? else { return Ok(None) };
     if job.single_writer
         && let Some(other) = other_writer(site, open, job)?
     {
@@ -324,8 +329,32 @@ fn attach_open(
         target,
     };
     let mut run = Hooked { work, step: &mut *context.step };
-    if attach.clear_first {
-        clear(site, target, &mut run)?;
+    let attach = match attach.clear {
+        Clear::Nothing => attach,
+        Clear::All => {
+            clear(site, target, &mut run)?;
+            attach
+        }
+        // What was beneath a layer may be just what is wished: a peer's healing reaches its peers' targets too.
+        Clear::Layers { .. } => loop {
+            match find()? {
+                Decision::Done => return Ok(Some(slot)),
+                Decision::Attach(attach) => {
+                    if take_layer(site, target, &mut run)? {
+                        continue;
+                    }
+                    if (attach.clear == Clear::Layers { lowest: true }) {
+                        clear(site, target, &mut run)?;
+                    }
+                    break attach;
+                }
+            }
+        },
+    };
+    if let Some(owner) = &job.owner
+        && !job.follow
+    {
+        note(job, owner, source).write(target);
     }
     run_all(&mut run, &attach.steps, context.cancelled).map_err(|stopped| match stopped {
         Stopped::Cancelled => MountError::Cancelled,
@@ -341,6 +370,18 @@ fn attach_open(
         Err((step, errno)) => MountError::Step { failed: Failed { step, errno, undo: Ok(()) } },
     })?;
     Ok(Some(slot))
+}
+
+fn note(job: &AttachJob, owner: &Owner, source: &Source) -> Note {
+    Note {
+        owner: owner.clone(),
+        path: job.source.entry.clone(),
+        sub_path: job.source.sub_path.clone(),
+        propagation: job.relation,
+        attrs: job.attrs,
+        source_mount: source.mount.id,
+        given: Vec::new(),
+    }
 }
 
 fn refusal(refused: Refused, job: &AttachJob) -> MountError {
@@ -404,36 +445,55 @@ pub fn detach(context: &mut Context<'_>, path: &KubeletPath, remove: bool) -> Re
     run.run(Step::RemoveTarget).map_err(|errno| match errno {
         Errno::ENOTEMPTY | Errno::EEXIST => MountError::TargetNotEmpty { path: path.as_path().to_owned() },
         Errno::ENOTDIR => MountError::TargetNotDirectory { path: path.as_path().to_owned() },
-        errno => MountError::Step { failed: Failed { step: Step::RemoveTarget, errno, undo: Ok(()) } },
+        errno => step_failed(Step::RemoveTarget, errno),
     })
 }
 
 /// Unmounts every layer at a target.
 fn clear(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<(), MountError> {
-    let gone = |errno| matches!(errno, Errno::EINVAL | Errno::ENOENT);
-    let failed = |step, errno| MountError::Step { failed: Failed { step, errno, undo: Ok(()) } };
-    loop {
-        let idle = Step::UnmountIdle(Place::Target);
-        match run.run(idle) {
-            Ok(()) => continue,
-            Err(errno) if gone(errno) => return Ok(()),
-            Err(Errno::EBUSY) => {}
-            Err(errno) => return Err(failed(idle, errno)),
-        }
-        for step in detach_steps(site, target).map_err(|errno| failed(idle, errno))? {
-            match run.run(step) {
-                Ok(()) => {}
-                Err(errno) if gone(errno) => return Ok(()),
-                Err(errno) => return Err(failed(step, errno)),
-            }
-        }
-    }
+    while take_off(site, target, run)? {}
+    Ok(())
 }
 
-fn detach_steps(site: &Site, target: &TargetPlace) -> Result<Vec<Step>, Errno> {
+/// Unmounts the top layer at a target, unless it is the only one. Whether it was not.
+fn take_layer(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, MountError> {
+    let fail = |errno| step_failed(Step::UnmountIdle(Place::Target), errno);
+    let (table, id) = table_and_top(site, target).map_err(fail)?;
+    let point = |id| table.mounts.iter().find(|m| m.id == id).map(|m| (&m.mount_point, m.parent));
+    let stacked = point(id).is_some_and(|(at, parent)| point(parent).is_some_and(|(below, _)| at == below));
+    Ok(stacked && take_off(site, target, run)?)
+}
+
+fn step_failed(step: Step, errno: Errno) -> MountError {
+    MountError::Step { failed: Failed { step, errno, undo: Ok(()) } }
+}
+
+/// Unmounts the top layer at a target, with what is mounted beneath it. Whether there was one.
+fn take_off(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, MountError> {
+    let gone = |errno| matches!(errno, Errno::EINVAL | Errno::ENOENT);
+    let idle = Step::UnmountIdle(Place::Target);
+    match run.run(idle) {
+        Ok(()) => return Ok(true),
+        Err(errno) if gone(errno) => return Ok(false),
+        Err(Errno::EBUSY) => {}
+        Err(errno) => return Err(step_failed(idle, errno)),
+    }
+    let (table, id) = table_and_top(site, target).map_err(|errno| step_failed(idle, errno))?;
+    for step in plan::detach_steps(&table, id) {
+        match run.run(step) {
+            Ok(()) => {}
+            Err(errno) if gone(errno) => return Ok(false),
+            Err(errno) => return Err(step_failed(step, errno)),
+        }
+    }
+    Ok(true)
+}
+
+/// The mount table, and in it the id of the top mount at a target.
+fn table_and_top(site: &Site, target: &TargetPlace) -> Result<(Table, u64), Errno> {
     let top = crate::sys::path::open_child(&target.parent, &target.name)?;
     let id = stat::mount_id(&site.proc, Calls::NONE, &top)?;
-    Ok(plan::detach_steps(&mountinfo::parse(&site.proc.mountinfo()?), id))
+    Ok((mountinfo::parse(&site.proc.mountinfo()?), id))
 }
 
 fn published(site: &Site, path: &KubeletPath) -> Result<(Mounted, OwnedFd), MountError> {
@@ -441,9 +501,17 @@ fn published(site: &Site, path: &KubeletPath) -> Result<(Mounted, OwnedFd), Moun
     let target = observe::open_target(site, path)?.ok_or_else(not_published)?;
     match observe::find(site, &target) {
         Ok((Found::Mount(mounted), Some(root))) => Ok((mounted, root)),
-        Ok(_) => Err(not_published()),
+        // Unpublished while it was looked at: the descriptor's mount is in no namespace any more.
+        Ok(_) | Err(Errno::ENOENT) => Err(not_published()),
         Err(errno) => Err(MountError::Target { path: path.as_path().to_owned(), errno }),
     }
+}
+
+/// The source of a published volume, as it was noted. It asks nobody but the kubelet's own file system.
+#[must_use]
+pub fn noted_source(site: &Site, path: &KubeletPath) -> Option<PathBuf> {
+    let target = observe::open_target(site, path).ok()??;
+    Some(Note::read(&target).ok()??.full_path())
 }
 
 /// How full a published volume is.

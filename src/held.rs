@@ -39,6 +39,12 @@ fn place(kubelet_dir: &Path, mount_point: &Path) -> Option<Place> {
     }
 }
 
+/// Whether this is where a CSI volume of a pod is mounted.
+#[must_use]
+pub fn is_target(kubelet_dir: &Path, mount_point: &Path) -> bool {
+    matches!(place(kubelet_dir, mount_point), Some(Place::Target { .. }))
+}
+
 /// Each place once, however many layers are mounted there.
 fn places(table: &Table, kubelet_dir: &Path) -> Vec<Place> {
     let mut points: Vec<&Path> = table.mounts.iter().map(|m| m.mount_point.as_path()).collect();

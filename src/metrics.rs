@@ -1,5 +1,6 @@
 //! Every metric, named and documented once.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -29,7 +30,7 @@ struct Rpc {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Lookup {
+struct Outcome {
     outcome: &'static str,
 }
 
@@ -59,7 +60,7 @@ pub struct Metrics {
     list_loads: Counter,
     list_refusals: Counter<u64, AtomicU64>,
     stuck: Gauge,
-    lookups: Family<Lookup, Histogram, fn() -> Histogram>,
+    lookups: Family<Outcome, Histogram, fn() -> Histogram>,
     persistent_volumes: Counter,
     pods_known: Gauge,
     pod_watch_good: Gauge,
@@ -68,6 +69,8 @@ pub struct Metrics {
     refused_registrations: Counter,
     mounts: Family<Mounted, Gauge>,
     refused_connections: Family<Reason, Counter>,
+    heals: Family<Outcome, Counter>,
+    unhealthy: Family<Reason, Gauge>,
 }
 
 impl fmt::Debug for Metrics {
@@ -108,6 +111,8 @@ impl Metrics {
             refused_registrations: Counter::default(),
             mounts: Family::default(),
             refused_connections: Family::default(),
+            heals: Family::default(),
+            unhealthy: Family::default(),
         };
         registry.register("rpc", "CSI calls, by call and gRPC code", metrics.calls.clone());
         registry.register_with_unit(
@@ -132,6 +137,10 @@ impl Metrics {
         registry.register("refused_registrations", refusals, metrics.refused_registrations.clone());
         let doors = "Connections to the CSI socket that were closed at once";
         registry.register("refused_connections", doors, metrics.refused_connections.clone());
+        let heals = "Running pods' volumes whose source came back, by whether they were given it";
+        registry.register("heals", heals, metrics.heals.clone());
+        let unhealthy = "Published volumes whose source is dead, hangs or was deleted, as it was looked at last";
+        registry.register("unhealthy_volumes", unhealthy, metrics.unhealthy.clone());
         let looked = "How long it took to learn what a pod wants";
         registry.register_with_unit("pod_lookup_duration", looked, Unit::Seconds, metrics.lookups.clone());
         let asked = "PersistentVolumes asked for, because a pod's claims want different propagations";
@@ -153,10 +162,24 @@ impl Metrics {
         self.publishes.get_or_create(&Propagation { propagation: propagation.name() }).inc();
     }
 
+    /// Counts a volume that was healed, or could not be.
+    pub fn healed(&self, healed: bool) {
+        let outcome = if healed { "healed" } else { "failed" };
+        self.heals.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Takes down how many volumes are unwell, by reason; those that aren't named have recovered.
+    pub fn unhealthy(&self, counts: &HashMap<&'static str, usize>) {
+        for reason in ["SourceDead", "SourceHung", "SourceDeleted"] {
+            let count = counts.get(reason).copied().unwrap_or(0);
+            self.unhealthy.get_or_create(&Reason { reason }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
     /// Counts a look-up of a pod.
     pub fn looked_up(&self, found: bool, took: Duration) {
         let outcome = if found { "found" } else { "failed" };
-        self.lookups.get_or_create(&Lookup { outcome }).observe(took.as_secs_f64());
+        self.lookups.get_or_create(&Outcome { outcome }).observe(took.as_secs_f64());
     }
 
     /// Counts a request for a PersistentVolume.

@@ -64,6 +64,8 @@ pub struct Wish {
     pub relation: MountPropagation,
     /// Flags to set on every mount of the copy.
     pub attrs: MountAttrs,
+    /// Whether a mount that shows another directory, or a dead one, is covered by a new one (healing), not refused.
+    pub follow: bool,
 }
 
 /// What a bind is taken from.
@@ -105,11 +107,27 @@ pub enum Step {
     RemoveTarget,
 }
 
+/// What has to be unmounted at a target before a new mount goes there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clear {
+    /// Nothing is mounted there.
+    Nothing,
+    /// Everything but the lowest mount. That one is what running containers have a copy of: what is mounted on it
+    /// reaches them, and nothing else can.
+    Layers {
+        /// Whether, once it is alone, it goes too: nothing can be mounted on a directory that was deleted, and nothing
+        /// that is mounted on a private volume reaches anybody.
+        lowest: bool,
+    },
+    /// Everything.
+    All,
+}
+
 /// The steps to a wish, and what the result must look like.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attach {
-    /// Whether what is mounted at the target has to go first.
-    pub clear_first: bool,
+    /// What of that which is mounted at the target has to go first.
+    pub clear: Clear,
     /// The steps, in order.
     pub steps: Vec<Step>,
     /// What the bind is taken from.
@@ -234,7 +252,7 @@ pub fn attach(source: &Source, staging: Option<&Mounted>, target: &Found, wish: 
     });
     let staging = staging.filter(|s| is_linked(s, source, wish));
     let mut steps = Vec::with_capacity(4);
-    let mut clear_first = false;
+    let mut clear = Clear::Nothing;
     match target {
         Found::Nothing => steps.push(Step::MakeTarget),
         Found::Directory { empty: true } => {}
@@ -242,7 +260,12 @@ pub fn attach(source: &Source, staging: Option<&Mounted>, target: &Found, wish: 
         Found::Other { symlink } => return Err(Refused::NotDirectory { symlink: *symlink }),
         Found::Mount(mounted) => match compare(source, kin, mounted, wish) {
             Ok(()) => return Ok(Decision::Done),
-            Err(Difference::Gone) => clear_first = true,
+            // A peer is covered only when healing has seen that it covers nobody else's directory.
+            Err(difference) if wish.follow || difference == Difference::Gone => {
+                let keep = wish.follow || wish.relation == MountPropagation::HostToContainer;
+                let useless = wish.relation == MountPropagation::None || mounted.dir == Err(Gone::Deleted);
+                clear = if keep { Clear::Layers { lowest: useless } } else { Clear::All };
+            }
             // Missing flags mean that the entry's flags were changed in between, which is no fault of the request:
             // failing it would make the kubelet tear down a running pod's volume (kubernetes#139045).
             Err(Difference::Attrs { .. }) => return Ok(Decision::Done),
@@ -261,7 +284,7 @@ pub fn attach(source: &Source, staging: Option<&Mounted>, target: &Found, wish: 
         steps.push(Step::Change(change));
     }
     steps.push(Step::Move);
-    Ok(Decision::Attach(Attach { clear_first, steps, origin }))
+    Ok(Decision::Attach(Attach { clear, steps, origin }))
 }
 
 /// Whether a staged mount can stand in for the source: same directory, alive, no stronger flags than wished, and
@@ -366,7 +389,7 @@ mod tests {
     }
 
     fn wish(relation: MountPropagation) -> Wish {
-        Wish { relation, attrs: MountAttrs { nosuid: true, nodev: true, ..MountAttrs::default() } }
+        Wish { relation, attrs: MountAttrs { nosuid: true, nodev: true, ..MountAttrs::default() }, follow: false }
     }
 
     fn steps(decision: Result<Decision, Refused>) -> Vec<Step> {
@@ -435,7 +458,19 @@ mod tests {
             Err(Refused::Differs(Difference::ReadOnly { wished: false }))
         );
         let dead = Mounted { dir: Err(Gone::Dead(Errno::ENOTCONN)), ..there };
-        assert!(matches!(ask(MountPropagation::HostToContainer, dead), Ok(Decision::Attach(a)) if a.clear_first));
+        let clear = |decision: Result<Decision, Refused>| match decision {
+            Ok(Decision::Attach(attach)) => attach.clear,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(clear(ask(MountPropagation::HostToContainer, dead)), Clear::Layers { lowest: false });
+        assert_eq!(clear(ask(MountPropagation::None, dead)), Clear::All);
+        assert_eq!(clear(ask(MountPropagation::Bidirectional, dead)), Clear::All);
+        for (found, relation) in
+            [(dead, MountPropagation::Bidirectional), (elsewhere, MountPropagation::HostToContainer)]
+        {
+            let follow = Wish { follow: true, ..wish(relation) };
+            assert_eq!(clear(attach(&source, None, &Found::Mount(found), follow)), Clear::Layers { lowest: false });
+        }
         let fewer_flags = mounted(state(Some(9), Some(7)), MountAttrs::default());
         assert_eq!(ask(MountPropagation::HostToContainer, fewer_flags), Ok(Decision::Done));
     }
@@ -506,7 +541,7 @@ mod tests {
             let bind = plan.steps.iter().position(|s| matches!(s, Step::Bind(_))).unwrap();
             prop_assert_eq!(plan.steps.last(), Some(&Step::Move));
             prop_assert!(bind < plan.steps.len() - 1);
-            prop_assert_eq!(plan.clear_first, kind == 3);
+            prop_assert_eq!(plan.clear == Clear::Nothing, kind != 3);
             for done in 0..=plan.steps.len() {
                 let back = undo(&plan.steps[..done]);
                 prop_assert_eq!(back.contains(&Step::RemoveTarget), plan.steps[..done].contains(&Step::MakeTarget));

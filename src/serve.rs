@@ -17,7 +17,9 @@ use crate::config::reload::ConfigStore;
 use crate::csi::connection::{Caller, Connection, MountNamespaceOf};
 use crate::csi::door::Door;
 use crate::csi::{identity, node};
+use crate::events::Events;
 use crate::gate::Gate;
+use crate::heal;
 use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::plugin::{Plugin, UnderWay};
@@ -27,6 +29,7 @@ use crate::socket::{self, Socket};
 use crate::sys::calls::Calls;
 use crate::sys::namespace::Proc;
 use crate::threads::Threads;
+use crate::vitals;
 use crate::volume::AbsPath;
 use crate::wire::csi::identity_server::IdentityServer;
 use crate::wire::csi::node_server::NodeServer;
@@ -71,6 +74,12 @@ pub struct ServeArgs {
     /// How many seconds learning what a pod asks for may take.
     #[arg(long, env = "HOSTMOUNT_LOOKUP_TIMEOUT", default_value_t = 10.0)]
     pub lookup_timeout: f64,
+    /// Tell pods by Kubernetes events when a volume's source dies, hangs, is deleted or comes back.
+    #[arg(long, env = "HOSTMOUNT_EVENTS")]
+    pub events: bool,
+    /// Every how many seconds the sources of published volumes are asked whether they live.
+    #[arg(long, env = "HOSTMOUNT_PROBE_INTERVAL", default_value_t = 15.0)]
+    pub probe_interval: f64,
     /// In whose mount namespace the mounts are made.
     #[arg(long, env = "HOSTMOUNT_MOUNT_NAMESPACE", value_enum, default_value_t)]
     pub mount_namespace: MountNamespaceOf,
@@ -239,6 +248,7 @@ pub async fn serve(
 /// Why it can't start, or what the transport says.
 pub fn run(args: &ServeArgs) -> Result<(), String> {
     let drain = seconds("drain-timeout", args.drain_timeout)?;
+    let probe_interval = seconds("probe-interval", args.probe_interval)?;
     let mut plugin = build(args)?;
     let path = socket::path_of(&args.endpoint).map_err(|e| e.to_string())?;
     let bound = socket::bind(&path).map_err(|e| e.to_string())?;
@@ -249,15 +259,21 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|e| e.to_string())?;
-    if args.pod_lookup == PodLookup::Api {
-        let deadline = seconds("lookup-timeout", args.lookup_timeout)?;
+    let lookup = args.pod_lookup == PodLookup::Api;
+    let mut events = None;
+    if lookup || args.events {
         let client = runtime.block_on(api_client()).map_err(|e| {
-            format!("--pod-lookup api needs an API server: {e}; run in a pod with a service account, or set KUBECONFIG")
+            let option = if lookup { "--pod-lookup api" } else { "--events" };
+            format!("{option} needs an API server: {e}; run in a pod with a service account, or set KUBECONFIG")
         })?;
-        let lookup =
-            Arc::new(Lookup::new(client, &args.driver_name, &args.node_id, deadline, Arc::clone(&plugin.metrics)));
-        runtime.spawn(Arc::clone(&lookup).watch());
-        plugin.lookup = Some(lookup);
+        events = args.events.then(|| Events::new(client.clone(), &args.driver_name, &args.node_id));
+        if lookup {
+            let deadline = seconds("lookup-timeout", args.lookup_timeout)?;
+            let lookup =
+                Arc::new(Lookup::new(client, &args.driver_name, &args.node_id, deadline, Arc::clone(&plugin.metrics)));
+            runtime.spawn(Arc::clone(&lookup).watch());
+            plugin.lookup = Some(lookup);
+        }
     }
     let plugin = Arc::new(plugin);
     if let Some(address) = args.admin_address {
@@ -275,10 +291,15 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
             Some(registration) => Some(registration.start().map_err(|e| format!("no registration: {e}"))?),
             None => None,
         };
+        let (volumes, known) = tokio::sync::watch::channel(Arc::default());
+        let healing = tokio::spawn(heal::watch(Arc::clone(&plugin), volumes));
+        let looking = tokio::spawn(vitals::watch(Arc::clone(&plugin), known, events, probe_interval));
         let telling = Arc::clone(&plugin);
         let stop = async move {
             stop.await;
             drop(registering);
+            healing.abort();
+            looking.abort();
             say_what_stays(&telling).await;
         };
         serve(Arc::clone(&plugin), bound, stop, drain).await

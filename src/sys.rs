@@ -14,6 +14,7 @@
 
 pub mod calls;
 pub mod mount;
+pub mod mount_events;
 pub mod namespace;
 pub mod path;
 pub mod stat;

@@ -3,25 +3,33 @@
 //! A system call on a dead NFS server or a stopped FUSE daemon can hang for ever and can't be interrupted. tokio's
 //! blocking pool is no place for that: its threads share our own mount namespace, are bounded, and are waited for at
 //! shutdown. Here a caller waits until its deadline and no longer; the thread is then counted as stuck under the
-//! name of the source that it works for, other work gets another thread, and a source that holds
-//! [`STUCK_PER_SOURCE`] threads gets no more.
+//! name of the source that it works for, and other work gets another thread.
+//!
+//! No source may keep the others waiting, also before any deadline has passed: each gets [`PER_SOURCE`] threads and no
+//! more, the rest of its jobs wait for those; and a thread whose job takes longer than 100 ms is not counted among
+//! those at work any more.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use crate::site::Site;
 use crate::sys::Errno;
+use crate::sys::mount_events::MountEvents;
 use crate::sys::namespace::{self, MountNamespace};
 use crate::workshop::{self, Slot, Workshop};
 
-/// How many threads may hang on one source before its calls are turned away at once.
-pub const STUCK_PER_SOURCE: usize = 4;
-/// How many threads may be at work, not counting stuck ones.
+/// How many threads may be at work for one source. When all of them hang, its calls are turned away at once.
+pub const PER_SOURCE: usize = 4;
+/// How many threads may be at work, not counting those that are [`SLOW`].
 const AT_WORK: usize = 16;
+/// Longer than a job ever takes on a file system that answers.
+const SLOW: Duration = Duration::from_millis(100);
+/// How many threads there may be, whatever hangs.
+const THREADS: usize = 512;
 /// How many mount namespaces are kept: the kubelet's, our own, and some slack for restarts.
 const NAMESPACES: usize = 4;
 /// A thread without work ends after this, unless it is the last.
@@ -97,6 +105,21 @@ impl MountThread {
 
 type Job = Box<dyn FnOnce(&mut MountThread) + Send>;
 
+/// A job that waits for a thread.
+struct Pending {
+    id: u64,
+    source: Arc<str>,
+    job: Job,
+}
+
+/// A job that a thread works on.
+struct Running {
+    source: Arc<str>,
+    since: Instant,
+    /// Whether its caller waits no more.
+    given_up: bool,
+}
+
 /// The threads of one mount namespace.
 #[derive(Debug)]
 pub struct Crew {
@@ -107,21 +130,76 @@ pub struct Crew {
     workshop: Mutex<Option<Workshop>>,
 }
 
+impl Crew {
+    /// Events of mounts that are attached in the namespace.
+    ///
+    /// # Errors
+    /// As [`MountEvents::named`].
+    pub fn mount_events(&self) -> Result<MountEvents, Errno> {
+        MountEvents::named(&self.namespace)
+    }
+
+    /// Whether an earlier call that was given up still hangs on a source.
+    #[must_use]
+    pub fn hangs_on(&self, source: &str) -> bool {
+        lock(&self.queue).stuck(source) > 0
+    }
+}
+
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Pending>,
+    running: HashMap<u64, Running>,
     idle: usize,
     /// Threads that exist.
     alive: usize,
-    /// Of those, the ones whose caller has given up.
-    stuck: HashMap<String, usize>,
     next_number: usize,
+    next_job: u64,
     closed: bool,
+}
+
+impl Queue {
+    fn at_work(&self, source: &str) -> usize {
+        self.running.values().filter(|running| *running.source == *source).count()
+    }
+
+    /// How many threads hang on a source.
+    fn stuck(&self, source: &str) -> usize {
+        self.running.values().filter(|running| running.given_up && *running.source == *source).count()
+    }
+
+    /// The first job whose source has a thread to spare.
+    fn take(&mut self) -> Option<Pending> {
+        let at = self.jobs.iter().position(|job| self.at_work(&job.source) < PER_SOURCE)?;
+        self.jobs.remove(at)
+    }
+
+    /// Whether there is work that no thread will come to at once.
+    fn wants_thread(&self) -> bool {
+        if self.jobs.len() <= self.idle || self.alive >= THREADS {
+            return false;
+        }
+        let mut at_work: HashMap<&str, usize> = HashMap::new();
+        let mut quick = 0;
+        for running in self.running.values() {
+            *at_work.entry(&running.source).or_default() += 1;
+            quick += usize::from(running.since.elapsed() < SLOW);
+        }
+        let may_run = self.jobs.iter().filter(|job| {
+            let count = at_work.entry(&job.source).or_default();
+            *count += 1;
+            *count <= PER_SOURCE
+        });
+        may_run.count() > self.idle && quick < AT_WORK
+    }
 }
 
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Queue").field("alive", &self.alive).field("stuck", &self.stuck).finish_non_exhaustive()
+        f.debug_struct("Queue")
+            .field("alive", &self.alive)
+            .field("running", &self.running.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -136,13 +214,15 @@ pub struct Threads {
     driver: String,
     /// Oldest first.
     crews: Mutex<Vec<Arc<Crew>>>,
+    /// The crew of whoever called last.
+    caller: Mutex<Option<Arc<Crew>>>,
 }
 
 impl Threads {
     /// No threads yet; they start with the work.
     #[must_use]
     pub fn new(site: Site, driver: &str) -> Self {
-        Self { site: Arc::new(site), driver: driver.to_owned(), crews: Mutex::default() }
+        Self { site: Arc::new(site), driver: driver.to_owned(), crews: Mutex::default(), caller: Mutex::default() }
     }
 
     /// The node.
@@ -176,10 +256,19 @@ impl Threads {
         Arc::clone(&crews[crews.len() - 1])
     }
 
-    /// The crew of the namespace that was met last, which is the kubelet's once it has called.
+    /// The crew of a caller's namespace.
+    #[must_use]
+    pub fn crew_of_caller(&self, namespace: MountNamespace) -> Arc<Crew> {
+        let crew = self.crew(namespace);
+        *lock(&self.caller) = Some(Arc::clone(&crew));
+        crew
+    }
+
+    /// The crew of whoever called last, which is the kubelet; before the first call, that of the namespace that was met
+    /// last.
     #[must_use]
     pub fn latest(&self) -> Option<Arc<Crew>> {
-        lock(&self.crews).last().cloned()
+        lock(&self.caller).clone().or_else(|| lock(&self.crews).last().cloned())
     }
 
     /// Runs a job on a thread of the crew and waits for it, but not past the deadline. `source_name` says in the
@@ -200,63 +289,62 @@ impl Threads {
         T: Send + 'static,
         F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static,
     {
-        let (send, receive) = oneshot::channel();
+        let (send, mut receive) = oneshot::channel();
         let given_up = Arc::new(AtomicBool::new(false));
-        let running = Arc::new(AtomicBool::new(false));
-        let name = source_name.to_owned();
         let work: Job = {
-            let (given_up, running, name) = (Arc::clone(&given_up), Arc::clone(&running), name.clone());
+            let given_up = Arc::clone(&given_up);
             Box::new(move |thread| {
-                let crew = Arc::clone(&thread.crew);
-                running.store(true, Ordering::SeqCst);
                 let cancelled = || given_up.load(Ordering::SeqCst);
-                if !cancelled() {
-                    // The receiver is gone if the deadline has passed; then nobody wants the result.
-                    let _ = send.send(job(thread, &cancelled));
-                }
-                // Under the queue's lock, so that a caller which gives up this instant either counts this thread as
-                // stuck and is seen here, or finds the job ended.
-                let mut queue = lock(&crew.queue);
-                if running.swap(false, Ordering::SeqCst)
-                    && cancelled()
-                    && let Some(stuck) = queue.stuck.get_mut(&name)
-                {
-                    *stuck -= 1;
-                    if *stuck == 0 {
-                        queue.stuck.remove(&name);
-                    }
-                }
+                // The receiver is gone if the deadline has passed; then nobody wants the result.
+                let _ = send.send(job(thread, &cancelled));
             })
         };
-        self.submit(crew, &name, work)?;
+        let source: Arc<str> = source_name.into();
+        let until = Instant::now() + deadline;
+        let id = self.submit(crew, Arc::clone(&source), work)?;
         // Dropped at the deadline, but also when the caller hangs up and the whole call is dropped.
-        let mut waiter = Waiter { crew, name: &name, given_up, running, waiting: true };
-        let answer = tokio::time::timeout(deadline, receive).await;
-        waiter.waiting = answer.is_err();
+        let mut waiter = Waiter { crew, source: &source, id, given_up, waiting: true };
+        let answer = loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // Threads that were busy when the job came may be slow by now, so that it gets one of its own.
+            match tokio::time::timeout(left.min(SLOW), &mut receive).await {
+                Ok(answer) => break Some(answer),
+                Err(_) if until <= Instant::now() => break None,
+                Err(_) => {
+                    let mut queue = lock(&crew.queue);
+                    if queue.wants_thread() {
+                        self.start(crew, &mut queue)?;
+                    }
+                }
+            }
+        };
+        waiter.waiting = answer.is_none();
         drop(waiter);
         match answer {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) => Err(NoResult::Lost),
-            Err(_) => Err(NoResult::Deadline { waited: deadline, source_name: name }),
+            Some(Ok(result)) => Ok(result),
+            Some(Err(_)) => Err(NoResult::Lost),
+            None => Err(NoResult::Deadline { waited: deadline, source_name: source_name.to_owned() }),
         }
     }
 
-    fn submit(&self, crew: &Arc<Crew>, name: &str, job: Job) -> Result<(), NoResult> {
+    fn submit(&self, crew: &Arc<Crew>, source: Arc<str>, job: Job) -> Result<u64, NoResult> {
         let mut queue = lock(&crew.queue);
-        if let Some(&stuck) = queue.stuck.get(name)
-            && stuck >= STUCK_PER_SOURCE
+        let stuck = queue.stuck(&source);
+        if stuck >= PER_SOURCE {
+            return Err(NoResult::Stuck { stuck, source_name: source.to_string() });
+        }
+        let id = queue.next_job;
+        queue.next_job += 1;
+        queue.jobs.push_back(Pending { id, source, job });
+        if queue.wants_thread()
+            && let Err(error) = self.start(crew, &mut queue)
         {
-            return Err(NoResult::Stuck { stuck, source_name: name.to_owned() });
+            queue.jobs.pop_back();
+            return Err(error);
         }
-        let stuck: usize = queue.stuck.values().sum();
-        let needed = queue.idle <= queue.jobs.len() && queue.alive < AT_WORK + stuck;
-        if needed {
-            self.start(crew, &mut queue)?;
-        }
-        queue.jobs.push_back(job);
         drop(queue);
         crew.work_came.notify_one();
-        Ok(())
+        Ok(id)
     }
 
     /// Starts a thread and waits until it is in the namespace, so that a namespace which can't be entered is an
@@ -298,8 +386,8 @@ impl Threads {
     pub fn stuck(&self) -> HashMap<String, usize> {
         let mut all = HashMap::new();
         for crew in lock(&self.crews).iter() {
-            for (name, count) in &lock(&crew.queue).stuck {
-                *all.entry(name.clone()).or_default() += count;
+            for running in lock(&crew.queue).running.values().filter(|running| running.given_up) {
+                *all.entry(running.source.to_string()).or_default() += 1;
             }
         }
         all
@@ -331,12 +419,12 @@ impl Threads {
 }
 
 /// A caller that waits for its job. If it goes away before the job has ended, the job is told, and its thread counts
-/// as stuck.
+/// as stuck; one that has no thread yet is dropped, with what it holds.
 struct Waiter<'a> {
     crew: &'a Crew,
-    name: &'a str,
+    source: &'a str,
+    id: u64,
     given_up: Arc<AtomicBool>,
-    running: Arc<AtomicBool>,
     waiting: bool,
 }
 
@@ -347,10 +435,15 @@ impl Drop for Waiter<'_> {
         }
         let mut queue = lock(&self.crew.queue);
         self.given_up.store(true, Ordering::SeqCst);
-        if self.running.load(Ordering::SeqCst) {
-            *queue.stuck.entry(self.name.to_owned()).or_default() += 1;
-            tracing::warn!(source = self.name, "a mount thread is still at work for a call that was given up");
+        if let Some(running) = queue.running.get_mut(&self.id) {
+            running.given_up = true;
+            tracing::warn!(source = self.source, "a mount thread is still at work for a call that was given up");
         }
+        let at = queue.jobs.iter().position(|job| job.id == self.id);
+        let dropped = at.and_then(|at| queue.jobs.remove(at));
+        drop(queue);
+        // Not under the lock: it may hold whatever its caller has given it.
+        drop(dropped);
     }
 }
 
@@ -359,13 +452,15 @@ fn work(thread: &mut MountThread) {
     let crew = Arc::clone(&thread.crew);
     let mut queue = lock(&crew.queue);
     loop {
-        if let Some(job) = queue.jobs.pop_front() {
+        if let Some(Pending { id, source, job }) = queue.take() {
+            queue.running.insert(id, Running { source, since: Instant::now(), given_up: false });
             drop(queue);
             // A panic in a job must not take the thread's place in the count with it.
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(thread))).is_err() {
                 thread.slot = None;
             }
             queue = lock(&crew.queue);
+            queue.running.remove(&id);
             continue;
         }
         if queue.closed {
@@ -380,4 +475,47 @@ fn work(thread: &mut MountThread) {
         }
     }
     queue.alive -= 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue(running: &[(&str, u64, bool)], pending: &[&str]) -> Queue {
+        let now = Instant::now();
+        let running = running.iter().zip(0..).map(|(&(source, millis, given_up), id)| {
+            let since = now.checked_sub(Duration::from_millis(millis)).unwrap_or(now);
+            (id, Running { source: source.into(), since, given_up })
+        });
+        let jobs =
+            pending.iter().zip(100..).map(|(&source, id)| Pending { id, source: source.into(), job: Box::new(|_| ()) });
+        Queue { running: running.collect(), jobs: jobs.collect(), ..Queue::default() }
+    }
+
+    #[test]
+    fn a_source_gets_a_few_threads_and_the_others_pass_by() {
+        let mut queue = queue(&[("a", 0, false); PER_SOURCE], &["a", "a", "b"]);
+        assert!(queue.wants_thread());
+        assert_eq!(queue.take().map(|job| job.id), Some(102));
+        assert!(!queue.wants_thread());
+        assert!(queue.take().is_none());
+        queue.running.remove(&0);
+        assert_eq!(queue.take().map(|job| job.id), Some(100));
+    }
+
+    #[test]
+    fn slow_threads_do_not_count_but_all_together_do() {
+        let names: Vec<String> = (0..AT_WORK).map(|n| n.to_string()).collect();
+        let busy = |millis| names.iter().map(|name| (name.as_str(), millis, false)).collect::<Vec<_>>();
+        assert!(!queue(&busy(0), &["x"]).wants_thread());
+        assert!(queue(&busy(200), &["x"]).wants_thread());
+        assert!(!Queue { idle: 1, ..queue(&busy(200), &["x"]) }.wants_thread());
+        assert!(!Queue { alive: THREADS, ..queue(&busy(200), &["x"]) }.wants_thread());
+    }
+
+    #[test]
+    fn threads_that_nobody_waits_for_are_stuck() {
+        let queue = queue(&[("a", 0, true), ("a", 0, false), ("b", 0, true)], &[]);
+        assert_eq!((queue.stuck("a"), queue.at_work("a"), queue.stuck("c")), (1, 2, 0));
+    }
 }

@@ -83,7 +83,7 @@ fn it_answers_while_mount_threads_hang() {
         assert_eq!(node.get("/healthz").0, 200);
         assert_eq!(node.get("/readyz").0, 200);
         assert_eq!(node.metric("hostmount_stuck_threads"), 4.0);
-        assert!(node.get("/healthz").1.contains("4 mount threads hang on data"));
+        assert!(node.get("/healthz").1.contains("4 mount threads hang on /mnt/data/fuse"));
         assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
         drop(fuse);
         eventually("the threads are back", || node.metric("hostmount_stuck_threads") == 0.0);

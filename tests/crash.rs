@@ -4,23 +4,21 @@
 mod kernel;
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use hostmount::apply::Run;
 use hostmount::config::Missing;
 use hostmount::engine::{self, AttachJob, Context, MountError};
 use hostmount::observe::SourcePath;
-use hostmount::plan::{Difference, Step};
+use hostmount::plan::Step;
 use hostmount::propagation::MountPropagation;
 use hostmount::sys::Errno;
 use hostmount::sys::calls::Calls;
 use hostmount::sys::stat::MountAttrs;
 use hostmount::workshop::Workshop;
-use kernel::{ALL_FLAGS, NO_FLAGS, Node, Random, SourceKind, files, in_namespace, on_mount_thread};
+use kernel::{ALL_FLAGS, NO_FLAGS, Node, SourceKind, files, in_namespace, on_mount_thread};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::getpid;
 
@@ -282,131 +280,6 @@ fn a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend() {
         }
         println!("{tried} crashes");
         assert!(tried > 200, "{tried}");
-    });
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Published {
-    kind: SourceKind,
-    relation: MountPropagation,
-}
-
-/// What a publish must answer, from the model alone.
-fn answer(model: Option<Published>, asked: Published) -> Result<bool, Option<Difference>> {
-    if !asked.kind.gives().contains(&asked.relation) {
-        return Err(None);
-    }
-    match model {
-        None => Ok(true),
-        Some(there) if there == asked => Ok(false),
-        Some(there) if there.kind != asked.kind => Err(Some(Difference::Directory)),
-        Some(there) => Err(Some(Difference::Relation { wished: asked.relation, found: there.relation })),
-    }
-}
-
-#[test]
-fn random_sequences_match_a_model() {
-    in_namespace("random_sequences_match_a_model", || {
-        let seed = Random::seed();
-        println!("HOSTMOUNT_SEED={seed}");
-        let mut random = Random(seed);
-        let mut node = Node::new();
-        let sources = all_sources(&node);
-        let workshop = node.workshop();
-        let empty = node.tree();
-        let start = Instant::now();
-        for sequence in 0..300 {
-            if start.elapsed() > Duration::from_secs(20) {
-                println!("{sequence} sequences");
-                assert!(sequence > 20);
-                break;
-            }
-            node.site.calls = random.pick(&[Calls::ALL, Calls::NONE]);
-            let mut targets: HashMap<usize, Published> = HashMap::new();
-            let ceiling = random.pick(&MountPropagation::ALL);
-            // The kubelet names the staging path with every publish or with none.
-            let staged = random.below(2) == 0;
-            let mut log = vec![format!("staged {staged}, ceiling {ceiling}, {}", node.site.calls)];
-            for _ in 0..4 + random.below(20) {
-                let (t, kind) = (random.below(3), random.pick(&SourceKind::ALL));
-                let relation = random.pick(&MountPropagation::ALL);
-                let target = node.target(&format!("t{t}"));
-                let staging = node.staging(&format!("{kind:?}"));
-                let fault = (random.below(4) == 0).then(|| (random.below(6), random.pick(&ERRNOS)));
-                let mut count = 0;
-                let mut hit = false;
-                let mut hook = |run: &mut dyn Run, step| {
-                    count += 1;
-                    match fault {
-                        Some((at, errno)) if at + 1 == count => {
-                            hit = true;
-                            Err(errno)
-                        }
-                        _ => run.run(step),
-                    }
-                };
-                match random.below(7) {
-                    0..=2 => {
-                        let asked = Published { kind, relation };
-                        let staging = staged.then_some(staging);
-                        let job = AttachJob { staging, ..node.job(&node.source(kind), target, relation) };
-                        let got = node.attach_with(&workshop, &job, &mut hook);
-                        log.push(format!("publish {asked:?} at {t} fault {fault:?}: {got:?}"));
-                        if hit {
-                            assert!(got.is_err(), "seed {seed}: {log:#?}");
-                        } else {
-                            let got = got.map_err(|error| match error {
-                                MountError::TargetDiffers { difference, .. } => Some(difference),
-                                MountError::SourcePrivate { .. } => None,
-                                other => panic!("seed {seed}: {other}\n{log:#?}"),
-                            });
-                            assert_eq!(got, answer(targets.get(&t).copied(), asked), "seed {seed}: {log:#?}");
-                            if got == Ok(true) {
-                                targets.insert(t, asked);
-                            }
-                        }
-                    }
-                    3 | 4 => {
-                        let got = node.detach_with(&target, true, &mut hook);
-                        log.push(format!("unpublish {t} fault {fault:?}: {got:?}"));
-                        assert!(hit || got.is_ok(), "seed {seed}: {log:#?}");
-                        if got.is_err() {
-                            // It may be half done: only a second one tells.
-                            assert_eq!(node.detach(&target, true), Ok(()), "seed {seed}: {log:#?}");
-                        }
-                        targets.remove(&t);
-                    }
-                    5 => {
-                        let job = node.stage_job(&node.source(kind), staging, ceiling);
-                        let got = node.attach_with(&workshop, &job, &mut hook);
-                        log.push(format!("stage {kind:?} fault {fault:?}: {got:?}"));
-                        assert!(hit || got.is_ok(), "seed {seed}: {log:#?}");
-                    }
-                    _ => {
-                        let got = node.detach_with(&staging, false, &mut hook);
-                        log.push(format!("unstage {kind:?} fault {fault:?}: {got:?}"));
-                        assert!(hit || got.is_ok(), "seed {seed}: {log:#?}");
-                        if got.is_err() {
-                            assert_eq!(node.detach(&staging, false), Ok(()), "seed {seed}: {log:#?}");
-                        }
-                    }
-                }
-                assert_eq!(all_sources(&node), sources, "seed {seed}: {log:#?}");
-                for t in 0..3 {
-                    let seen = files(node.target(&format!("t{t}")).as_path());
-                    let wanted = targets.get(&t).map(|p| files(&node.source(p.kind))).unwrap_or_default();
-                    assert_eq!(seen, wanted, "seed {seed}: target {t} shows the wrong files\n{log:#?}");
-                }
-            }
-            for t in 0..3 {
-                node.detach(&node.target(&format!("t{t}")), true).unwrap();
-            }
-            for kind in SourceKind::ALL {
-                node.detach(&node.staging(&format!("{kind:?}")), true).unwrap();
-            }
-            drop(workshop.slot(&node.site, 0).unwrap());
-            assert_eq!(node.tree(), empty, "seed {seed}: {log:#?}");
-        }
     });
 }
 

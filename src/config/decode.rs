@@ -11,7 +11,7 @@ use saphyr::Scalar;
 
 use super::shape::{Absent, FILE, Field, ID_MAX, Shape};
 use super::yaml::{self, Data, Node, Place};
-use super::{Entry, Fault, Faults, Missing, MountFlags, Pattern, ReadOnlyPropagation, Rule, SIZE_MAX};
+use super::{Entry, Fault, Faults, Heal, Missing, MountFlags, Pattern, ReadOnlyPropagation, Rule, SIZE_MAX};
 use crate::propagation::MountPropagation;
 use crate::volume::{AbsPath, EntryName};
 
@@ -379,6 +379,11 @@ impl<'n> Draft<'n> {
             Some("warn") => ReadOnlyPropagation::Warn,
             _ => ReadOnlyPropagation::Refuse,
         };
+        let heal = match view.text("heal") {
+            Some("Off") => Heal::Off,
+            Some("Containers") => Heal::Containers,
+            _ => Heal::Propagating,
+        };
         let missing = match view.object("missing").and_then(|m| m.object("create")) {
             None => Some(Missing::Fail),
             Some(create) => create.parse("mode", parse_mode, sink).map(|mode| Missing::Create {
@@ -414,6 +419,7 @@ impl<'n> Draft<'n> {
                 sub_paths,
                 missing,
                 read_only_propagation,
+                heal,
                 overlaps,
                 allow,
             }),
@@ -527,6 +533,7 @@ entries:
     subPaths: true
     missing: {create: {mode: "2770", uid: 1000, gid: 0x10}}
     readOnlyPropagation: warn
+    heal: Off
     overlaps: [inner]
     allow:
       - namespaces: ["team-*", ml]
@@ -545,6 +552,7 @@ entries:
             sub_paths: true,
             missing: Missing::Create { mode: 0o2770, uid: 1000, gid: 16 },
             read_only_propagation: ReadOnlyPropagation::Warn,
+            heal: Heal::Off,
             overlaps: vec![EntryName::parse("inner").unwrap()],
             allow: vec![
                 Rule { namespaces: vec![pattern("team-*"), pattern("ml")], service_accounts: vec![pattern("*")] },
@@ -560,6 +568,7 @@ entries:
             sub_paths: false,
             missing: Missing::Fail,
             read_only_propagation: ReadOnlyPropagation::Refuse,
+            heal: Heal::Propagating,
             overlaps: vec![],
             allow: vec![],
         };

@@ -130,6 +130,14 @@ pub(super) const ENTRY: &[Field] = &[
                 read-only itself.",
     },
     Field {
+        name: "heal",
+        shape: Shape::Word(&["Propagating", "Containers", "Off"]),
+        absent: Absent::Text("Propagating"),
+        about: "Which running pods see the directory again when it comes back after its file system has died, or was \
+                replaced: those with HostToContainer or Bidirectional; all, by entering the mount namespaces of their \
+                containers; or none.",
+    },
+    Field {
         name: "overlaps",
         shape: Shape::List { of: &NAME, min: 0, max: None },
         absent: Absent::Texts(&[]),

@@ -38,7 +38,7 @@ impl Caller {
             MountNamespaceOf::Caller => namespace::of_peer(proc, stream).map(|(namespace, _)| namespace),
             MountNamespaceOf::Own => proc.own_mount_namespace(),
         };
-        Self(found.map(|namespace| threads.crew(namespace)).map_err(|errno| {
+        Self(found.map(|namespace| threads.crew_of_caller(namespace)).map_err(|errno| {
             let why = match errno {
                 Errno::ESRCH => "it has ended, or is in a PID namespace that this one does not contain: run the plugin with hostPID: true",
                 Errno::EACCES | Errno::EPERM => "it may not be traced: the plugin needs CAP_SYS_PTRACE",

@@ -10,14 +10,15 @@ use super::status::CallError;
 use crate::config::{Missing, MountFlags};
 use crate::engine::{self, AttachJob, Context, MountError};
 use crate::gate::Pass;
+use crate::note::Owner;
 use crate::observe::SourcePath;
-use crate::plan::Gone;
 use crate::plugin::{Plugin, Subject, crew_of};
 use crate::policy::{self, Grant, Wish};
 use crate::propagation::MountPropagation;
 use crate::site::Site;
 use crate::sys::stat::{MountAttrs, Usage};
 use crate::threads::{Crew, MountThread, NoResult};
+use crate::vitals::Vital;
 use crate::volume::KubeletPath;
 use crate::wire::csi;
 use csi::node_service_capability::rpc::Type as Rpc;
@@ -56,9 +57,10 @@ impl Node {
         Ok(self.0.threads.run(crew, source, self.0.deadline, work).await??)
     }
 
-    async fn attach(&self, crew: &Arc<Crew>, entry: &str, job: AttachJob) -> Result<bool, CallError> {
+    async fn attach(&self, crew: &Arc<Crew>, job: AttachJob) -> Result<bool, CallError> {
         let pass = self.0.gate.enter(job.target.as_path())?;
-        self.on_thread(crew, entry, Some(pass), move |thread, cancelled| {
+        let source = job.source.full();
+        self.on_thread(crew, &source.to_string_lossy(), Some(pass), move |thread, cancelled| {
             let site = Arc::clone(&thread.site);
             let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };
             let slot = engine::attach(&mut context, &mut || thread.take_slot(), &job)?;
@@ -88,8 +90,13 @@ impl Node {
         at: &VolumeAt,
         look: fn(&Site, &KubeletPath) -> Result<T, MountError>,
     ) -> Result<T, CallError> {
+        // Whatever source the volume is of: what hangs is counted there, however many volumes it has.
         let path = at.path.clone();
-        self.on_thread(crew, &at.id, None, move |thread, _| look(&thread.site, &path)).await
+        let noted = move |thread: &mut MountThread, _: &dyn Fn() -> bool| Ok(engine::noted_source(&thread.site, &path));
+        let source = self.on_thread(crew, "notes", None, noted).await?;
+        let source = source.map_or_else(|| at.id.clone(), |source| source.to_string_lossy().into_owned());
+        let path = at.path.clone();
+        self.on_thread(crew, &source, None, move |thread, _| look(&thread.site, &path)).await
     }
 
     async fn stage(&self, request: &Request<csi::NodeStageVolumeRequest>) -> Result<(), CallError> {
@@ -106,8 +113,10 @@ impl Node {
             lower: true,
             attrs: attrs(entry.read_only, flags),
             single_writer: false,
+            owner: None,
+            follow: false,
         };
-        self.attach(&crew_of(request)?, entry.name.as_str(), job).await.map(drop)
+        self.attach(&crew_of(request)?, job).await.map(drop)
     }
 
     /// The volume as it would be published with this propagation.
@@ -130,9 +139,10 @@ impl Node {
             if wish.at_start != wish.strongest && wish.at_start <= least.entry.ceiling {
                 let grant = self.grant(&asked, Some(wish.at_start))?;
                 let job = publish_job(&asked, &grant);
+                let source = job.source.full();
                 let look =
                     move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_attached(&thread.site, &job);
-                if self.on_thread(&crew, grant.entry.name.as_str(), None, look).await? {
+                if self.on_thread(&crew, &source.to_string_lossy(), None, look).await? {
                     return Ok(());
                 }
             }
@@ -142,7 +152,7 @@ impl Node {
         if let Some(warning) = &grant.warning {
             tracing::warn!(warning);
         }
-        if self.attach(&crew, grant.entry.name.as_str(), publish_job(&asked, &grant)).await? {
+        if self.attach(&crew, publish_job(&asked, &grant)).await? {
             self.0.metrics.published(grant.propagation);
         }
         Ok(())
@@ -171,30 +181,34 @@ impl Node {
             let wish = Wish { volume, propagation: None, read_only: false, pod: None, check_user: false };
             let Grant { entry, sub_path, .. } = policy::decide(&*self.list()?, &wish)?;
             let source = SourcePath { entry: entry.path.clone(), sub_path, missing: Missing::Fail };
+            let name = source.full();
             let look =
                 move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::source_health(&thread.site, &source);
-            self.on_thread(&crew, entry.name.as_str(), None, look).await
+            self.on_thread(&crew, &name.to_string_lossy(), None, look).await
         } else {
             let at = VolumeAt::read_to_look(&id, "volume_publish_path", path, self.kubelet_dir())?
                 .ok_or_else(|| MountError::NotPublished { path: path.into() })?;
             self.look(&crew, &at, engine::health).await
         };
         // A file system that does not answer is not an error of this call: it is the answer.
-        let verdict = match looked {
-            Ok(gone) => gone.map(describe),
+        let (vital, message) = match looked {
+            Ok(gone) => (Vital::from(gone), Vital::from(gone).message()),
             Err(CallError::NoResult(hung @ (NoResult::Deadline { .. } | NoResult::Stuck { .. }))) => {
-                Some((csi::VolumeHealthErrorType::Inaccessible, "SourceHung", hung.to_string()))
+                (Vital::Hung, hung.to_string())
             }
             Err(e) => return Err(e),
         };
-        let health_statuses = verdict
-            .into_iter()
-            .map(|(status, reason, message)| VolumeHealthEntry {
-                status: status.into(),
-                reason: reason.to_owned(),
-                message,
-            })
-            .collect();
+        let status = match vital {
+            Vital::Live => None,
+            Vital::Dead(_) | Vital::Hung => Some(csi::VolumeHealthErrorType::Inaccessible),
+            Vital::Deleted => Some(csi::VolumeHealthErrorType::DataLoss),
+        };
+        let entry = |status: csi::VolumeHealthErrorType| VolumeHealthEntry {
+            status: status.into(),
+            reason: vital.reason().to_owned(),
+            message,
+        };
+        let health_statuses = status.map(entry).into_iter().collect();
         Ok(csi::VolumeHealth { volume_id: id, health_statuses })
     }
 }
@@ -209,22 +223,8 @@ fn publish_job(asked: &Publish, grant: &Grant) -> AttachJob {
         lower: false,
         attrs: attrs(read_only, flags).union(asked.attrs),
         single_writer: asked.single_writer,
-    }
-}
-
-fn describe(gone: Gone) -> (csi::VolumeHealthErrorType, &'static str, String) {
-    match gone {
-        Gone::Dead(errno) => (
-            csi::VolumeHealthErrorType::Inaccessible,
-            "SourceDead",
-            format!("the file system's server is gone ({errno}): restart it on the node"),
-        ),
-        Gone::Deleted => (
-            csi::VolumeHealthErrorType::DataLoss,
-            "SourceDeleted",
-            "the directory was deleted on the node; a pod started now gets the one that is there now, if any"
-                .to_owned(),
-        ),
+        owner: Some(Owner { entry: entry.name.clone(), pod: asked.pod.clone() }),
+        follow: false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The mount calls: bind, change, move, unmount, each on descriptors.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use linux_raw_sys::general as raw;
@@ -39,6 +39,22 @@ pub fn bind_recursive(source: impl AsFd, target: impl AsFd) -> Result<(), Errno>
         MsFlags::MS_BIND | MsFlags::MS_REC,
         NO_PATH,
     )
+}
+
+/// A copy of a directory with all mounts beneath it, attached nowhere (open_tree(2), Linux 5.2). It receives no mount
+/// events until it is attached, and goes away when it is dropped before that.
+///
+/// # Errors
+/// EINVAL: the directory's mount is unbindable or not in this namespace.
+pub fn copy_tree(of: impl AsFd) -> Result<OwnedFd, Errno> {
+    let flags = raw::OPEN_TREE_CLONE
+        | raw::OPEN_TREE_CLOEXEC
+        | u32::try_from(libc::AT_EMPTY_PATH | libc::AT_RECURSIVE).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: `of` is open, the path is an empty NUL-terminated string.
+    let result = unsafe { libc::syscall(i64::from(raw::__NR_open_tree), of.as_fd().as_raw_fd(), c"".as_ptr(), flags) };
+    let fd = i32::try_from(Errno::result(result)?).map_err(|_| Errno::EMFILE)?;
+    // SAFETY: the call has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// What to change on a mount: its propagation, and flags to set. Flags are only ever added.
@@ -162,20 +178,32 @@ fn remount_each(proc: &Proc, root: impl AsFd, attrs: MountAttrs, recursive: bool
 /// EINVAL: the mount's parent is shared, or `root` is no mount. ELOOP: the target lies in it.
 pub fn move_to(calls: Calls, root: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
     if calls.move_mount {
-        // SAFETY: both descriptors are open, both paths empty NUL-terminated strings.
-        let result = unsafe {
-            libc::syscall(
-                i64::from(raw::__NR_move_mount),
-                root.as_fd().as_raw_fd(),
-                c"".as_ptr(),
-                target.as_fd().as_raw_fd(),
-                c"".as_ptr(),
-                raw::MOVE_MOUNT_F_EMPTY_PATH | raw::MOVE_MOUNT_T_EMPTY_PATH,
-            )
-        };
-        return Errno::result(result).map(drop);
+        return move_mount(root.as_fd(), target.as_fd(), 0);
     }
     mount(Some(fd_path(root.as_fd()).as_str()), fd_path(target.as_fd()).as_str(), NO_PATH, MsFlags::MS_MOVE, NO_PATH)
+}
+
+/// Puts a mount beneath the one whose root is `top`, so that it shows when that is unmounted (Linux 6.5).
+///
+/// # Errors
+/// EINVAL: the kernel is older, `top` is no mount's root, is locked, or what it is mounted on is shared.
+pub fn move_beneath(root: impl AsFd, top: impl AsFd) -> Result<(), Errno> {
+    move_mount(root.as_fd(), top.as_fd(), raw::MOVE_MOUNT_BENEATH)
+}
+
+fn move_mount(root: BorrowedFd<'_>, target: BorrowedFd<'_>, flags: u32) -> Result<(), Errno> {
+    // SAFETY: both descriptors are open, both paths empty NUL-terminated strings.
+    let result = unsafe {
+        libc::syscall(
+            i64::from(raw::__NR_move_mount),
+            root.as_raw_fd(),
+            c"".as_ptr(),
+            target.as_raw_fd(),
+            c"".as_ptr(),
+            raw::MOVE_MOUNT_F_EMPTY_PATH | raw::MOVE_MOUNT_T_EMPTY_PATH | flags,
+        )
+    };
+    Errno::result(result).map(drop)
 }
 
 /// How to unmount.

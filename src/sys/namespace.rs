@@ -74,6 +74,14 @@ impl Proc {
         MountNamespace::of(self.open(&format!("{pid}/ns/mnt"))?)
     }
 
+    /// The mount namespace of the calling thread.
+    ///
+    /// # Errors
+    /// What open(2) says.
+    pub fn thread_mount_namespace(&self) -> Result<MountNamespace, Errno> {
+        MountNamespace::of(self.open("thread-self/ns/mnt")?)
+    }
+
     /// The mount namespace of this process.
     ///
     /// # Errors
@@ -89,6 +97,12 @@ pub struct MountNamespace {
     fd: OwnedFd,
     /// The namespace's inode on nsfs: its name, unique while it is held.
     pub inode: u64,
+}
+
+impl AsRawFd for MountNamespace {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.fd.as_raw_fd()
+    }
 }
 
 impl MountNamespace {

@@ -3,7 +3,7 @@
 //! A path that a stranger can write to changes between any two looks at it (CVE-2021-25741 and its kin). So every
 //! path is resolved once, into a descriptor, and all that follows is done to the descriptor.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
 use super::calls::Calls;
+use super::namespace::fd_path;
 
 fn directory_flags() -> OFlag {
     // O_DIRECTORY also triggers an automount point, which plain O_PATH would leave as the empty directory beneath.
@@ -119,4 +120,35 @@ pub fn is_empty(parent: impl AsFd, name: &OsStr) -> Result<bool, Errno> {
         }
     }
     Ok(true)
+}
+
+/// Writes an extended attribute of a directory (xattr(7)), whatever it was before.
+///
+/// # Errors
+/// ENOTSUP: the file system has none. Else what setxattr(2) says.
+pub fn set_attribute(dir: impl AsFd, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+    let path = CString::new(fd_path(dir.as_fd())).map_err(|_| Errno::EINVAL)?;
+    // By path, because a descriptor of O_PATH is none for fsetxattr(2).
+    // SAFETY: path and name are NUL-terminated, and `value` is as long as the length passed.
+    let result = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(result).map(drop)
+}
+
+/// An extended attribute of a directory, if it has it.
+///
+/// # Errors
+/// ERANGE: it is longer than `max` bytes. Else what getxattr(2) says.
+pub fn attribute(dir: impl AsFd, name: &CStr, max: usize) -> Result<Option<Vec<u8>>, Errno> {
+    let path = CString::new(fd_path(dir.as_fd())).map_err(|_| Errno::EINVAL)?;
+    let mut value = vec![0; max];
+    // SAFETY: path and name are NUL-terminated, and `value` has room for the length passed.
+    let found = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    match Errno::result(found) {
+        Ok(length) => {
+            value.truncate(usize::try_from(length).unwrap_or(0));
+            Ok(Some(value))
+        }
+        Err(Errno::ENODATA | Errno::ENOTSUP) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }

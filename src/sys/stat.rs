@@ -1,10 +1,12 @@
 //! What a descriptor's directory and mount are: identity, liveness, propagation, flags.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use linux_raw_sys::general as raw;
 use nix::errno::Errno;
@@ -220,15 +222,41 @@ fn statmount(id: u64) -> Result<MountFacts, Errno> {
     })
 }
 
+/// Where a mount is, by its unique id, as seen from this thread's root (statmount(2), Linux 6.8).
+///
+/// # Errors
+/// ENOENT: it isn't in this thread's namespace (any more).
+pub fn mount_point(id: u64) -> Result<PathBuf, Errno> {
+    /// The answer, and room for the path behind it.
+    #[repr(C)]
+    struct Answer {
+        fixed: raw::statmount,
+        text: [u8; 8192],
+    }
+    let request = raw::mnt_id_req {
+        size: raw::MNT_ID_REQ_SIZE_VER0,
+        spare: 0,
+        mnt_id: id,
+        param: u64::from(raw::STATMOUNT_MNT_POINT),
+        mnt_ns_id: 0,
+    };
+    let mut answer = MaybeUninit::<Answer>::zeroed();
+    // SAFETY: `request` outlives the call and has the size it states; `answer` is as large as the size passed.
+    let result = unsafe {
+        libc::syscall(i64::from(raw::__NR_statmount), &raw const request, answer.as_mut_ptr(), size_of::<Answer>(), 0)
+    };
+    Errno::result(result)?;
+    // SAFETY: the structure is plain integers, was zeroed, and the call succeeded.
+    let answer = unsafe { answer.assume_init() };
+    let text = answer.text.get(usize::try_from(answer.fixed.mnt_point).unwrap_or(usize::MAX)..);
+    let path = text.and_then(|text| CStr::from_bytes_until_nul(text).ok()).ok_or(Errno::EIO)?;
+    Ok(PathBuf::from(OsStr::from_bytes(path.to_bytes())))
+}
+
 fn from_mountinfo(proc: &Proc, id: u64) -> Result<MountFacts, Errno> {
     let table = mountinfo::parse(&proc.mountinfo()?);
     let found = table.mounts.iter().find(|m| m.id == id).ok_or(Errno::ENOENT)?;
-    let has = |flag: &str| found.options.split(',').any(|o| o == flag);
-    Ok(MountFacts {
-        id,
-        propagation: found.propagation,
-        attrs: MountAttrs { read_only: has("ro"), nosuid: has("nosuid"), nodev: has("nodev"), noexec: has("noexec") },
-    })
+    Ok(MountFacts { id, propagation: found.propagation, attrs: found.attrs() })
 }
 
 /// Bytes and inodes of a file system.

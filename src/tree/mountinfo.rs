@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::propagation::PropagationState;
+use crate::sys::stat::MountAttrs;
 
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,17 +69,86 @@ impl Table {
 
     /// Every mount that shows the directory at `path`, which lies on the mount `id`.
     pub fn bound_from(&self, id: u64, path: &Path) -> impl Iterator<Item = &Mount> {
-        let shown = self.mounts.iter().find(|m| m.id == id).and_then(|m| {
-            let below = path.strip_prefix(&m.mount_point).ok()?;
-            // `join` with an empty path would add a slash.
-            let root = if below.as_os_str().is_empty() { m.root.clone() } else { m.root.join(below) };
-            Some((m.device, root))
-        });
+        let shown = self.mounts.iter().find(|m| m.id == id).and_then(|m| Some((m.device, m.shown_at(path)?)));
         self.mounts.iter().filter(move |m| {
             m.id != id
                 && !m.root_deleted
                 && shown.as_ref().is_some_and(|(dev, root)| *dev == m.device && *root == m.root)
         })
+    }
+}
+
+/// The way from paths to mounts in a table, as the kernel walks it.
+#[derive(Debug)]
+pub struct Walk<'t> {
+    root: Option<&'t Mount>,
+    /// By the mount that it is mounted on, and where: a kubelet's directory has thousands of children.
+    children: HashMap<(u64, &'t Path), &'t Mount>,
+    by_id: HashMap<u64, &'t Mount>,
+}
+
+impl<'t> Walk<'t> {
+    /// For many look-ups in one table.
+    #[must_use]
+    pub fn new(table: &'t Table) -> Self {
+        let by_id: HashMap<u64, &Mount> = table.mounts.iter().map(|m| (m.id, m)).collect();
+        let mut children = HashMap::with_capacity(by_id.len());
+        let mut root = None;
+        for mount in &table.mounts {
+            if mount.id != mount.parent && by_id.contains_key(&mount.parent) {
+                children.insert((mount.parent, mount.mount_point.as_path()), mount);
+            } else if mount.mount_point == Path::new("/") {
+                root = root.or(Some(mount));
+            }
+        }
+        Self { root, children, by_id }
+    }
+
+    /// The mount that an absolute path without symlinks ends on: the topmost, if several are stacked there.
+    #[must_use]
+    pub fn mount_at(&self, path: &Path) -> Option<&'t Mount> {
+        let mut at = self.root?;
+        let mut way: Vec<&Path> = path.ancestors().collect();
+        way.reverse();
+        // A table torn by churn may hold a cycle.
+        for _ in 0..=self.by_id.len() {
+            // The first mount point on the way; one stacked on the root of `at` is nearest.
+            match way.iter().find_map(|&point| self.children.get(&(at.id, point))) {
+                Some(mount) => at = mount,
+                None => return Some(at),
+            }
+        }
+        None
+    }
+
+    /// The lowest of the mounts that are stacked at the place of `top`.
+    #[must_use]
+    pub fn lowest(&self, top: &'t Mount) -> &'t Mount {
+        let mut at = top;
+        for _ in 0..self.by_id.len() {
+            match self.by_id.get(&at.parent) {
+                Some(below) if below.id != at.id && below.mount_point == at.mount_point => at = below,
+                _ => break,
+            }
+        }
+        at
+    }
+}
+
+impl Mount {
+    /// Its flags.
+    #[must_use]
+    pub fn attrs(&self) -> MountAttrs {
+        let has = |flag: &str| self.options.split(',').any(|o| o == flag);
+        MountAttrs { read_only: has("ro"), nosuid: has("nosuid"), nodev: has("nodev"), noexec: has("noexec") }
+    }
+
+    /// Which directory of its file system a mount shows at a path beneath its mount point.
+    #[must_use]
+    pub fn shown_at(&self, path: &Path) -> Option<PathBuf> {
+        let below = path.strip_prefix(&self.mount_point).ok()?;
+        // `join` with an empty path would add a slash.
+        Some(if below.as_os_str().is_empty() { self.root.clone() } else { self.root.join(below) })
     }
 }
 
@@ -188,6 +258,28 @@ garbage\n";
         assert_eq!(ids, [40, 41]);
         let looped = parse(b"1 2 0:1 / / rw - t t rw\n2 1 0:1 / / rw - t t rw\n");
         assert_eq!(looped.beneath(1).len(), 2);
+    }
+
+    #[test]
+    fn a_path_is_walked_over_mounts_that_are_stacked_and_covered() {
+        let table = parse(
+            b"1 0 0:1 / / rw - t t rw\n\
+              9 1 0:2 / /a rw - t t rw\n\
+              3 9 0:3 / /a/b rw - t t rw\n\
+              4 9 0:4 /x /a rw - t t rw\n\
+              5 4 0:5 / /a/b rw - t t rw\n\
+              6 5 0:6 / /a/b rw - t t rw\n",
+        );
+        let walk = Walk::new(&table);
+        let at = |path| walk.mount_at(Path::new(path)).map(|m| m.id);
+        assert_eq!(at("/"), Some(1));
+        assert_eq!(at("/ab"), Some(1));
+        assert_eq!(at("/a/c"), Some(4));
+        assert_eq!(at("/a/b/d"), Some(6), "3 is covered by 4, 5 by 6");
+        assert_eq!(walk.lowest(&table.mounts[5]).id, 5);
+        assert_eq!(table.mounts[3].shown_at(Path::new("/a/c")), Some("/x/c".into()));
+        let looped = parse(b"1 0 0:1 / / rw - t t rw\n2 3 0:1 / / rw - t t rw\n3 2 0:1 / / rw - t t rw\n");
+        assert_eq!(Walk::new(&looped).mount_at(Path::new("/x")).map(|m| m.id), Some(1));
     }
 
     #[test]

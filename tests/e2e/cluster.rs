@@ -153,7 +153,9 @@ fn entries() -> Value {
     read_only["readOnly"] = json!(true);
     let mut team = entry("team", "None");
     team["allow"] = json!([{"namespaces": ["another-team"]}]);
-    json!([entry("data", "Bidirectional"), entry("plain", "None"), read_only, team])
+    let mut entered = entry("entered", "Bidirectional");
+    entered["heal"] = json!("Containers");
+    json!([entry("data", "Bidirectional"), entry("plain", "None"), read_only, team, entered])
 }
 
 /// A release of the chart with the entries of all tests and some values more, as `helm upgrade --install` makes it.

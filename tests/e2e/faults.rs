@@ -37,10 +37,22 @@ fn a_killed_plugin_takes_nothing_from_running_pods_and_comes_back() {
     place.finish();
 }
 
-/// Incident: a kubelet that restarts publishes inline volumes again; drivers that stack a mount each time double the
-/// mounts of the node until it dies.
+/// Kills the kubelet, and waits for the next one.
+#[track_caller]
+fn restart_kubelet() {
+    let old = node("pidof kubelet");
+    // A moment later: it is the kubelet that carries this command.
+    node(&format!("(sleep 0.5; kill {}) > /dev/null 2>&1 < /dev/null &", old.trim()));
+    until("another kubelet", Duration::from_secs(60), || match try_node("pidof kubelet") {
+        Ok(new) if new != old => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+/// spiffe-csi#331: a kubelet that restarts publishes inline volumes again; drivers that stack a mount each time double
+/// the mounts of the node until it dies.
 #[test]
-fn three_kubelet_restarts_with_13_inline_pods_change_no_mount() {
+fn spiffe_csi_331_three_kubelet_restarts_with_13_inline_pods_change_no_mount() {
     let place = Place::new("kubelet");
     let names: Vec<String> = (0..13).map(|n| format!("p{n}")).collect();
     let propagation = ["None", "HostToContainer", "Bidirectional"];
@@ -53,13 +65,7 @@ fn three_kubelet_restarts_with_13_inline_pods_change_no_mount() {
     let before = volume_mounts();
     assert!(before.len() >= 26, "13 volumes with a nested mount each: {before:?}");
     for _ in 0..3 {
-        let old = node("pidof kubelet");
-        // A moment later: it is the kubelet that carries this command.
-        node(&format!("(sleep 0.5; kill {}) > /dev/null 2>&1 < /dev/null &", old.trim()));
-        until("another kubelet", Duration::from_secs(60), || match try_node("pidof kubelet") {
-            Ok(new) if new != old => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
+        restart_kubelet();
         // It has worked through all pods when one that came last runs.
         canary(&place);
         until_registered();
@@ -69,8 +75,63 @@ fn three_kubelet_restarts_with_13_inline_pods_change_no_mount() {
     place.finish();
 }
 
+/// kubernetes#139045: a publish that is repeated for a running pod and fails makes the kubelet take the volume away, or
+/// leave it stale. Here the entry is taken from everybody while the pod runs, and the kubelet restarts.
 #[test]
-fn after_a_reboot_the_pods_come_back_with_their_volumes() {
+fn kubernetes_139045_a_repeated_publish_that_is_refused_leaves_the_pod_its_volume() {
+    let place = Place::new("republish");
+    let entry = |namespaces: &str| {
+        serde_json::json!({
+            "name": "changing", "path": "/mnt/hostmount-e2e/changing", "missing": {"create": {}},
+            "propagation": "HostToContainer", "allow": [{"namespaces": [namespaces]}],
+        })
+    };
+    install_with(&[entry("e2e-*")], &["admissionPolicy.enabled=false"]);
+    until("the pod with the new entry", Duration::from_secs(180), || {
+        crate::cluster::try_apply(&[simple(&place, "p", &inline("changing", ""), "HostToContainer")])?;
+        try_kubectl(&["wait", "pod/p", "--for=condition=Ready", "--timeout=1s", "--namespace", &place.namespace])
+            .map(drop)
+    });
+    node("touch /mnt/hostmount-e2e/changing/here");
+    install_with(&[entry("nobody")], &["admissionPolicy.enabled=false"]);
+    // The kubelet asks again when it starts, and brings the changed ConfigMap in its own time.
+    until("the plugin refuses it", Duration::from_secs(180), || {
+        restart_kubelet();
+        until_registered();
+        let log = kubectl(&["logs", "daemonset/hostmount", "--namespace", crate::cluster::SYSTEM]);
+        if log.contains("may not use the entry changing") { Ok(()) } else { Err(log) }
+    });
+    // Several tries later the pod has what it had, and it is alive.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(place.exec("p", "c", "ls /data").unwrap(), "here\n");
+    node(
+        "mkdir /mnt/hostmount-e2e/changing/late && mount -t tmpfs e2e /mnt/hostmount-e2e/changing/late && touch /mnt/hostmount-e2e/changing/late/x",
+    );
+    assert!(place.sees("p", "c", "late"));
+    node("umount /mnt/hostmount-e2e/changing/late");
+    // And it can end.
+    place.delete(&["p"]);
+    place.finish();
+}
+
+/// runc#5192: a container that asks for rslave gets a private mount, and nobody says so.
+#[test]
+fn runc_5192_the_container_really_is_a_slave() {
+    let place = Place::new("slave");
+    apply(&[simple(&place, "p", &inline("data", place.sub_path()), "HostToContainer")]);
+    place.wait_ready("p");
+    let table = place.exec("p", "c", "cat /proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.split(' ').nth(4) == Some("/data")).expect("a volume at /data");
+    assert!(line.contains(" master:"), "{line}");
+    place.mount("late");
+    assert!(place.sees("p", "c", "late"));
+    place.finish();
+}
+
+/// node-driver-registrar#206, spiffe-csi#158: after a reboot, a socket that nobody serves keeps the kubelet in its
+/// back-off, and what was mounted isn't any more.
+#[test]
+fn node_driver_registrar_206_after_a_reboot_the_pods_come_back_with_their_volumes() {
     let Ok(reboot) = std::env::var("HOSTMOUNT_E2E_REBOOT") else {
         println!(
             "SKIPPED: HOSTMOUNT_E2E_REBOOT names no command that reboots the node, and only the local node has one"

@@ -25,7 +25,10 @@ fn an_installed_plugin_passes_its_own_check_and_has_no_right_too_many() {
     };
     let (ours, everybody) = (rights(&format!("{SYSTEM}:hostmount")), rights(&format!("{SYSTEM}:default")));
     let more: Vec<&str> = ours.difference(&everybody).map(String::as_str).collect();
-    assert_eq!(more, ["persistentvolumes [] [] [get]", "pods [] [] [list watch]"]);
+    assert_eq!(
+        more,
+        ["events.events.k8s.io [] [] [create]", "persistentvolumes [] [] [get]", "pods [] [] [list watch]"]
+    );
     place.finish();
 }
 

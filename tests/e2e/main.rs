@@ -7,6 +7,7 @@
 mod cluster;
 mod examples;
 mod faults;
+mod healing;
 mod lifecycle;
 mod load;
 mod pods;

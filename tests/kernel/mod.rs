@@ -215,6 +215,8 @@ impl Node {
             lower: false,
             attrs: NO_FLAGS,
             single_writer: false,
+            owner: None,
+            follow: false,
         }
     }
 
@@ -259,8 +261,8 @@ impl Node {
         mountinfo::parse(&self.site.proc.mountinfo().unwrap())
     }
 
-    /// The mounts of the test, one line each: place, what it shows, flags, and propagation with the groups renamed
-    /// in order of appearance, so that two equal trees print equally.
+    /// The mounts of the test, one line each: place, what it shows, flags, and propagation, with groups and
+    /// devices renamed in order of appearance, so that two equal trees print equally.
     pub(crate) fn tree(&self) -> Vec<String> {
         canonical(&self.table(), &self.base)
     }
@@ -270,6 +272,7 @@ pub(crate) fn canonical(table: &Table, base: &Path) -> Vec<String> {
     let mut mounts: Vec<&Mount> = table.mounts.iter().filter(|m| m.mount_point.starts_with(base)).collect();
     mounts.sort_by_key(|m| &m.mount_point);
     let mut names: HashMap<u64, usize> = HashMap::new();
+    let mut devices: HashMap<(u32, u32), usize> = HashMap::new();
     mounts
         .iter()
         .map(|m| {
@@ -280,12 +283,11 @@ pub(crate) fn canonical(table: &Table, base: &Path) -> Vec<String> {
                 })
             };
             let (peers, master) = (group(m.propagation.peer_group), group(m.propagation.master));
+            let next = devices.len();
+            let device = *devices.entry(m.device).or_insert(next);
             format!(
-                "{} {}:{} {} {} peers={peers} master={master} unbindable={}",
+                "{} device={device} {} {} peers={peers} master={master} unbindable={}",
                 m.mount_point.display(),
-                // The workshop's device differs from one to the next.
-                if m.mount_point.ends_with("workshop") { 0 } else { m.device.0 },
-                if m.mount_point.ends_with("workshop") { 0 } else { m.device.1 },
                 m.root.display(),
                 m.options,
                 m.propagation.unbindable,

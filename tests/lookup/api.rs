@@ -4,7 +4,7 @@
 //! e2e has the real one. It counts what it is asked.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,6 +22,8 @@ struct State {
     /// How often was asked, by what.
     asked: BTreeMap<&'static str, usize>,
     selectors: Vec<String>,
+    /// Events that were created.
+    created: Vec<Value>,
     /// All requests fail, and watches end.
     down: bool,
 }
@@ -95,6 +97,11 @@ impl Api {
         self.state.lock().unwrap().selectors.clone()
     }
 
+    #[allow(dead_code, reason = "not every test looks at events")]
+    pub(crate) fn created(&self) -> Vec<Value> {
+        self.state.lock().unwrap().created.clone()
+    }
+
     fn serve(&self, stream: &TcpStream) -> std::io::Result<()> {
         let mut reader = BufReader::new(stream.try_clone()?);
         loop {
@@ -103,15 +110,23 @@ impl Api {
                 return Ok(());
             }
             let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+            let mut length = 0;
             while line.trim_end() != "" {
                 line.clear();
                 reader.read_line(&mut line)?;
+                if let Some((name, value)) = line.split_once(':')
+                    && name.eq_ignore_ascii_case("content-length")
+                {
+                    length = value.trim().parse().unwrap();
+                }
             }
-            self.answer(&path, stream)?;
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body)?;
+            self.answer(&path, &body, stream)?;
         }
     }
 
-    fn answer(&self, path: &str, mut stream: &TcpStream) -> std::io::Result<()> {
+    fn answer(&self, path: &str, body: &[u8], mut stream: &TcpStream) -> std::io::Result<()> {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let watching = query.contains("watch=true");
         let mut send = |code: &str, body: &Value| {
@@ -123,6 +138,7 @@ impl Api {
         let failure = |code: u16, why: &str| json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": why, "reason": why, "code": code});
         let mut state = self.state.lock().unwrap();
         let kind = match path.strip_prefix("/api/v1/persistentvolumes/") {
+            _ if path.ends_with("/events") => "create event",
             Some(_) => "get PersistentVolume",
             None if watching => "watch pods",
             None => "list pods",
@@ -130,6 +146,16 @@ impl Api {
         *state.asked.entry(kind).or_default() += 1;
         if state.down {
             return send("503 Service Unavailable", &failure(503, "the server is down"));
+        }
+        if kind == "create event" {
+            let event: Value = serde_json::from_slice(body).unwrap();
+            let namespace = event["metadata"]["namespace"].as_str().unwrap();
+            assert_eq!(path, format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events"));
+            if state.created.iter().any(|other| other["metadata"]["name"] == event["metadata"]["name"]) {
+                return send("409 Conflict", &failure(409, "AlreadyExists"));
+            }
+            state.created.push(event.clone());
+            return send("201 Created", &event);
         }
         if let Some(name) = path.strip_prefix("/api/v1/persistentvolumes/") {
             return match state.volumes.get(name) {

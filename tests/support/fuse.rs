@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,7 +22,10 @@ impl Fuse {
                 return None;
             }
         };
-        fs::create_dir_all(at).unwrap();
+        // What is there may be dead, so that nobody can tell that it is a directory.
+        if let Err(e) = fs::create_dir_all(at) {
+            assert_eq!(e.kind(), std::io::ErrorKind::AlreadyExists);
+        }
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
         mount(Some("test"), at, Some("fuse"), MsFlags::empty(), Some(options.as_str())).unwrap();
         Some(Self(device))
@@ -67,5 +70,35 @@ impl Fuse {
             fuse
         };
         std::thread::Builder::new().name("fuse".into()).spawn(work).unwrap()
+    }
+}
+
+/// A FUSE file system with its daemon.
+pub(crate) struct Daemon {
+    pub(crate) at: PathBuf,
+    stop: Arc<AtomicBool>,
+    serving: std::thread::JoinHandle<Fuse>,
+}
+
+impl Daemon {
+    pub(crate) fn start(at: &Path) -> Option<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let serving = Fuse::mount(at)?.serve(Arc::clone(&stop));
+        Some(Self { at: at.to_owned(), stop, serving })
+    }
+
+    /// Dies; what was mounted stays, dead.
+    pub(crate) fn die(self) -> PathBuf {
+        self.stop.store(true, Ordering::SeqCst);
+        drop(self.serving.join().unwrap());
+        assert_eq!(fs::metadata(&self.at).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+        self.at
+    }
+
+    /// Dies, is unmounted, and comes back.
+    pub(crate) fn restart(self) -> Self {
+        let at = self.die();
+        super::unmount(&at);
+        Self::start(&at).unwrap()
     }
 }

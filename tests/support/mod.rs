@@ -1,6 +1,7 @@
 //! A node of its own for each test: user and mount namespace, kubelet directory, the real plugin on a real socket.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod container;
 pub(crate) mod fuse;
 
 use std::collections::{BTreeSet, HashMap};
@@ -22,12 +23,28 @@ const INSIDE: &str = "HOSTMOUNT_TEST_INSIDE";
 /// Runs a test's body in a user and mount namespace of its own, by running this very test again inside one:
 /// unshare(2) takes no process that has threads, and a test is a thread.
 pub(crate) fn in_namespace(body: impl FnOnce()) {
+    in_namespaces(&["--user", "--map-root-user", "--mount"], body);
+}
+
+/// The same in a mount namespace alone, for what the kernel leaves to the real root. Skipped, with the reason printed,
+/// for anybody else.
+pub(crate) fn in_namespace_as_root(body: impl FnOnce()) {
+    let mapped = fs::read_to_string("/proc/self/uid_map").unwrap();
+    if !nix::unistd::geteuid().is_root() || !mapped.trim().ends_with("4294967295") {
+        println!("SKIPPED: it needs root, in the first user namespace");
+        return;
+    }
+    in_namespaces(&["--mount"], body);
+}
+
+fn in_namespaces(which: &[&str], body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
     let name = std::thread::current().name().expect("a test's thread has its name").to_owned();
     let output = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "--propagation", "private"])
+        .args(which)
+        .args(["--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
         .args([&name, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")

@@ -1,0 +1,347 @@
+//! Self-healing: when a source comes back, running pods get it without a restart.
+//!
+//! A volume that was taken from a FUSE mount itself stays ENOTCONN when the daemon dies, also after a new one has
+//! mounted the same place: the pod holds the old mount. But a mount made *on* the volume at its target path crosses into
+//! the running containers, because those are slaves or peers of it. So a fresh copy of the source is put on top there,
+//! after whatever an earlier healing had put there was taken away: there is never more than one.
+//!
+//! Nothing is polled that grows with the number of pods. The kernel tells of mounts ([`crate::sys::mount_events`]); if one
+//! covers a source, or is a volume that we don't know yet, one reading of the mount table tells which volumes show something else than their source's path does now
+//! ([`find`]), and only those are looked at ([`mend`]). Directories can be replaced without any mount, which no mount
+//! event tells: for that the table is read every 15 s as well.
+
+pub mod containers;
+pub mod find;
+pub mod mend;
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::sync::watch::Sender;
+
+use crate::config::AllowList;
+use crate::engine::{Context, MountError};
+use crate::held;
+use crate::note::{Note, Shown};
+use crate::observe;
+use crate::plugin::Plugin;
+use crate::propagation::MountPropagation;
+use crate::site::Site;
+use crate::sys::mount_events::{Changed, MountEvents};
+use crate::sys::{Errno, stat};
+use crate::threads::{Crew, MountThread};
+use crate::tree::mountinfo::{self, Walk};
+use crate::volume::KubeletPath;
+use find::Verdict;
+use mend::Outcome;
+
+/// How often the mount table is read where nothing was mounted or unmounted.
+const LOOK: Duration = Duration::from_secs(15);
+/// Mounts come in swarms; the first of them is answered after this.
+const SETTLE: Duration = Duration::from_millis(30);
+/// A reading that took long is followed by a rest of this many times its length, so that a node that mounts all the time
+/// pays a bounded share of a core; but no longer than [`REST_MAX`].
+const REST: u32 = 20;
+const REST_MAX: Duration = Duration::from_millis(700);
+/// How long reading the table may take.
+const TABLE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// When something that failed is tried again; twice as late each time, up to [`LOOK`].
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// What is known of the volumes at their target paths, by the id of the lowest mount there; no note for those of others.
+type Notes = HashMap<PathBuf, (u64, Option<Arc<Note>>)>;
+
+/// A volume of ours that is published.
+#[derive(Debug, Clone)]
+pub struct Volume {
+    /// Its target path.
+    pub path: KubeletPath,
+    /// How it was published.
+    pub note: Arc<Note>,
+    /// What it shows.
+    pub shown: Shown,
+}
+
+/// Why volumes could not be healed: told once, not each time that it is tried again, and tried again soon at first.
+#[derive(Default)]
+struct Failures {
+    known: Mutex<HashMap<PathBuf, (Why, u32)>>,
+    /// It is time to try again.
+    again: Notify,
+}
+
+impl Failures {
+    /// Takes down what came of a volume. After how long it is to be tried again, if so.
+    fn tell(&self, path: &Path, outcome: Result<Tried, String>) -> Option<Duration> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = match outcome {
+            Ok(Tried::Settled) => {
+                known.remove(path);
+                return None;
+            }
+            Ok(Tried::Busy) => None,
+            Err(error) => Some(error),
+        };
+        let times = match known.get(path) {
+            Some((same, times)) if *same == why => times + 1,
+            _ => 0,
+        };
+        if let (0, Some(error)) = (times, &why) {
+            tracing::warn!(target_path = %path.display(), error, "a volume could not be healed");
+        }
+        known.insert(path.to_owned(), (why, times));
+        Some((AGAIN * 2_u32.saturating_pow(times.min(16))).min(LOOK))
+    }
+
+    /// Forgets those of volumes that are gone.
+    fn keep(&self, notes: &Notes) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| notes.contains_key(path));
+    }
+}
+
+/// An error; none while somebody else works on the volume.
+type Why = Option<String>;
+
+/// What came of trying to heal a volume.
+enum Tried {
+    /// It is healed, or doesn't need it.
+    Settled,
+    /// Somebody else works on it.
+    Busy,
+}
+
+/// Heals the volumes of a plugin, for ever, in the mount namespace that the kubelet called from last. Tells `volumes`
+/// which there are.
+pub async fn watch(plugin: Arc<Plugin>, volumes: Sender<Arc<Vec<Volume>>>) {
+    let failures = Arc::new(Failures::default());
+    loop {
+        let Some(crew) = plugin.threads.latest() else {
+            tokio::time::sleep(SETTLE * 10).await;
+            continue;
+        };
+        if let Err(error) = watch_namespace(&plugin, &crew, &failures, &volumes).await {
+            tracing::warn!(error, "volumes cannot be healed now; trying again");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// Until the kubelet calls from another namespace.
+async fn watch_namespace(
+    plugin: &Arc<Plugin>,
+    crew: &Arc<Crew>,
+    failures: &Arc<Failures>,
+    volumes: &Sender<Arc<Vec<Volume>>>,
+) -> Result<(), String> {
+    let events = events(plugin, crew).await?;
+    let mut notes = Notes::new();
+    loop {
+        let start = Instant::now();
+        let Looked { candidates, volumes: there, notes: kept } = look(plugin, crew, notes).await?;
+        volumes.send_replace(Arc::new(there));
+        let rest = (start.elapsed() * REST).min(REST_MAX);
+        notes = kept;
+        failures.keep(&notes);
+        for group in groups(candidates) {
+            let (plugin, crew, failures) = (Arc::clone(plugin), Arc::clone(crew), Arc::clone(failures));
+            // Nobody waits for it: one whose source hangs must not hold up the others. It holds its passes.
+            tokio::spawn(async move {
+                let mut again: Option<Duration> = None;
+                for volume in group {
+                    let outcome = heal(&plugin, &crew, &volume).await;
+                    let delay = failures.tell(volume.path.as_path(), outcome);
+                    again = again.into_iter().chain(delay).min();
+                }
+                if let Some(delay) = again {
+                    tokio::time::sleep(delay).await;
+                    failures.again.notify_one();
+                }
+            });
+        }
+        tokio::time::sleep(rest).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = failures.again.notified() => {}
+            mattered = until_it_matters(plugin, crew, &events, &notes) => {
+                mattered?;
+                tokio::time::sleep(SETTLE).await;
+            }
+        }
+        if plugin.threads.latest().is_none_or(|latest| !Arc::ptr_eq(&latest, crew)) {
+            return Ok(());
+        }
+    }
+}
+
+/// What is healed side by side, each group one after the other.
+///
+/// A mount on one peer appears on the others too, and they need no other: a second one would cover that of the first,
+/// which is a peer of the source, and so the source itself.
+fn groups(candidates: Vec<Volume>) -> Vec<Vec<Volume>> {
+    let mut groups = Vec::new();
+    let mut peers: HashMap<Shown, Vec<Volume>> = HashMap::new();
+    for volume in candidates {
+        if is_peer(&volume.note) {
+            peers.entry(volume.shown.clone()).or_default().push(volume);
+        } else {
+            groups.push(vec![volume]);
+        }
+    }
+    groups.extend(peers.into_values());
+    groups
+}
+
+/// What one reading of the table tells.
+struct Looked {
+    /// The volumes that may need healing.
+    candidates: Vec<Volume>,
+    volumes: Vec<Volume>,
+    notes: Notes,
+}
+
+/// Changes of the namespace's mounts, as closely as they are to be had.
+async fn events(plugin: &Plugin, crew: &Arc<Crew>) -> Result<MountEvents, String> {
+    let statmount = plugin.threads.site().calls.statmount;
+    match crew.mount_events() {
+        Ok(events) if statmount => {
+            tracing::debug!("mount events by fanotify");
+            return Ok(events);
+        }
+        Ok(_) => {}
+        Err(errno) => tracing::debug!(%errno, "no mount events by fanotify: the mount table is polled"),
+    }
+    let opening = plugin.threads.run(crew, "mount table", TABLE_DEADLINE, |thread, _| {
+        // The file stays that of the thread's namespace, whoever reads it.
+        thread.site.proc.open("thread-self/mountinfo")
+    });
+    let table: OwnedFd = opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))?;
+    MountEvents::unnamed(table).map_err(|e| format!("mountinfo: {e}"))
+}
+
+/// Until something was mounted over a source, or a volume was published.
+async fn until_it_matters(
+    plugin: &Plugin,
+    crew: &Arc<Crew>,
+    events: &MountEvents,
+    notes: &Notes,
+) -> Result<(), String> {
+    let sources: Arc<HashSet<PathBuf>> =
+        Arc::new(notes.values().filter_map(|(_, note)| Some(note.as_ref()?.full_path())).collect());
+    loop {
+        let Changed::Attached(ids) = events.next().await.map_err(|e| format!("mount events: {e}"))? else {
+            return Ok(());
+        };
+        let sources = Arc::clone(&sources);
+        let looking = plugin.threads.run(crew, "mount table", TABLE_DEADLINE, move |thread, _| {
+            let kubelet_dir = thread.site.kubelet_dir.as_path();
+            // One that is gone by now mattered to nobody.
+            let points = ids.iter().filter_map(|&id| stat::mount_point(id).ok());
+            let matters = |point: PathBuf| {
+                held::is_target(kubelet_dir, &point) || sources.iter().any(|source| source.starts_with(&point))
+            };
+            points.into_iter().any(matters)
+        });
+        if looking.await.map_err(|e| e.to_string())? {
+            return Ok(());
+        }
+    }
+}
+
+fn is_peer(note: &Note) -> bool {
+    note.propagation == MountPropagation::Bidirectional
+}
+
+async fn look(plugin: &Plugin, crew: &Arc<Crew>, notes: Notes) -> Result<Looked, String> {
+    let list = plugin.list()?;
+    let looking = plugin
+        .threads
+        .run(crew, "mount table", TABLE_DEADLINE, move |thread, _| read_table(&thread.site, &list, notes));
+    looking.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
+}
+
+fn read_table(site: &Site, list: &AllowList, mut known: Notes) -> Result<Looked, Errno> {
+    let table = mountinfo::parse(&site.proc.mountinfo()?);
+    let kubelet_dir = site.kubelet_dir.as_path();
+    let walk = Walk::new(&table);
+    let mut looked = Looked { candidates: Vec::new(), volumes: Vec::new(), notes: Notes::new() };
+    for target in find::targets(&table, kubelet_dir) {
+        let Some(path) = target.to_str().and_then(|text| KubeletPath::parse(text, &site.kubelet_dir).ok()) else {
+            continue;
+        };
+        let Some(top) = walk.mount_at(&target) else { continue };
+        // The lowest is the one that was published: with another one there, it is another volume.
+        let id = walk.lowest(top).id;
+        let note = match known.remove(&target) {
+            Some((same, note)) if same == id => note,
+            // One that goes away in between is none of ours any more.
+            _ => {
+                let place = observe::open_target(site, &path).ok().flatten();
+                place.and_then(|at| Note::read(&at).ok().flatten()).map(Arc::new)
+            }
+        };
+        if let Some(note) = &note {
+            let shown = Shown { device: top.device, root: top.root.clone() };
+            let volume = Volume { path, note: Arc::clone(note), shown };
+            let verdict = find::judge((&table, &walk), kubelet_dir, (&target, note), None);
+            let due = matches!(verdict, Verdict::Follow | Verdict::Replace);
+            if due && mend::wanted(list, &volume.path, note).is_some() {
+                looked.candidates.push(volume.clone());
+            }
+            looked.volumes.push(volume);
+        }
+        looked.notes.insert(target, (id, note));
+    }
+    Ok(looked)
+}
+
+/// Heals one volume, on a thread that may hang.
+async fn heal(plugin: &Plugin, crew: &Arc<Crew>, volume: &Volume) -> Result<Tried, String> {
+    let Volume { path, note, shown } = volume;
+    let entry = note.owner.entry.as_str();
+    // Somebody publishes or unpublishes it now.
+    let Ok(pass) = plugin.gate.enter(path.as_path()) else { return Ok(Tried::Busy) };
+    // One that was given up may still be at work. No target is called like that.
+    let peers = format!("peers that show {}:{}:{}", shown.device.0, shown.device.1, shown.root.display());
+    let alone = is_peer(note).then(|| plugin.gate.enter(Path::new(&peers))).transpose();
+    let Ok(alone) = alone else { return Ok(Tried::Busy) };
+    let list = plugin.list()?;
+    let at = path.clone();
+    let source = note.full_path().to_string_lossy().into_owned();
+    let mending = plugin.threads.run(crew, &source, plugin.deadline, move |thread: &mut MountThread, cancelled| {
+        let site = Arc::clone(&thread.site);
+        let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };
+        let outcome = mend::mend(&mut context, &mut || thread.take_slot(), &list, &at);
+        drop((pass, alone));
+        Ok::<_, MountError>(match outcome? {
+            Outcome::Healed { slot, entered, failures } => {
+                thread.give_back(slot);
+                Some((entered, failures))
+            }
+            Outcome::Left(_) | Outcome::NotWanted => None,
+        })
+    });
+    let start = Instant::now();
+    let result = mending.await.map_err(|e| e.to_string()).and_then(|mended| mended.map_err(|e| e.to_string()));
+    match result {
+        Ok(None) => Ok(Tried::Settled),
+        Ok(Some((entered, failures))) => {
+            plugin.metrics.healed(true);
+            let took = start.elapsed();
+            tracing::info!(target_path = %path, entry, entered, ?took, "healed: running pods have the source again");
+            for failure in failures {
+                plugin.metrics.healed(false);
+                tracing::warn!(target_path = %path, entry, failure, "a container keeps what is stale until it ends");
+            }
+            Ok(Tried::Settled)
+        }
+        Err(error) => {
+            plugin.metrics.healed(false);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What healing has to know of a volume, kept where it can't outlive the volume: an extended attribute of its directory.
+//!
+//! When a source dies and is unmounted, the kernel forgets which directory a volume was taken from: the mount names a
+//! file system that nobody else has any more. So a publish notes it on the directory in which the kubelet has had the
+//! target made, `…/kubernetes.io~csi/NAME`. The kubelet removes that directory with the volume, and the note goes
+//! with it: nothing to clean up, nothing that could say what isn't so.
+
+use std::ffi::CStr;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::observe::TargetPlace;
+use crate::propagation::MountPropagation;
+use crate::sys::stat::MountAttrs;
+use crate::sys::{Errno, path};
+use crate::volume::{AbsPath, EntryName, PodIdentity, SubPath};
+
+/// The attribute: of the user kind, which every file system with attributes has. Only root comes to the directory.
+const NAME: &CStr = c"user.hostmount.volume";
+/// The paths, and the rest.
+const MAX: usize = (3 + GIVEN_MAX) * crate::volume::PATH_MAX;
+
+/// Whose a volume is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The entry.
+    pub entry: EntryName,
+    /// The pod, where the kubelet tells it.
+    pub pod: Option<PodIdentity>,
+}
+
+/// How a volume was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Whose it is.
+    pub owner: Owner,
+    /// The entry's directory, as it was then.
+    pub path: AbsPath,
+    /// The directory beneath it.
+    pub sub_path: Option<SubPath>,
+    /// What crosses.
+    pub propagation: MountPropagation,
+    /// Its flags.
+    pub attrs: MountAttrs,
+    /// The id of the mount that the source lay on ([`crate::sys::stat::MountFacts::id`]).
+    pub source_mount: u64,
+    /// What healing has begun to give to running containers by entering them, until the target has it as well: no mount
+    /// table tells where a killed plugin was.
+    pub given: Vec<Shown>,
+}
+
+/// A directory as mount tables name it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Shown {
+    /// Major and minor number of its file system.
+    pub device: (u32, u32),
+    /// Its path there.
+    pub root: PathBuf,
+}
+
+/// How many are kept of [`Note::given`].
+const GIVEN_MAX: usize = 4;
+
+impl Note {
+    /// Where the source is.
+    #[must_use]
+    pub fn full_path(&self) -> PathBuf {
+        match &self.sub_path {
+            Some(sub) => self.path.as_path().join(sub.as_path()),
+            None => self.path.as_path().to_owned(),
+        }
+    }
+
+    /// The same with one more that was given.
+    #[must_use]
+    pub fn giving(&self, shown: &Shown) -> Self {
+        let mut note = self.clone();
+        note.given.retain(|other| other != shown);
+        note.given.insert(0, shown.clone());
+        note.given.truncate(GIVEN_MAX);
+        note
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let MountAttrs { read_only, nosuid, nodev, noexec } = self.attrs;
+        let value = json!({
+            "entry": self.owner.entry.as_str(),
+            "pod": self.owner.pod.as_ref().map(|pod| json!({
+                "namespace": pod.namespace, "name": pod.name, "uid": pod.uid, "serviceAccount": pod.service_account,
+            })),
+            "path": self.path.to_string(),
+            "subPath": self.sub_path.as_ref().map(ToString::to_string),
+            "propagation": self.propagation.name(),
+            "readOnly": read_only,
+            "nosuid": nosuid,
+            "nodev": nodev,
+            "noexec": noexec,
+            "sourceMount": self.source_mount,
+            "given": self.given.iter().map(|s| json!([s.device.0, s.device.1, s.root.to_str()])).collect::<Value>(),
+        });
+        value.to_string().into_bytes()
+    }
+
+    /// A note as it was written; none if it can't be understood.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(bytes).ok()?;
+        let flag = |name: &str| value[name].as_bool();
+        Some(Self {
+            owner: Owner { entry: EntryName::parse(value["entry"].as_str()?).ok()?, pod: pod(&value["pod"]) },
+            path: AbsPath::parse(value["path"].as_str()?).ok()?,
+            sub_path: value["subPath"].as_str().map(SubPath::parse).transpose().ok()?,
+            propagation: value["propagation"].as_str()?.parse().ok()?,
+            attrs: MountAttrs {
+                read_only: flag("readOnly")?,
+                nosuid: flag("nosuid")?,
+                nodev: flag("nodev")?,
+                noexec: flag("noexec")?,
+            },
+            source_mount: value["sourceMount"].as_u64()?,
+            given: value["given"].as_array()?.iter().filter_map(shown).collect(),
+        })
+    }
+
+    /// Notes it beside a target. Where that can't be done the volume is good all the same; it can't be healed.
+    pub fn write(&self, target: &TargetPlace) {
+        if let Err(errno) = path::set_attribute(&target.parent, NAME, &self.encode()) {
+            tracing::debug!(%errno, "the kubelet's file system takes no extended attributes: the volume cannot be healed");
+        }
+    }
+
+    /// The note beside a target; none if it isn't of a volume that is to be healed, or can't be understood.
+    ///
+    /// # Errors
+    /// What getxattr(2) says.
+    pub fn read(target: &TargetPlace) -> Result<Option<Self>, Errno> {
+        Ok(path::attribute(&target.parent, NAME, MAX)?.as_deref().and_then(Self::parse))
+    }
+}
+
+fn shown(value: &Value) -> Option<Shown> {
+    let number = |n: usize| u32::try_from(value[n].as_u64()?).ok();
+    Some(Shown { device: (number(0)?, number(1)?), root: value[2].as_str()?.into() })
+}
+
+fn pod(value: &Value) -> Option<PodIdentity> {
+    let text = |name: &str| value[name].as_str().map(str::to_owned);
+    Some(PodIdentity {
+        namespace: text("namespace")?,
+        name: text("name")?,
+        uid: text("uid")?,
+        service_account: text("serviceAccount")?,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Of some volume.
+    pub(crate) fn note() -> Note {
+        Note {
+            owner: Owner { entry: EntryName::parse("data").unwrap(), pod: None },
+            path: AbsPath::parse("/src").unwrap(),
+            sub_path: None,
+            propagation: MountPropagation::HostToContainer,
+            attrs: MountAttrs { nosuid: true, ..MountAttrs::default() },
+            source_mount: u64::MAX,
+            given: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_note_survives_being_written() {
+        let all = Note {
+            owner: Owner {
+                pod: Some(PodIdentity {
+                    namespace: "ml".into(),
+                    name: "p".into(),
+                    uid: "u".into(),
+                    service_account: "default".into(),
+                }),
+                ..note().owner
+            },
+            sub_path: Some(SubPath::parse("a/\"b").unwrap()),
+            propagation: MountPropagation::Bidirectional,
+            given: vec![Shown { device: (8, 1), root: "/a b".into() }],
+            ..note()
+        };
+        for note in [note(), all] {
+            assert_eq!(Note::parse(&note.encode()), Some(note));
+        }
+    }
+
+    #[test]
+    fn what_was_given_is_kept_once_and_the_latest_first() {
+        let shown = |n| Shown { device: (0, n), root: "/".into() };
+        let note = [1, 2, 1, 3, 4, 5].into_iter().fold(note(), |note, n| note.giving(&shown(n)));
+        assert_eq!(note.given, [5, 4, 3, 1].map(shown));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Note::parse(&bytes);
+        }
+    }
+}

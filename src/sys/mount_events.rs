@@ -1,0 +1,171 @@
+//! Being told of changes of a mount namespace: which mounts came (fanotify), or only that something changed (poll).
+//!
+//! fanotify(7) names each mount since Linux 6.15, so that a node on which pods come and go all day wakes us for the few
+//! mounts that matter and the table isn't read for the rest. Where it isn't to be had (an older kernel, a seccomp
+//! profile, a user namespace), poll(2) on mountinfo tells of each change, and not of which (fs/proc_namespace.c).
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::namespace::MountNamespace;
+
+// include/uapi/linux/fanotify.h of Linux 6.15, which the crates at hand don't have yet.
+const FAN_REPORT_MNT: u32 = 0x4000;
+const FAN_MARK_MNTNS: u32 = 0x110;
+const FAN_MNT_ATTACH: u64 = 0x0100_0000;
+const FAN_Q_OVERFLOW: u64 = 0x4000;
+const FAN_EVENT_INFO_TYPE_MNT: u8 = 7;
+/// `struct fanotify_event_metadata`, in bytes, and where its fields are.
+const METADATA: usize = 24;
+const MASK: usize = 8;
+/// `struct fanotify_event_info_mnt`: a header of type, padding and length, and, aligned to its size, the id.
+const INFO_HEADER: usize = 4;
+const INFO_ID: usize = 8;
+
+/// Tells of changes of a mount namespace.
+#[derive(Debug)]
+pub enum MountEvents {
+    /// By fanotify.
+    Named(AsyncFd<OwnedFd>),
+    /// By poll on mountinfo.
+    Unnamed(AsyncFd<OwnedFd>),
+}
+
+/// What has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// Mounts were attached, with these unique ids ([`super::stat::mount_point`]).
+    Attached(Vec<u64>),
+    /// Something.
+    Unknown,
+}
+
+impl MountEvents {
+    /// Events of attached mounts, by name.
+    ///
+    /// # Errors
+    /// EINVAL: a kernel before 6.15. EPERM: no `CAP_SYS_ADMIN` in the first user namespace. Outside a runtime of tokio
+    /// it panics.
+    pub fn named(namespace: &MountNamespace) -> Result<Self, Errno> {
+        let flags = FAN_REPORT_MNT | libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
+        // SAFETY: the call takes two integers.
+        let group = unsafe { libc::fanotify_init(flags, 0) };
+        let group = Errno::result(group)?;
+        // SAFETY: the call has just made this descriptor, and nobody else knows it.
+        let group = unsafe { OwnedFd::from_raw_fd(group) };
+        let mark = libc::FAN_MARK_ADD | FAN_MARK_MNTNS;
+        // SAFETY: both descriptors are open, and a null path says that the second itself is meant.
+        let marked = unsafe {
+            libc::fanotify_mark(group.as_raw_fd(), mark, FAN_MNT_ATTACH, namespace.as_raw_fd(), std::ptr::null())
+        };
+        Errno::result(marked)?;
+        register(group, Interest::READABLE).map(Self::Named).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// That the table behind an open mountinfo has changed.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says. Outside a runtime of tokio it panics.
+    pub fn unnamed(mountinfo: OwnedFd) -> io::Result<Self> {
+        register(mountinfo, Interest::PRIORITY).map(Self::Unnamed)
+    }
+
+    /// The next change.
+    ///
+    /// # Errors
+    /// What epoll_wait(2) and read(2) say.
+    pub async fn next(&self) -> io::Result<Changed> {
+        match self {
+            Self::Unnamed(table) => {
+                table.ready(Interest::PRIORITY).await?.clear_ready();
+                Ok(Changed::Unknown)
+            }
+            Self::Named(group) => loop {
+                let mut ready = group.readable().await?;
+                let mut buffer = [0; 4096];
+                match ready.try_io(|group| nix::unistd::read(group, &mut buffer).map_err(io::Error::from)) {
+                    Ok(length) => return Ok(parse(&buffer[..length?])),
+                    Err(_nothing_yet) => {}
+                }
+            },
+        }
+    }
+}
+
+fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned by what is registered, is never replaced in it, and is closed after it is
+    // taken off, by AsyncFd's own drop.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
+}
+
+fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
+}
+
+/// The mounts that a buffer of events names; [`Changed::Unknown`] if events were lost, or can't be understood.
+fn parse(mut bytes: &[u8]) -> Changed {
+    let mut ids = Vec::new();
+    while !bytes.is_empty() {
+        let length = number(bytes, 0).map_or(0, u32::from_ne_bytes) as usize;
+        let (Some(mask), Some(event)) = (number(bytes, MASK).map(u64::from_ne_bytes), bytes.get(..length)) else {
+            return Changed::Unknown;
+        };
+        if length < METADATA || mask & FAN_Q_OVERFLOW != 0 {
+            return Changed::Unknown;
+        }
+        let mut info = &event[METADATA..];
+        while let Some(length) = number(info, 2).map(|n| usize::from(u16::from_ne_bytes(n))) {
+            if length < INFO_HEADER || length > info.len() {
+                return Changed::Unknown;
+            }
+            if info[0] == FAN_EVENT_INFO_TYPE_MNT
+                && let Some(id) = number(info, INFO_ID).map(u64::from_ne_bytes)
+            {
+                ids.push(id);
+            }
+            info = &info[length..];
+        }
+        bytes = &bytes[length..];
+    }
+    Changed::Attached(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event(mask: u64, id: u64) -> Vec<u8> {
+        let mut bytes = 40_u32.to_ne_bytes().to_vec();
+        bytes.extend([3, 0, 24, 0]);
+        bytes.extend(mask.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend([FAN_EVENT_INFO_TYPE_MNT, 0]);
+        bytes.extend(16_u16.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(id.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn events_name_mounts_and_lost_ones_are_said() {
+        assert_eq!(
+            parse(&[event(FAN_MNT_ATTACH, 7), event(FAN_MNT_ATTACH, 8)].concat()),
+            Changed::Attached(vec![7, 8])
+        );
+        assert_eq!(parse(&[event(FAN_MNT_ATTACH, 7), event(FAN_Q_OVERFLOW, 0)].concat()), Changed::Unknown);
+        assert_eq!(parse(&event(FAN_MNT_ATTACH, 7)[..30]), Changed::Unknown);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes);
+        }
+    }
+}

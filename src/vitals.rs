@@ -1,0 +1,234 @@
+//! Looks at the published volumes now and then, and tells when a source has died, hangs, was deleted, or is back.
+//!
+//! No file system says that its server is gone: one has to ask. So each source is asked once every interval, through
+//! one of its volumes, however many pods have it; it is not asked again while an earlier call still hangs on it. What is
+//! told is each *change*, once: in the log for the source, by a metric, and as an event on every pod that has it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::watch::Receiver;
+
+use crate::engine::{self, MountError};
+use crate::events::Events;
+use crate::heal::Volume;
+use crate::plan::Gone;
+use crate::plugin::Plugin;
+use crate::sys::Errno;
+use crate::threads::{Crew, NoResult};
+
+/// How long a source may take to answer. Most answer within microseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many sources are asked in one interval; of more, each interval asks the next ones.
+const EACH_TIME: usize = 64;
+/// How many sources are asked side by side.
+const AT_ONCE: usize = 4;
+
+/// How long telling the pods of one source may take.
+const TELLING: Duration = Duration::from_secs(60);
+
+/// How a source is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Vital {
+    /// It answers.
+    #[default]
+    Live,
+    /// The server of its file system is gone.
+    Dead(Errno),
+    /// It does not answer at all.
+    Hung,
+    /// The directory was deleted.
+    Deleted,
+}
+
+impl Vital {
+    /// In one word, as machines know it.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Live => "SourceBack",
+            Self::Dead(_) => "SourceDead",
+            Self::Hung => "SourceHung",
+            Self::Deleted => "SourceDeleted",
+        }
+    }
+
+    /// In a sentence, with what to do.
+    #[must_use]
+    pub fn message(self) -> String {
+        match self {
+            Self::Live => "the volume's directory on the node is there again".to_owned(),
+            Self::Dead(errno) => format!("the file system's server is gone ({errno}): restart it on the node"),
+            Self::Hung => "the file system does not answer: look at its server on the node".to_owned(),
+            Self::Deleted => {
+                "the directory was deleted on the node; a pod started now gets the one that is there now, \
+                              if any"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+impl From<Option<Gone>> for Vital {
+    fn from(gone: Option<Gone>) -> Self {
+        match gone {
+            None => Self::Live,
+            Some(Gone::Dead(errno)) => Self::Dead(errno),
+            Some(Gone::Deleted) => Self::Deleted,
+        }
+    }
+}
+
+/// What is known of volumes, by target path: only what is wrong.
+#[derive(Debug, Default)]
+struct Known(HashMap<PathBuf, Vital>);
+
+impl Known {
+    /// Takes down how a volume is. Whether that is a change.
+    fn changes(&mut self, target: &Path, now: Vital) -> bool {
+        let before = match now {
+            Vital::Live => self.0.remove(target),
+            _ => self.0.insert(target.to_owned(), now),
+        };
+        before.unwrap_or_default() != now
+    }
+
+    /// Forgets volumes that are gone.
+    fn keep(&mut self, volumes: &[Volume]) {
+        let there: std::collections::HashSet<&Path> = volumes.iter().map(|volume| volume.path.as_path()).collect();
+        self.0.retain(|path, _| there.contains(path.as_path()));
+    }
+
+    fn counts(&self) -> HashMap<&'static str, usize> {
+        let mut counts = HashMap::new();
+        for vital in self.0.values() {
+            *counts.entry(vital.reason()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// The volumes by what they show: those of a group live and die together. Groups and members in a fixed order.
+fn groups(volumes: &[Volume]) -> Vec<Vec<Volume>> {
+    let mut groups: HashMap<_, Vec<Volume>> = HashMap::new();
+    for volume in volumes {
+        groups.entry(&volume.shown).or_default().push(volume.clone());
+    }
+    let mut groups: Vec<_> = groups.into_values().collect();
+    groups.iter_mut().for_each(|group| group.sort_by(|a, b| a.path.as_path().cmp(b.path.as_path())));
+    groups.sort_by(|a, b| a[0].path.as_path().cmp(b[0].path.as_path()));
+    groups
+}
+
+/// Asks every `interval` how the sources of the volumes are, for ever.
+pub async fn watch(
+    plugin: Arc<Plugin>,
+    volumes: Receiver<Arc<Vec<Volume>>>,
+    events: Option<Events>,
+    interval: Duration,
+) {
+    let mut known = Known::default();
+    let mut next = 0;
+    loop {
+        tokio::time::sleep(interval).await;
+        let Some(crew) = plugin.threads.latest() else { continue };
+        let volumes = Arc::clone(&volumes.borrow());
+        known.keep(&volumes);
+        let mut asked = groups(&volumes);
+        let count = asked.len().min(EACH_TIME);
+        let from = next % asked.len().max(1);
+        asked.rotate_left(from);
+        asked.truncate(count);
+        next = next.wrapping_add(count);
+        let answers: Vec<_> = futures_util::stream::iter(asked)
+            .map(|group| {
+                let (plugin, crew) = (&plugin, &crew);
+                async move {
+                    let vital = ask(plugin, crew, &group[0]).await;
+                    (group, vital)
+                }
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        for (group, vital) in answers {
+            let Some(vital) = vital else { continue };
+            let changed: Vec<Volume> =
+                group.into_iter().filter(|volume| known.changes(volume.path.as_path(), vital)).collect();
+            if let Some(first) = changed.first() {
+                tell(first, vital, changed.len());
+            }
+            if let Some(events) = events.clone()
+                && !changed.is_empty()
+            {
+                // An API server that is away must not keep us from looking.
+                tokio::spawn(async move { tokio::time::timeout(TELLING, events.tell(&changed, vital)).await });
+            }
+        }
+        plugin.metrics.unhealthy(&known.counts());
+    }
+}
+
+fn tell(volume: &Volume, vital: Vital, volumes: usize) {
+    let source = volume.note.full_path();
+    let (source, entry, reason) = (source.display(), volume.note.owner.entry.as_str(), vital.reason());
+    match vital {
+        Vital::Live => tracing::info!(%source, entry, reason, volumes, "{}", vital.message()),
+        _ => tracing::warn!(%source, entry, reason, volumes, "{}", vital.message()),
+    }
+}
+
+/// How a volume's source is; none if that can't be told now, as when the volume is gone.
+async fn ask(plugin: &Plugin, crew: &Arc<Crew>, volume: &Volume) -> Option<Vital> {
+    let source = volume.note.full_path().to_string_lossy().into_owned();
+    if crew.hangs_on(&source) {
+        return Some(Vital::Hung);
+    }
+    let path = volume.path.clone();
+    let asking = plugin.threads.run(crew, &source, PATIENCE, move |thread, _| engine::health(&thread.site, &path));
+    match asking.await {
+        Ok(Ok(gone)) => Some(gone.into()),
+        Ok(Err(MountError::Target { errno, .. })) if crate::sys::stat::is_dead(errno) => Some(Vital::Dead(errno)),
+        Err(NoResult::Deadline { .. } | NoResult::Stuck { .. }) => Some(Vital::Hung),
+        Ok(Err(_)) | Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::note::{Shown, tests::note};
+    use crate::volume::{AbsPath, KubeletPath};
+
+    fn volume(name: &str, minor: u32) -> Volume {
+        let path = KubeletPath::parse(&format!("/k/{name}"), &AbsPath::parse("/k").unwrap()).unwrap();
+        Volume { path, note: Arc::new(note()), shown: Shown { device: (0, minor), root: "/".into() } }
+    }
+
+    #[test]
+    fn a_change_is_told_once() {
+        let mut known = Known::default();
+        let at = Path::new("/k/a");
+        let dead = Vital::Dead(Errno::ENOTCONN);
+        let told: Vec<bool> =
+            [Vital::Live, dead, dead, Vital::Dead(Errno::ESTALE), Vital::Hung, Vital::Live, Vital::Live]
+                .map(|vital| known.changes(at, vital))
+                .into();
+        assert_eq!(told, [false, true, false, true, true, true, false]);
+        assert!(known.changes(at, Vital::Deleted));
+        assert_eq!(known.counts(), HashMap::from([("SourceDeleted", 1)]));
+        known.keep(&[volume("b", 1)]);
+        assert_eq!(known.counts(), HashMap::new());
+    }
+
+    #[test]
+    fn a_source_is_asked_once_however_many_volumes_it_has() {
+        let volumes = [volume("d", 1), volume("a", 2), volume("c", 1), volume("b", 1)];
+        let names: Vec<Vec<String>> =
+            groups(&volumes).iter().map(|g| g.iter().map(|v| v.path.to_string()).collect()).collect();
+        assert_eq!(names, [vec!["/k/a"], vec!["/k/b", "/k/c", "/k/d"]]);
+    }
+}

@@ -1,0 +1,145 @@
+//! Dead, hung and deleted sources are told of: once a change, in the log, by a metric and as events on the pods.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "tests")]
+
+#[path = "lookup/api.rs"]
+#[allow(dead_code, reason = "a part of it is used")]
+mod api;
+mod support;
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use api::Api;
+use hostmount::wire::csi::NodePublishVolumeRequest;
+use serde_json::Value;
+use support::fuse::{Daemon, Fuse};
+use support::{Node, eventually, in_namespace};
+
+const FUSE: &[(&str, &str)] = &[("volume", "data"), ("subPath", "fuse"), ("propagation", "HostToContainer")];
+const ARGS: [&str; 4] = ["--probe-interval=0.1", "--events", "--admin-address=127.0.0.1:0", "--call-timeout=0.5"];
+
+fn start() -> (Api, Node) {
+    let api = Api::start();
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let (_, config) = config.keep().unwrap();
+    fs::write(&config, api.kubeconfig()).unwrap();
+    let node = Node::start_with_env(&ARGS, &[("KUBECONFIG", config.to_str().unwrap())]);
+    (api, node)
+}
+
+fn publish(node: &Node, pods: &[&str]) -> Vec<NodePublishVolumeRequest> {
+    let pods: Vec<_> = pods.iter().map(|pod| node.inline(pod, FUSE)).collect();
+    pods.iter().for_each(|pod| node.publish(pod).unwrap());
+    pods
+}
+
+fn unhealthy(node: &Node, reason: &str) -> f64 {
+    node.metric(&format!("hostmount_unhealthy_volumes{{reason=\"{reason}\"}}"))
+}
+
+/// (pod, reason) of each event.
+fn told(api: &Api) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut told: Vec<_> =
+        api.created().iter().map(|event| (text(&event["regarding"]["name"]), text(&event["reason"]))).collect();
+    told.sort();
+    told
+}
+
+fn of(pods: &[&str], reason: &str) -> Vec<(String, String)> {
+    pods.iter().map(|pod| (format!("pod-{pod}"), reason.to_owned())).collect()
+}
+
+fn lines(node: &Node, reason: &str) -> usize {
+    node.log().lines().filter(|line| line.contains(&format!("reason=\"{reason}\""))).count()
+}
+
+#[test]
+fn a_source_that_dies_and_comes_back_is_told_of_once_each() {
+    in_namespace(|| {
+        let (api, node) = start();
+        let Some(daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
+        let pods = publish(&node, &["p", "q"]);
+        let at = daemon.die();
+        eventually("two volumes are unwell", || unhealthy(&node, "SourceDead") == 2.0);
+        eventually("both pods are told", || told(&api) == of(&["p", "q"], "SourceDead"));
+        let event = api.created().remove(0);
+        assert_eq!((event["type"].as_str(), event["regarding"]["kind"].as_str()), (Some("Warning"), Some("Pod")));
+        assert!(event["note"].as_str().unwrap().contains("ENOTCONN"), "{event}");
+        assert_eq!(node.health(&pods[0]).unwrap(), Some((2, "SourceDead".into())));
+        // Many looks later, it is still one line and one event a pod.
+        std::thread::sleep(Duration::from_millis(600));
+        assert_eq!((lines(&node, "SourceDead"), api.created().len()), (1, 2));
+        support::unmount(&at);
+        let daemon = Daemon::start(&at).unwrap();
+        eventually("they are well", || unhealthy(&node, "SourceDead") == 0.0);
+        eventually("both pods are told", || api.created().len() == 4);
+        assert_eq!((lines(&node, "SourceDead"), lines(&node, "SourceBack")), (1, 1), "{}", node.log());
+        pods.iter().for_each(|pod| node.unpublish(pod).unwrap());
+        drop(daemon);
+    });
+}
+
+#[test]
+fn a_restarted_plugin_does_not_repeat_the_event() {
+    in_namespace(|| {
+        let (api, mut node) = start();
+        let Some(daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
+        let pods = publish(&node, &["p"]);
+        let at = daemon.die();
+        eventually("the pod is told", || told(&api) == of(&["p"], "SourceDead"));
+        node.kill_and_restart();
+        eventually("it is seen again", || unhealthy(&node, "SourceDead") == 1.0);
+        eventually("it was said again", || api.asked()["create event"] == 2);
+        assert_eq!(api.created().len(), 1);
+        // Without an API server, all else goes on.
+        api.down(true);
+        support::unmount(&at);
+        let daemon = Daemon::start(&at).unwrap();
+        eventually("it is well", || unhealthy(&node, "SourceDead") == 0.0);
+        eventually("that is logged", || node.log().contains("pods could not be told by events"));
+        pods.iter().for_each(|pod| node.unpublish(pod).unwrap());
+        drop(daemon);
+    });
+}
+
+#[test]
+fn a_source_that_hangs_is_asked_by_one_thread_and_told_of() {
+    in_namespace(|| {
+        let (api, node) = start();
+        let Some(fuse) = Fuse::mount(&node.root.join("data/fuse")) else { return };
+        let stop = Arc::new(AtomicBool::new(false));
+        let served = fuse.serve(Arc::clone(&stop));
+        let pods = publish(&node, &["p", "q"]);
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        let fuse = served.join().unwrap();
+        eventually("two volumes hang", || unhealthy(&node, "SourceHung") == 2.0);
+        std::thread::sleep(Duration::from_millis(600));
+        assert_eq!(node.metric("hostmount_stuck_threads"), 1.0, "one call for both, and no more while it hangs");
+        eventually("both pods are told", || told(&api) == of(&["p", "q"], "SourceHung"));
+        // It goes on.
+        let served = fuse.serve(Arc::new(AtomicBool::new(false)));
+        eventually("they are well", || unhealthy(&node, "SourceHung") == 0.0);
+        eventually("the thread is back", || node.metric("hostmount_stuck_threads") == 0.0);
+        pods.iter().for_each(|pod| node.unpublish(pod).unwrap());
+        drop(served);
+    });
+}
+
+#[test]
+fn a_deleted_directory_is_told_apart_from_a_dead_one() {
+    in_namespace(|| {
+        let (api, node) = start();
+        let source = node.root.join("data/release");
+        fs::create_dir(&source).unwrap();
+        let pod = node.inline("p", &[("volume", "data"), ("subPath", "release")]);
+        node.publish(&pod).unwrap();
+        fs::remove_dir(&source).unwrap();
+        eventually("it is seen", || unhealthy(&node, "SourceDeleted") == 1.0);
+        eventually("the pod is told", || told(&api) == of(&["p"], "SourceDeleted"));
+        node.unpublish(&pod).unwrap();
+        eventually("the volume is forgotten", || unhealthy(&node, "SourceDeleted") == 0.0);
+    });
+}
