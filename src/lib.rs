@@ -20,6 +20,7 @@ pub mod gate;
 pub mod heal;
 pub mod held;
 pub mod lookup;
+pub mod machine;
 pub mod metrics;
 pub mod note;
 pub mod observe;
