@@ -16,6 +16,7 @@ pub mod config;
 pub mod csi;
 pub mod engine;
 pub mod events;
+pub mod explain;
 pub mod gate;
 pub mod heal;
 pub mod held;

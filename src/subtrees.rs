@@ -12,6 +12,7 @@
 mod dentry;
 mod gathered;
 mod receivers;
+mod showing;
 mod walk;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 
 use dentry::{Dentries, Dentry};
 pub use receivers::{Hop, Receiver};
+pub use showing::Showing;
 
 /// Mounts of several namespaces and how they are connected.
 #[derive(Debug, Clone, Default)]

@@ -173,7 +173,7 @@ impl Forest {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::machine::{LeftOut, Machine, Namespace};
     use crate::tree::mountinfo;

@@ -1,0 +1,68 @@
+//! Where a directory is shown: all the places at which a mount that is made in it could be seen.
+
+use std::path::{Path, PathBuf};
+
+use super::{Doubt, Forest};
+
+/// A place that shows a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Showing {
+    /// The namespace that it is in, by its index in the machine.
+    pub namespace: usize,
+    /// The id in mountinfo of the mount that shows it.
+    pub mount: u64,
+    /// Where, as processes of that namespace name it.
+    pub place: PathBuf,
+    /// The mount that covers the place there, so that nobody sees what is beneath.
+    pub covered: Option<u64>,
+}
+
+impl Forest {
+    /// Every place that shows the directory which a path leads to in a namespace, that one among them, in the order of
+    /// the namespaces. A mount that doesn't tell what it shows is left out.
+    ///
+    /// # Errors
+    /// The path leads to nothing that was seen.
+    pub fn showing(&self, namespace: usize, path: &Path) -> Result<Vec<Showing>, Doubt> {
+        let place = self.lead(namespace, path)?;
+        let mut all = Vec::new();
+        for (number, mount) in self.mounts.iter().enumerate() {
+            let Some(mount) = mount else { continue };
+            let is_same = number == place.mount;
+            if !is_same && (mount.untold || mount.deleted || !self.dentries.contains(mount.root, place.dentry)) {
+                continue;
+            }
+            let mut at = self.place(number);
+            let inside = [self.dentries.relative(mount.root, place.dentry), place.rest.as_path()];
+            at.extend(inside.iter().filter(|part| !part.as_os_str().is_empty()));
+            let over = self.lead(mount.home, &at).ok().filter(|found| found.mount != number);
+            let covered = over.map(|found| self.mount(found.mount).id);
+            all.push(Showing { namespace: mount.home, mount: mount.id, place: at, covered });
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::receivers::tests::machine;
+    use super::*;
+
+    #[test]
+    fn a_directory_is_shown_by_mounts_whose_root_contains_it_whether_or_not_they_hang_together() {
+        let forest = Forest::of(&machine(&[
+            "1 0 0:1 / / rw - t t rw\n2 1 0:1 /a /mnt rw - t t rw\n3 1 0:1 /other /o rw - t t rw\n",
+            "4 0 0:2 / / rw - t t rw\n5 4 0:1 /a/b /x rw shared:1 - t t rw\n6 5 0:3 / /x/c rw - t t rw\n",
+        ]));
+        let at = |path: &str| {
+            let all = forest.showing(0, Path::new(path)).unwrap();
+            all.into_iter().map(|s| (s.mount, s.place.to_str().unwrap().to_owned(), s.covered)).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            at("/mnt/b/c"),
+            [(1, "/a/b/c".into(), None), (2, "/mnt/b/c".into(), None), (5, "/x/c".into(), Some(6))]
+        );
+        assert_eq!(at("/o/z"), [(1, "/other/z".into(), None), (3, "/o/z".into(), None)]);
+        assert!(forest.showing(7, Path::new("/")).is_err());
+    }
+}
