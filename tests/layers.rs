@@ -21,6 +21,7 @@ const PURE: &[&str] = &[
     "subtrees/walk.rs",
     "explain/judge.rs",
     "machine/names.rs",
+    "machine/whereabouts.rs",
     "check/facts.rs",
     "check/judge.rs",
     "check/judge/entries.rs",
