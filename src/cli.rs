@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::check::CheckArgs;
+use crate::explain::ExplainArgs;
+use crate::inspect::InspectArgs;
 use crate::serve::ServeArgs;
 use crate::telemetry::LogFormat;
 use crate::try_out::{RoleArgs, TryArgs};
@@ -36,6 +38,10 @@ pub enum Command {
     Serve(ServeArgs),
     /// Look whether volumes would work on this node: kernel, kubelet, and the directories of the allow-list.
     Check(CheckArgs),
+    /// See every mount namespace of the machine, and how mounts pass from one to another.
+    Inspect(InspectArgs),
+    /// Say who will see a mount that is made here, and what keeps it from the others.
+    Explain(ExplainArgs),
     /// Check an allow-list and print all its faults.
     Validate {
         /// The file.

@@ -15,10 +15,10 @@ use std::process::ExitCode;
 use crate::inspect::text::visible;
 use crate::machine::whereabouts::{PlaceText, Where};
 use crate::machine::{Machine, gather, resolve};
+use crate::paint::Paint;
 use crate::subtrees::Forest;
 use crate::sys::namespace::Proc;
 use crate::try_out::colour;
-use crate::try_out::report::Paint;
 use judge::{Index, Spot};
 use report::Report;
 

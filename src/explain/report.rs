@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 
 use super::judge::{Explanation, Index, Link, Pair, Seen, Spot, Stopped};
 use super::remedy::{Advice, advise};
+use crate::inspect::json::Hex;
 use crate::inspect::text::{plural, visible, width};
 use crate::machine::{LeftOut, Machine, Namespace};
+use crate::paint::Paint;
 use crate::subtrees::Hop;
-use crate::try_out::report::Paint;
 
 /// How many namespaces are named of those that don't show the directory.
 const NAMED: usize = 5;
@@ -228,7 +229,7 @@ impl Report<'_> {
 
 fn add_path(value: &mut Value, path: &Path) {
     value["path"] = json!(path.to_string_lossy());
-    if let Some(hex) = crate::inspect::json::hex_unless_utf8(path.as_os_str()) {
+    if let Some(hex) = Hex::of(path.as_os_str()) {
         value["pathHex"] = json!(hex);
     }
 }
@@ -240,7 +241,8 @@ mod tests {
     use super::*;
     use crate::subtrees::Forest;
 
-    fn reported<T>(from: (usize, &str), to: Option<(usize, &str)>, see: impl FnOnce(&Report<'_>) -> T) -> T {
+    /// As text and as JSON.
+    fn reported(from: (usize, &str), to: Option<(usize, &str)>) -> (String, Value) {
         let machine = machine();
         let index = Index::new(&machine);
         let spot = |(namespace, path): (usize, &str)| Spot { namespace, path: path.into() };
@@ -248,14 +250,15 @@ mod tests {
         let explanation = explain(&index, &Forest::of(&machine), machine.namespaces.len(), &from).unwrap();
         let to = to.map(spot);
         let pair = to.as_ref().map(|to| (to, explanation.at(to)));
-        see(&Report { machine: &machine, index: &index, from: &from, explanation: &explanation, pair })
+        let report = Report { machine: &machine, index: &index, from: &from, explanation: &explanation, pair };
+        (report.text(&Paint { colour: false }), report.json())
     }
 
     const TARGET: &str = "/var/lib/kubelet/pods/u-slave/volumes/kubernetes.io~csi/v/mount";
 
     #[test]
     fn the_text_says_who_sees_it_and_why_others_do_not() {
-        let text = reported((0, "/src/disk"), None, |report| report.text(&Paint { colour: false }));
+        let text = reported((0, "/src/disk"), None).0;
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "A mount made at /src/disk in node (on the mount at /src, shared:2) is seen at 3 places:");
         assert!(lines[1].starts_with("  ✓ node ") && lines[1].ends_with("  here"), "{text}");
@@ -269,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_pair_has_a_verdict() {
-        let text = |to| reported((0, "/src/disk"), Some(to), |report| report.text(&Paint { colour: false }));
+        let text = |to| reported((0, "/src/disk"), Some(to)).0;
         assert!(text((1, "/data")).contains(" is seen at /data in pod ns/slave, slave.\n"));
         assert!(text((2, "/data")).contains(" is not seen at /data in pod ns/none, none.\n"));
         assert!(text((3, "/priv")).contains("nothing at or beneath /priv there shows the directory /src/disk"));
@@ -277,12 +280,12 @@ mod tests {
 
     #[test]
     fn the_json_has_the_same() {
-        let value = reported((0, "/src/disk"), Some((2, "/data")), Report::json);
+        let value = reported((0, "/src/disk"), Some((2, "/data"))).1;
         assert_eq!(value["to"]["path"], "/data");
         assert_eq!(value["seen"], json!([]));
         assert_eq!(value["notSeen"][0]["link"], json!({"kind": "apart", "mount": 5, "group": 5}));
         assert_eq!(value["notSeen"][0]["trail"], json!([31, 5]));
-        let value = reported((0, "/src/disk"), None, Report::json);
+        let value = reported((0, "/src/disk"), None).1;
         assert_eq!(value["seen"][2]["via"][1], json!({"relation": "slave", "group": 4, "from": 4, "to": 21}));
         assert_eq!(value["absent"][0]["label"], "sh (40)");
     }
