@@ -183,13 +183,15 @@ impl Forest {
     ) {
         let mut arriving = vec![(tree, parent)];
         if let Some(group) = self.mount(parent).group {
+            // What receives in a moved tree is asked for its group before the move makes it shared.
+            let groups: Vec<Option<u64>> = targets.iter().map(|&target| self.mount(target).group).collect();
             for one in self.subtree(tree) {
                 self.relate(one, PropagationKind::Shared);
             }
             // For each group that got a copy, the copy with which the copies of that group are peers.
             let mut copies = HashMap::from([(group, tree)]);
-            for &target in targets {
-                let (own, home) = (self.mount(target).group, self.mount(target).home);
+            for (&target, own) in targets.iter().zip(groups) {
+                let home = self.mount(target).home;
                 let peer = own.and_then(|own| copies.get(&own)).copied();
                 let (original, connection) = match peer {
                     Some(peer) => (peer, Connection::Alike),

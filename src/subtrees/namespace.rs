@@ -21,6 +21,11 @@ impl Forest {
         let Some(root) = original.root.filter(|_| original.floating.is_empty()) else {
             return Err(Doubt::Unseen("/".into()).into());
         };
+        if user && self.on.contains_key(&(root, self.mount(root).root)) {
+            // Who sees another root than the namespace has is chrooted to the kernel (kernel/user_namespace.c
+            // `create_user_ns`).
+            return Err(Errno::EPERM.into());
+        }
         let (above, owner) = (original.above, original.user);
         let copy = self.homes.len();
         let owner = if user { Some(self.new_number()) } else { owner };

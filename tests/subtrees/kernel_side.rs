@@ -159,7 +159,7 @@ impl Kernel {
             }
             Operation::Change { at, to } => change(at, *to),
             Operation::Unshare { propagation, user } => {
-                let made = if *user { self.in_user_namespace() } else { self.unshared() };
+                let made = if *user { self.in_user_namespace()? } else { self.unshared() };
                 if *user {
                     self.foreign.insert(self.slots.len());
                 }
@@ -204,23 +204,30 @@ impl Kernel {
 
     /// A new namespace in a new user namespace, which only a process with one thread can make for itself. We are its
     /// user namespace's owner, and may enter the mount namespace without it.
-    fn in_user_namespace(&self) -> Slot {
+    fn in_user_namespace(&self) -> Result<Slot, Errno> {
         let mut child = Command::new("/usr/bin/unshare")
             .args(["--user", "--mount", "--propagation", "unchanged", "/bin/sh", "-c", "echo ready; read end"])
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if line.is_empty() {
+            let said = child.wait_with_output().unwrap().stderr;
+            let said = String::from_utf8_lossy(&said);
+            assert!(said.contains("Operation not permitted"), "{said}");
+            return Err(Errno::EPERM);
+        }
         assert_eq!(line, "ready\n");
         let pid = i32::try_from(child.id()).unwrap();
         let made = self.proc.mount_namespace(pid).unwrap();
         let root = self.proc.open(&format!("{pid}/root")).unwrap();
         drop(child.stdin.take());
         child.wait().unwrap();
-        Slot::Namespace(made, root)
+        Ok(Slot::Namespace(made, root))
     }
 }
 
