@@ -19,6 +19,7 @@ mod operation;
 mod receivers;
 mod relation;
 mod showing;
+mod unmounting;
 mod walk;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ use dentry::{Dentries, Dentry};
 pub use operation::{Operation, Stop};
 pub use receivers::{Hop, Receiver};
 pub use showing::Showing;
+pub use unmounting::Unmounting;
 
 use crate::propagation::PropagationState;
 

@@ -8,6 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use super::dentry::Dentry;
+use super::walk::Place;
 use super::{Doubt, Forest, MountNumber, Unknown};
 
 /// A mount that receives an event.
@@ -63,6 +64,11 @@ impl Forest {
     /// What was seen doesn't suffice to say who sees it. [`Unknown`] has the receivers that are certain all the same.
     pub fn receivers(&self, namespace: usize, path: &Path) -> Result<Vec<Receiver>, Unknown> {
         let place = self.lead_to_top(namespace, path)?;
+        self.receivers_at(&place)
+    }
+
+    /// Whom an event at a place comes to.
+    pub(super) fn receivers_at(&self, place: &Place) -> Result<Vec<Receiver>, Unknown> {
         let source = self.mount(place.mount);
         if source.deleted {
             return Err(Doubt::Deleted(source.id).into());
