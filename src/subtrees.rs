@@ -284,3 +284,6 @@ impl Forest {
         self.on.remove(&(parent, point));
     }
 }
+
+#[cfg(test)]
+mod tests;
