@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::{Doubt, Forest, Operation, Seen, Stop};
 use crate::machine::{LeftOut, Machine, Namespace};
 use crate::propagation::{Propagation, PropagationKind};
@@ -485,4 +487,82 @@ fn operations_are_named_as_the_commands_that_do_them() {
     assert_eq!(unshare(None).to_string(), "unshare --mount --propagation unchanged");
     let change = Operation::Change { at: "/a".into(), to: Propagation::new(PropagationKind::Slave, true) };
     assert_eq!(change.to_string(), "mount --make-rslave /a");
+}
+
+/// A line of a table that no kernel would print: ids, parents and groups at random, so that there are circles, doubles and
+/// paths that don't fit together.
+fn torn_line() -> impl Strategy<Value = String> {
+    let place = prop::sample::select(vec!["/", "/a", "/a/b", "/b", "/b/a"]);
+    let root = prop::sample::select(vec!["/", "/a", "/a/b", "/a//deleted", "/../x", "mnt:[1]"]);
+    let relation = prop::sample::select(vec![
+        "",
+        "shared:1 ",
+        "shared:2 ",
+        "master:1 ",
+        "shared:1 master:2 ",
+        "master:3 ",
+        "unbindable ",
+    ]);
+    let kind = prop::sample::select(vec!["t", "nfs4"]);
+    (0u64..9, 0u64..9, 1u32..3, root, place, relation, kind).prop_map(
+        |(id, parent, device, root, place, relation, kind)| {
+            format!("{id} {parent} 0:{device} {root} {place} rw {relation}- {kind} t rw\n")
+        },
+    )
+}
+
+fn any_operation() -> impl Strategy<Value = Operation> {
+    let path = || prop::sample::select(vec!["/", "/a", "/a/b", "/b", "/b/a", "/c", "/a/../b", "a"]);
+    prop_oneof![
+        (1u32..4, path()).prop_map(|(minor, at)| Operation::Mount { device: (0, minor), at: at.into() }),
+        (path(), path(), any::<bool>()).prop_map(|(from, to, recursive)| Operation::Bind {
+            from: from.into(),
+            to: to.into(),
+            recursive
+        }),
+        (path(), path()).prop_map(|(from, to)| moved(from, to)),
+        (path(), any::<bool>()).prop_map(|(at, lazy)| Operation::Unmount { at: at.into(), lazy }),
+        (path(), prop::sample::select(Propagation::ALL.to_vec()))
+            .prop_map(|(at, to)| Operation::Change { at: at.into(), to }),
+        any::<bool>().prop_map(|user| Operation::Unshare { propagation: None, user }),
+        (path(), path()).prop_map(|(new_root, put_old)| Operation::PivotRoot {
+            new_root: new_root.into(),
+            put_old: put_old.into()
+        }),
+        (path(), any::<bool>()).prop_map(|(from, recursive)| Operation::OpenTree { from: from.into(), recursive }),
+        (0usize..6, path()).prop_map(|(tree, to)| Operation::Attach { tree, to: to.into() }),
+        (0usize..6).prop_map(|tree| Operation::Close { tree }),
+        Just(Operation::End),
+    ]
+}
+
+proptest! {
+    /// No panic, no circle, whatever the tables say; and what is refused or unknown changes nothing.
+    #[test]
+    fn torn_tables_stop_nothing(
+        tables in prop::collection::vec(prop::collection::vec(torn_line(), 0..10), 1..3),
+        operations in prop::collection::vec((0usize..4, any_operation()), 0..8),
+        vouched in any::<bool>(),
+    ) {
+        let namespaces = tables
+            .iter()
+            .map(|lines| Namespace { table: mountinfo::parse(lines.concat().as_bytes()), ..Namespace::default() })
+            .collect();
+        let mut world = World(Forest::of(&Machine { namespaces, left_out: Vec::new() }));
+        if vouched {
+            world.0.vouch(0, 1, false);
+        }
+        for (namespace, operation) in &operations {
+            let before = world.tables();
+            if world.try_in(*namespace, operation).is_err() {
+                prop_assert_eq!(&world.tables(), &before, "{}", operation);
+            }
+            for path in ["/", "/a/b/c", "/b"] {
+                let known = world.0.receivers(*namespace, Path::new(path)).unwrap_or_else(|unknown| unknown.known);
+                for receiver in known {
+                    let _ = world.0.covered(&receiver);
+                }
+            }
+        }
+    }
 }
