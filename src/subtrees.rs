@@ -288,3 +288,6 @@ impl Forest {
         self.on.remove(&(parent, point));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,7 @@ const PURE: &[&str] = &[
     "subtrees/relation.rs",
     "subtrees/showing.rs",
     "subtrees/unmounting.rs",
+    "subtrees/tests.rs",
     "subtrees/walk.rs",
     "paint.rs",
     "explain/index.rs",

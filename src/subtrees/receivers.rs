@@ -78,6 +78,9 @@ impl Forest {
         let mut known = Vec::new();
         for (index, one) in reached.iter().enumerate() {
             let mount = self.mount(one.mount);
+            if self.homes.get(mount.home).is_none_or(|home| home.detached) {
+                continue;
+            }
             if index > 0 && (mount.untold || source.untold) {
                 doubts.push(Doubt::Untold(mount.id));
                 continue;

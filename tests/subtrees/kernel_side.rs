@@ -109,7 +109,7 @@ impl Kernel {
         (0..self.slots.len()).filter(|&slot| matches!(self.slots[slot], Slot::Tree(_))).collect()
     }
 
-    pub(crate) fn table(&self, slot: usize) -> Table {
+    fn table(&self, slot: usize) -> Table {
         self.enter(slot);
         mountinfo::parse(&self.proc.mountinfo().unwrap())
     }

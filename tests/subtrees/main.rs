@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hostmount::machine::Machine;
 use hostmount::propagation::{Propagation, PropagationKind};
@@ -23,6 +24,9 @@ use kernel::{Random, in_namespace};
 use kernel_side::{DIRS, Kernel, pristine, seen};
 
 const SEQUENCES: usize = 3000;
+/// On a machine that does other things as well, as many sequences as go into this time; but at least so many.
+const TIME: Duration = Duration::from_secs(60);
+const AT_LEAST: usize = 500;
 const STEPS: usize = 14;
 const NAMESPACES: usize = 4;
 /// With more mounts in all namespaces, no further ones are made.
@@ -48,6 +52,8 @@ struct Tally {
 
 struct Pair {
     kernel: Kernel,
+    /// The kernel's tables after the last step.
+    tables: Machine,
     model: Forest,
     devices: u32,
 }
@@ -55,10 +61,11 @@ struct Pair {
 impl Pair {
     fn new(proc: &Arc<Proc>, pristine: &MountNamespace) -> Self {
         let kernel = Kernel::new(proc, pristine);
-        let mut model = Forest::of(&kernel.machine());
+        let tables = kernel.machine();
+        let mut model = Forest::of(&tables);
         // A root that took the place of one which was inherited from another user namespace is locked as that was.
         model.vouch(0, 1, true);
-        Self { kernel, model, devices: 0 }
+        Self { kernel, tables, model, devices: 0 }
     }
 
     /// Does it on both. `Ok(false)`: the model doesn't know, so that nothing further can be compared.
@@ -66,15 +73,14 @@ impl Pair {
         if !self.kernel.namespaces().contains(&step.slot) || !self.kernel.is_there(step.slot, &step.operation) {
             return Ok(true);
         }
-        let before = self.kernel.machine();
         // Binding a shared tree into itself a few times ends at fs.mount-max, 100,000.
         let grows = !matches!(step.operation, Operation::Unmount { .. } | Operation::Change { .. } | Operation::End);
-        if grows && mounts(&before).count() > MOUNTS {
+        if grows && mounts(&self.tables).count() > MOUNTS {
             return Ok(true);
         }
         tally.steps += 1;
         let predicted = match &step.operation {
-            Operation::Mount { at, .. } => Some(predict(&before, step.slot, at)),
+            Operation::Mount { at, .. } => Some(predict(&self.tables, step.slot, at)),
             _ => None,
         };
         let modelled = self.model.apply(step.slot, &step.operation);
@@ -93,6 +99,7 @@ impl Pair {
             }
             _ => return Err(format!("the model says {modelled:?}, the kernel {happened:?}")),
         }
+        let before = std::mem::replace(&mut self.tables, self.kernel.machine());
         let (theirs, ours) = (self.kernel_tables(), self.model_tables());
         if theirs != ours {
             let mut text = String::new();
@@ -119,8 +126,7 @@ impl Pair {
     /// Where a file system is mounted that wasn't anywhere before.
     fn arrived(&self, before: &Machine) -> BTreeSet<(usize, u64, PathBuf)> {
         let known: BTreeSet<_> = mounts(before).map(|(_, m)| m.device).collect();
-        let now = self.kernel.machine();
-        mounts(&now)
+        mounts(&self.tables)
             .filter(|(_, m)| !known.contains(&m.device))
             .map(|(slot, m)| (slot, m.parent, m.mount_point.clone()))
             .collect()
@@ -128,7 +134,7 @@ impl Pair {
 
     fn kernel_tables(&self) -> String {
         let slots = self.kernel.namespaces();
-        canonical(slots.into_iter().map(|slot| (slot, seen(&self.kernel.table(slot)))))
+        canonical(slots.into_iter().map(|slot| (slot, seen(&self.tables.namespaces[slot].table))))
     }
 
     fn model_tables(&self) -> String {
@@ -231,7 +237,7 @@ fn beginning(random: &mut Random) -> Vec<Step> {
 fn invent(random: &mut Random, pair: &Pair) -> Step {
     let slots = pair.kernel.namespaces();
     let slot = random.pick(&slots);
-    let table = pair.kernel.table(slot);
+    let table = &pair.tables.namespaces[slot].table;
     let mut mounts: Vec<PathBuf> = table
         .mounts
         .iter()
@@ -372,14 +378,17 @@ fn random_sequences_go_as_on_the_kernel() {
         let seed = Random::seed();
         println!("HOSTMOUNT_SEED={seed}");
         let (proc, pristine) = pristine();
-        let start = std::time::Instant::now();
+        let start = Instant::now();
+        let wanted = sequences();
         let mut tally = Tally::default();
-        for number in 0..sequences() {
+        let mut number = 0;
+        while number < wanted && (number < AT_LEAST || start.elapsed() < TIME) {
             let mut random =
                 Random(seed.wrapping_add(u64::try_from(number).unwrap().wrapping_mul(0x1234_5678_9ABC_DEF1)));
             let mut pair = Pair::new(&proc, &pristine);
             let mut steps = Vec::new();
             let mut begin = beginning(&mut random);
+            number += 1;
             for _ in 0..STEPS {
                 steps.push(begin.pop().unwrap_or_else(|| invent(&mut random, &pair)));
                 pair.devices += 1;
@@ -398,7 +407,7 @@ fn random_sequences_go_as_on_the_kernel() {
         kinds.sort();
         println!(
             "{} sequences, {} steps ({} refused by both), {} unknown, {} predictions with {} receivers, {:.1} s",
-            sequences(),
+            number,
             tally.steps,
             tally.refused,
             tally.unknown,
