@@ -34,6 +34,7 @@ pub mod registration;
 pub mod serve;
 pub mod site;
 pub mod socket;
+pub mod subtrees;
 #[expect(unsafe_code, reason = "the fence: the one place for system calls that no library has")]
 #[expect(clippy::disallowed_methods, reason = "the fence: what is banned elsewhere is done here")]
 pub mod sys;

@@ -1,0 +1,75 @@
+//! The way from a path to a mount, and back.
+//!
+//! As the kernel walks it (path_resolution(7), fs/namei.c): after each component whatever is mounted there is entered,
+//! and what is mounted on that, up to the topmost. What is mounted on the process' root is entered only if the path
+//! ends there: a path begins on the root itself, beneath it.
+
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
+
+use super::dentry::{Dentry, normal};
+use super::{Doubt, Forest, HomeNumber, MountNumber};
+
+/// Where a path leads.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// The topmost mount there.
+    pub(super) mount: MountNumber,
+    /// The last directory on the way that any mount is known to be concerned with.
+    pub(super) dentry: Dentry,
+    /// What follows after that, empty if the path ends there.
+    pub(super) rest: PathBuf,
+}
+
+impl Forest {
+    /// Where an absolute path without symlinks leads to in a namespace.
+    pub(super) fn lead(&self, home: HomeNumber, path: &Path) -> Result<Place, Doubt> {
+        let Some(namespace) = self.homes.get(home) else { return Err(Doubt::NoNamespace(home)) };
+        let path = normal(path).ok_or_else(|| Doubt::Path(path.to_owned()))?;
+        let mut under = namespace.floating.iter().filter(|(place, _)| path.starts_with(place));
+        let (start, way) = match (namespace.root, under.next(), under.next()) {
+            (Some(root), None, _) => (root, path.as_path()),
+            (None, Some((place, root)), None) => (*root, path.strip_prefix(place).unwrap_or(Path::new(""))),
+            // Of two that begin there, which one covers the other can't be seen.
+            _ => return Err(Doubt::Unseen(path)),
+        };
+        let mut place = Place { mount: start, dentry: self.mount(start).root, rest: PathBuf::new() };
+        let names: Vec<&OsStr> = way
+            .components()
+            .filter_map(|part| if let Component::Normal(name) = part { Some(name) } else { None })
+            .collect();
+        for (index, name) in names.iter().enumerate() {
+            let Some(next) = self.dentries.child(place.dentry, name) else {
+                place.rest = names[index..].iter().collect();
+                return Ok(place);
+            };
+            place.dentry = next;
+            self.climb(&mut place);
+        }
+        self.climb(&mut place);
+        Ok(place)
+    }
+
+    /// Enters what is mounted here, up to the topmost.
+    fn climb(&self, place: &mut Place) {
+        while let Some(&over) = self.on.get(&(place.mount, place.dentry)) {
+            place.mount = over;
+            place.dentry = self.mount(over).root;
+        }
+    }
+
+    /// The mount point as processes of its namespace see it, even if it is covered. Empty: the root of a detached tree.
+    pub(super) fn place(&self, number: MountNumber) -> PathBuf {
+        let mut parts = Vec::new();
+        let mut at = number;
+        while let Some((parent, point)) = self.mount(at).parent {
+            parts.push(self.dentries.relative(self.mount(parent).root, point));
+            at = parent;
+        }
+        let home = self.homes.get(self.mount(at).home);
+        let base = home.and_then(|home| home.floating.iter().find(|(_, root)| *root == at)).map(|(place, _)| place);
+        let mut path = base.cloned().unwrap_or_else(|| PathBuf::from("/"));
+        path.extend(parts.iter().rev());
+        path
+    }
+}
