@@ -5,12 +5,15 @@
 //! All of it is pure. What mount tables hold is chosen by whoever may mount something and is treated as hostile ([`text`]).
 
 pub mod dot;
+pub mod html;
 pub mod layout;
 pub mod outline;
+pub mod reach;
 pub mod svg;
 pub mod text;
 
 pub use dot::dot;
+pub use html::html;
 pub use svg::svg;
 
 use crate::machine::Machine;

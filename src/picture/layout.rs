@@ -4,7 +4,7 @@
 //! formats that draw by themselves; the page lays itself out, as its rows come and go.
 
 use crate::picture::outline::{Outline, Row, What};
-use crate::picture::text::width;
+use crate::picture::text::{fitted, shown, width};
 use crate::propagation::PropagationState;
 
 /// Height of a line.
@@ -137,10 +137,10 @@ impl Chip {
 
 /// The text at the end of a line, before the chips: the file system's type.
 #[must_use]
-pub fn note<'m>(row: &Row<'m>) -> &'m str {
+pub fn note(row: &Row<'_>) -> String {
     match row.what {
-        What::Mount(_, mount) if width(&mount.fs_type) <= 14 => &mount.fs_type,
-        What::Mount(..) | What::Fold(_) => "",
+        What::Mount(_, mount) => fitted(&shown(&mount.fs_type), 14),
+        What::Fold(_) => String::new(),
     }
 }
 
@@ -173,7 +173,7 @@ impl<'o, 'm> Layout<'o, 'm> {
 
 /// What the end of a line takes: note, chips and padding.
 fn needed_end(line: &Line<'_, '_>) -> usize {
-    let note = width(note(line.row));
+    let note = width(&note(line.row));
     let note = if note > 0 { wide_small(note) + 10 } else { 0 };
     note + line.chips.iter().map(|(_, wide)| wide + 4).sum::<usize>() + PAD
 }

@@ -5,7 +5,7 @@
 //! with the same relation all over (what `unshare` and service managers make); and many siblings of one kind (a kubelet's volumes).
 //! Everything works without recursion: a mount table may be a chain of a million.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::machine::{Machine, Namespace};
 use crate::picture::text::{counted, shown};
 use crate::tree::mountinfo::Mount;
 
-/// A subtree of fewer mounts beneath its root is shown although another namespace has the same.
+/// Fewer siblings, with what is beneath them, are shown although another namespace has the same.
 const MIRROR_FROM: usize = 3;
 /// Fewer siblings of one kind are shown one by one.
 const ALIKE_FROM: usize = 8;
@@ -79,7 +79,7 @@ pub enum Why {
 }
 
 /// How the mounts of one subtree relate to those of its image in another namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Relation {
     /// Each is a peer of its image, where that is shared.
     Peers,
@@ -254,7 +254,7 @@ impl<'m> Images<'m> {
                 let slaves = self.own.get(&s.master).filter(|_| s.any_master).map(|&of| (of, Relation::Slaves));
                 let copies = self.bare.get(&s.bare).filter(|_| !linked).map(|&of| (of, Relation::Copies));
                 let (of, relation) = peers.or(slaves).or(copies)?;
-                (s.size > MIRROR_FROM).then_some((of, relation, s.size - 1))
+                Some((of, relation, s.size))
             })
             .collect();
         for s in &seen {
@@ -300,14 +300,7 @@ impl<'m> Builder<'_, 'm> {
                 Task::Mount(n, depth, folding) => {
                     let mount = &self.tree.mounts[n];
                     rows.push(Row { depth, label: self.label(n), what: What::Mount(self.first + n, mount) });
-                    let children = self.tree.children[n].clone();
-                    match self.mirrors.get(n).copied().flatten().filter(|_| folding) {
-                        Some((of, relation, size)) => {
-                            let label = mirror_label(size, (self.title)(of), relation);
-                            tasks.push(Task::Fold(Why::Mirror(of, relation), label, children, depth + 1));
-                        }
-                        None => tasks.push(Task::Siblings(children, depth + 1, folding)),
-                    }
+                    tasks.push(Task::Siblings(self.tree.children[n].clone(), depth + 1, folding));
                 }
                 Task::Fold(why, label, mounts, depth) => {
                     rows.push(Row { depth, label, what: What::Fold(why) });
@@ -332,7 +325,18 @@ impl<'m> Builder<'_, 'm> {
 
     /// What is done with the children of one mount.
     fn folded(&self, siblings: &[usize], depth: usize, kernel: &[usize]) -> Vec<Task> {
-        let (kernels, others): (Vec<usize>, Vec<usize>) = siblings.iter().partition(|&&n| kernel[n] > 0);
+        let mut mirrors: BTreeMap<(usize, Relation), (Vec<usize>, usize)> = BTreeMap::new();
+        for &n in siblings.iter().filter(|_| depth > 0) {
+            if let Some(&Some((of, relation, size))) = self.mirrors.get(n) {
+                let (images, count) = mirrors.entry((of, relation)).or_default();
+                images.push(n);
+                *count += size;
+            }
+        }
+        mirrors.retain(|_, (_, count)| *count >= MIRROR_FROM);
+        let mirrored: HashSet<usize> = mirrors.values().flat_map(|(images, _)| images).copied().collect();
+        let (kernels, others): (Vec<usize>, Vec<usize>) =
+            siblings.iter().filter(|n| !mirrored.contains(n)).partition(|&&n| kernel[n] > 0);
         let mut kinds: HashMap<_, Vec<usize>> = HashMap::new();
         for &n in &others {
             kinds.entry(self.kind(n)).or_default().push(n);
@@ -348,6 +352,10 @@ impl<'m> Builder<'_, 'm> {
                 }
                 Some(_) => {}
             }
+        }
+        for ((of, relation), (images, count)) in mirrors {
+            let label = mirror_label(count, (self.title)(of), relation);
+            tasks.push(Task::Fold(Why::Mirror(of, relation), label, images, depth));
         }
         match kernels.as_slice() {
             [] => {}

@@ -118,7 +118,7 @@ fn draw_line(out: &mut String, line: &Line<'_, '_>, card: &Card<'_, '_>, outline
     }
     let note = note(line.row);
     if !note.is_empty() {
-        let _ = write!(out, "<text class=\"note\" x=\"{}\" y=\"{}\">{}</text>", end - 2, y + 4, xml(&shown(note)));
+        let _ = write!(out, "<text class=\"note\" x=\"{}\" y=\"{}\">{}</text>", end - 2, y + 4, xml(&note));
     }
     out.push_str("</g>\n");
 }
@@ -148,7 +148,7 @@ fn draw_mark(out: &mut String, line: &Line<'_, '_>, outline: &Outline<'_>) {
                 "<circle class=\"fill {}\" cx=\"{x}\" cy=\"{y}\" r=\"4.5\"/><path class=\"fill {}\" d=\"M{} {}l7 4-7 4z\"/>",
                 colour(group, outline),
                 colour(master, outline),
-                x - 9,
+                x - 11,
                 y - 4
             );
         }
@@ -254,7 +254,7 @@ fn draw_legend(out: &mut String, height: usize, machine: &Machine) {
     let items: [(&str, &str); 6] = [
         ("<circle class=\"fill c0\" cx=\"5\" r=\"4.5\"/>", "shared, with its peer group"),
         ("<path class=\"fill c1\" d=\"M1-4.5l8 4.5-8 4.5z\"/>", "slave, with its master"),
-        ("<path class=\"fill c1\" d=\"M-4-4l7 4-7 4z\"/><circle class=\"fill c0\" cx=\"5\" r=\"4.5\"/>", "shared and slave"),
+        ("<path class=\"fill c1\" d=\"M-8-4l7 4-7 4z\"/><circle class=\"fill c0\" cx=\"5\" r=\"4.5\"/>", "shared and slave"),
         ("<circle class=\"mark-private\" cx=\"5\" r=\"4\"/>", "private"),
         ("<circle class=\"mark-private\" cx=\"5\" r=\"4\"/><path class=\"mark-private\" d=\"M2 3l6-6\"/>", "unbindable"),
         ("<path class=\"mark-fold\" d=\"M5-4v8m-4-4h8\"/>", "folded"),

@@ -143,13 +143,6 @@ pub(crate) fn node(namespaces: usize, mounts: usize) -> Machine {
     maker.mount(&mut host, "/srv/scratch", "xfs", Link::Unbindable);
     maker.mount(&mut host, "/srv/private", "xfs", Link::Private);
     let mut made = vec![];
-    let slave = maker.unshared(&host, true);
-    made.push(Namespace { processes: vec![process(411, "systemd-udevd")], table: slave, ..Namespace::default() });
-    let mut timesyncd = maker.unshared(&host, true);
-    maker.mount(&mut timesyncd, "/var/tmp", "tmpfs", Link::Private);
-    maker.mount(&mut timesyncd, "/home", "tmpfs", Link::Private);
-    maker.mount(&mut timesyncd, "/run/credentials/systemd-timesyncd.service", "ramfs", Link::Private);
-    made.push(Namespace { processes: vec![process(598, "systemd-timesyn")], table: timesyncd, ..Namespace::default() });
     let names = ["train", "notebook", "ingest", "juicefs-csi", "prometheus", "serve"];
     let mut inode = 4_026_532_100;
     for number in 0..namespaces.saturating_sub(3) {
@@ -215,6 +208,14 @@ pub(crate) fn node(namespaces: usize, mounts: usize) -> Machine {
         }
         maker.mount(&mut host, &format!("/srv/disks/{extra:02}"), "xfs", Link::Shared);
     }
+    // Last, since what was mounted on the node later has come to them as well.
+    let slave = maker.unshared(&host, true);
+    made.insert(0, Namespace { processes: vec![process(411, "systemd-udevd")], table: slave, ..Namespace::default() });
+    let mut timesyncd = maker.unshared(&host, true);
+    maker.mount(&mut timesyncd, "/var/tmp", "tmpfs", Link::Private);
+    maker.mount(&mut timesyncd, "/home", "tmpfs", Link::Private);
+    maker.mount(&mut timesyncd, "/run/credentials/systemd-timesyncd.service", "ramfs", Link::Private);
+    made.insert(0, Namespace { processes: vec![process(598, "systemd-timesyn")], table: timesyncd, ..Namespace::default() });
     let processes = vec![process(1, "systemd"), process(310, "systemd-journal"), process(702, "kubelet"), process(688, "containerd")];
     made.insert(0, Namespace { inode: 4_026_531_841, processes, table: host, ..Namespace::default() });
     made.truncate(namespaces);
