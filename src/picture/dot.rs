@@ -22,9 +22,9 @@ pub fn dot(machine: &Machine, options: &Options) -> String {
     // Writing to a String can't fail: so it is with each `write!` in this file.
     let _ = writeln!(
         out,
-        "// {}\ndigraph hostmount {{\n  label={};\n  rankdir=LR; newrank=true; nodesep=0.12; ranksep=0.4; fontname=\"sans-serif\";\n  \
+        "// {}\ndigraph hostmount {{\n  label={};\n  rankdir=LR; nodesep=0.12; ranksep=0.4; fontname=\"sans-serif\";\n  \
          node [shape=box, style=rounded, fontname=\"monospace\", fontsize=10, height=0.25, margin=\"0.08,0.03\"];\n  \
-         edge [fontname=\"sans-serif\", fontsize=9, color=gray, arrowsize=0.6];",
+         edge [color=gray, arrowsize=0.6];",
         summary(machine, &outline),
         quoted(&shown(&options.title)),
     );
@@ -53,12 +53,12 @@ pub fn dot(machine: &Machine, options: &Options) -> String {
     }
     for wire in &layout.wires {
         let colour = if wire.count > 1 { "gray40" } else { PALETTE[wire.colour % COLOURS] };
-        let label = if wire.count > 1 { format!("{} ×", wire.count) } else { wire.group.to_string() };
+        let about = if wire.count > 1 { format!("{} mounts", wire.count) } else { format!("peer group {}", wire.group) };
         let kind = if wire.to_slave { "penwidth=1.2" } else { "dir=none, penwidth=2" };
         let ((a, b), (c, d)) = (wire.from, wire.to);
         let _ = writeln!(
             out,
-            "  n{a}_{b} -> n{c}_{d} [color=\"{colour}\", fontcolor=\"{colour}\", label=\"{label}\", {kind}, constraint=false];"
+            "  n{a}_{b} -> n{c}_{d} [color=\"{colour}\", tooltip=\"{about}\", {kind}, constraint=false];"
         );
     }
     out.push_str("}\n");

@@ -4,7 +4,7 @@
 //! formats that draw by themselves; the page lays itself out, as its rows come and go.
 
 use crate::picture::outline::{Outline, Relation, Row, What, Why};
-use crate::picture::text::{fitted, shown, width};
+use crate::picture::text::{fitted, heading_width, shown, width};
 use crate::propagation::PropagationState;
 
 /// Height of a line.
@@ -155,7 +155,7 @@ impl<'o, 'm> Layout<'o, 'm> {
         for (number, column) in outline.columns.iter().enumerate() {
             let lines = lines(&column.rows, x, number, &mut place);
             let needed = lines.iter().map(|line| needed(line, x)).max().unwrap_or(0);
-            let heading = (width(&column.title) * 8) + 2 * PAD;
+            let heading = heading_width(&column.title) + 2 * PAD;
             let mut card =
                 Card { x, width: needed.max(heading).clamp(CARD.0, CARD.1), height: HEAD + lines.len() * LINE + 10, lines };
             for line in &mut card.lines {

@@ -123,12 +123,16 @@
     column.append(head, tree);
     columns.append(column);
     Object.assign(space, { column, tree, current: 0 });
-    const cells = space.rows.reduce((most, row) => {
+    // As wide as what is seen before anything is unfolded needs, within bounds.
+    let closed = Infinity, cells = 0;
+    for (const row of space.rows) {
+      if (row[DEPTH] > closed) continue;
       const mount = mounts[row[MOUNT]];
-      const digits = mount ? [PEERS, MASTER].reduce((n, of) => n + (mount[of] ? `${mount[of]}`.length + 4 : 0), Math.min(texts[mount[FS]].length, 11)) : 0;
-      return Math.max(most, texts[row[LABEL]].length + digits + Math.min(row[DEPTH], DEEPEST) * 2);
-    }, 0);
-    column.style.width = `${Math.max(250, Math.min(400, cells * 7.3 + 60, 900))}px`;
+      closed = mount ? Infinity : row[DEPTH];
+      const groups = mount ? [PEERS, MASTER].reduce((n, of) => n + (mount[of] ? `${mount[of]}`.length + 4 : 0), Math.min(texts[mount[FS]].length, 11) + 2) : 0;
+      cells = Math.max(cells, texts[row[LABEL]].length + groups + Math.min(row[DEPTH], DEEPEST) * 2);
+    }
+    column.style.width = `${Math.max(240, Math.min(360, cells * 7.3 + 54))}px`;
   });
 
   // Which rows of a namespace are to be seen, by the filter and the folds.
@@ -173,6 +177,8 @@
     });
     space.nodes = space.seen.map((r, i) => makeRow(space, r, i, filter));
     space.tree.replaceChildren(...space.nodes);
+    // Not drawn as long as it is scrolled away: a hundred columns cost what a few do.
+    space.tree.style.containIntrinsicSize = `auto ${space.nodes.length * ROW + 11}px`;
     if (!space.seen.length && !space.rows.length) space.tree.append(make("p", "none", "No mount could be read."));
     if (!space.seen.includes(space.current)) space.current = space.seen[0] ?? 0;
     const tab = space.nodes[space.place[space.current]];

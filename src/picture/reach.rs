@@ -61,15 +61,23 @@ impl Reach {
             .collect();
         let mut reach = Self { of: vec![None; mounts.len()], ..Self::default() };
         reach.covered = mounts.iter().map(|&(namespace, mount)| covering(forest, namespace, mount)).collect();
+        let mut numbers = HashMap::with_capacity(mounts.len());
+        for (n, &(namespace, mount)) in mounts.iter().enumerate() {
+            numbers.entry((namespace, mount.id)).or_insert(n);
+        }
         let mut asker = Asker {
             forest,
-            numbers: mounts.iter().enumerate().map(|(n, &(namespace, mount))| ((namespace, mount.id), n)).collect(),
+            numbers,
             links: Links::of(&mounts),
             mounts: &mounts,
             ways: HashMap::new(),
         };
         let mut alike: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-        for (n, &(_, mount)) in mounts.iter().enumerate() {
+        for (n, &(namespace, mount)) in mounts.iter().enumerate() {
+            // A table that was torn while it was read may name a mount twice.
+            if asker.numbers.get(&(namespace, mount.id)) != Some(&n) {
+                continue;
+            }
             // A private mount is only like itself, and a deleted directory, which has no name, as well.
             let alone = (mount.propagation.peer_group.is_none() || mount.root_deleted).then_some(n);
             let key = (mount.propagation.peer_group, mount.device, &mount.root, alone);

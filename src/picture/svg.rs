@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::machine::Machine;
 use crate::picture::layout::{Card, Chip, FOOT, HEAD, LINE, Layout, Line, MARGIN, MARK, PAD, Wire, note, wide_small};
 use crate::picture::outline::{Column, Outline, What};
-use crate::picture::text::{counted, fitted, shown, xml};
+use crate::picture::text::{counted, fitted, fitted_heading, shown, xml};
 use crate::picture::{COLOURS, Options, summary, told};
 
 const STYLE: &str = concat!(include_str!("palette.css"), include_str!("svg.css"));
@@ -62,7 +62,7 @@ fn draw_card(out: &mut String, card: &Card<'_, '_>, column: &Column<'_>, outline
          <path class=\"card-rule\" d=\"M{x} {y}h{width}\"/>\n\
          <text class=\"card-title\" x=\"{left}\" y=\"{title}\">{}</text>\n\
          <text class=\"card-note\" x=\"{left}\" y=\"{note}\">{}</text>",
-        xml(&fitted(&column.title, (width - 2 * PAD) / 8)),
+        xml(&fitted_heading(&column.title, width - 2 * PAD)),
         xml(&fitted(&column_note(column), (width - 2 * PAD) / 6)),
         y = MARGIN + HEAD - 6,
         left = x + PAD,
