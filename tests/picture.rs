@@ -1,5 +1,5 @@
 //! The pictures, looked at by what shows them to people: the page in a real browser, the graph by graphviz.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "tests")]
 
 mod chromium;
 mod machines;
@@ -56,7 +56,7 @@ fn mounts_of(namespace: &hostmount::machine::Namespace) -> std::slice::Iter<'_, 
 }
 
 fn numbers(value: &Value) -> BTreeSet<usize> {
-    value.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect()
+    value.as_array().unwrap().iter().map(|n| usize::try_from(n.as_u64().unwrap()).unwrap()).collect()
 }
 
 const LIT: &str = "[...document.querySelectorAll('.row.lit[data-mount]')].map((row) => +row.dataset.mount)";
@@ -64,7 +64,9 @@ const LIT: &str = "[...document.querySelectorAll('.row.lit[data-mount]')].map((r
 #[test]
 fn the_page_is_silent_and_alone_whatever_mount_points_are_called() {
     let Some(mut page) = Page::start(1400, 900) else { return };
-    for (name, machine) in [("small", machines::small()), ("node", machines::node(5, 60)), ("hostile", machines::hostile())] {
+    for (name, machine) in
+        [("small", machines::small()), ("node", machines::node(5, 60)), ("hostile", machines::hostile())]
+    {
         page.open(&file(&format!("{name}.html"), &page_of(&machine)), false);
         page.run("document.getElementById('unfold').click()");
         let rows = page.run("document.querySelectorAll('.row[data-mount]').length");
@@ -73,11 +75,20 @@ fn the_page_is_silent_and_alone_whatever_mount_points_are_called() {
         page.run("for (const row of document.querySelectorAll('.row')) row.focus()");
         assert_eq!(page.faults(), Vec::<String>::new(), "{name}");
         assert_eq!(page.run("typeof window.broken"), "undefined", "{name}: a mount point ran as script");
-        assert_eq!(page.run("document.querySelectorAll('img, script:not([type]) ~ script, a, iframe').length"), 0, "{name}");
+        assert_eq!(
+            page.run("document.querySelectorAll('img, script:not([type]) ~ script, a, iframe').length"),
+            0,
+            "{name}"
+        );
     }
     // What is hostile is to be read, not left out.
     let text = page.run("document.getElementById('columns').textContent");
-    for part in ["</script><script>window.broken=1</script>", "line\\nbreak\\r\\ttab", "\\u{202e}txt.exe", "\\xff\\xfe\\x80 not UTF-8"] {
+    for part in [
+        "</script><script>window.broken=1</script>",
+        "line\\nbreak\\r\\ttab",
+        "\\u{202e}txt.exe",
+        "\\xff\\xfe\\x80 not UTF-8",
+    ] {
         assert!(text.as_str().unwrap().contains(part), "{part}");
     }
 }
@@ -108,7 +119,7 @@ fn a_mount_lights_up_exactly_who_receives_by_the_model() {
         ));
         let mut looked_at = 0;
         for one in all.as_array().unwrap() {
-            let mount = one[0].as_u64().unwrap() as usize;
+            let mount = usize::try_from(one[0].as_u64().unwrap()).unwrap();
             if let Some(receivers) = expected.get(&mount) {
                 assert_eq!(&numbers(&one[1]), receivers, "{name}: mount {mount}");
                 looked_at += 1;
@@ -118,7 +129,7 @@ fn a_mount_lights_up_exactly_who_receives_by_the_model() {
     }
     let machine = machines::node(6, 60);
     let expected = by_the_model(&machine);
-    assert!(expected.values().filter(|all| all.len() > 3).count() > 10, "the machine has something to light up");
+    assert!(expected.values().filter(|all| all.len() > 1).count() > 20, "the machine has something to light up");
     page.open(&file("hover.html", &page_of(&machine)), false);
     page.run("document.getElementById('unfold').click()");
     // The real mouse, on mounts of each kind.
@@ -160,7 +171,7 @@ fn words_and_counts_say_why() {
         assert!(told.as_str().unwrap().contains(words), "{at} {told}");
     }
     // Away from the mounts, nothing is lit.
-    page.call("Input.dispatchMouseEvent", serde_json::json!({"type": "mouseMoved", "x": 1300, "y": 20}));
+    page.call("Input.dispatchMouseEvent", &serde_json::json!({"type": "mouseMoved", "x": 1300, "y": 20}));
     assert_eq!(page.run("document.querySelectorAll('.lit, .source').length"), 0);
     // Only the namespaces concerned, and back.
     page.open(&file("words.html", &page_of(&machines::node(8, 60))), false);
@@ -236,7 +247,12 @@ fn the_keyboard_reaches_everything() {
         page.press("ArrowDown");
     }
     is(&mut page, "node", "/srv/data");
-    assert!(page.run("document.getElementById('status').textContent").as_str().unwrap().contains("received by 10 other mounts"));
+    assert!(
+        page.run("document.getElementById('status').textContent")
+            .as_str()
+            .unwrap()
+            .contains("received by 10 other mounts")
+    );
     page.press("Enter");
     assert_eq!(page.run("document.querySelector('.pinned').getAttribute('aria-label').split(',')[0]"), "/srv/data");
     page.press("n");
@@ -258,7 +274,10 @@ fn the_keyboard_reaches_everything() {
          !(node.getAttribute('aria-label') || node.textContent || document.getElementById(node.getAttribute('aria-labelledby'))?.textContent)).length",
     );
     assert_eq!(nameless, 0);
-    assert_eq!(page.run("document.querySelectorAll('.tree').length"), page.run("document.querySelectorAll('.tree .row[tabindex=\"0\"]').length"));
+    assert_eq!(
+        page.run("document.querySelectorAll('.tree').length"),
+        page.run("document.querySelectorAll('.tree .row[tabindex=\"0\"]').length")
+    );
 }
 
 /// Contrast of texts with what is behind them, by WCAG 2.2; gives those below 4.5.
@@ -296,7 +315,13 @@ fn light_and_dark_are_both_readable() {
     for dark in [false, true] {
         page.open(&svg, dark);
         papers.insert(page.run("getComputedStyle(document.querySelector('.paper')).fill").to_string());
-        assert!(!page.run("document.querySelector('title').textContent + document.querySelector('desc').textContent").as_str().unwrap().is_empty());
+        assert!(
+            !page
+                .run("document.querySelector('title').textContent + document.querySelector('desc').textContent")
+                .as_str()
+                .unwrap()
+                .is_empty()
+        );
     }
     assert_eq!(papers.len(), 2);
 }
@@ -337,9 +362,12 @@ fn no_label_lies_on_another() {
       return clashes.slice(0, 5);
     })()"#;
     let none = serde_json::json!([]);
-    for (name, machine) in
-        [("small", machines::small()), ("node", machines::node(5, 60)), ("hostile", machines::hostile()), ("many", machines::node(40, 60))]
-    {
+    for (name, machine) in [
+        ("small", machines::small()),
+        ("node", machines::node(5, 60)),
+        ("hostile", machines::hostile()),
+        ("many", machines::node(40, 60)),
+    ] {
         page.open(&file(&format!("labels-{name}.html"), &page_of(&machine)), false);
         assert_eq!(page.run(of_page), none, "{name}, folded");
         page.run("document.getElementById('unfold').click()");
@@ -399,9 +427,12 @@ fn svg_is_well_formed_whatever_mount_points_are_called() {
 
 #[test]
 fn graphviz_takes_the_graph_and_shows_every_name() {
-    for (name, machine) in [("small", machines::small()), ("node", machines::node(5, 60)), ("hostile", machines::hostile())] {
+    for (name, machine) in
+        [("small", machines::small()), ("node", machines::node(5, 60)), ("hostile", machines::hostile())]
+    {
         for all in [false, true] {
-            let path = file(&format!("{name}-{all}.dot"), &picture::dot(&machine, &Options { all, ..Options::default() }));
+            let path =
+                file(&format!("{name}-{all}.dot"), &picture::dot(&machine, &Options { all, ..Options::default() }));
             let output = Command::new("dot").arg("-Tsvg").arg(&path).stderr(Stdio::piped()).output();
             let Ok(output) = output else {
                 println!("SKIPPED: dot is missing: apt-get install graphviz");
@@ -415,7 +446,12 @@ fn graphviz_takes_the_graph_and_shows_every_name() {
                 assert_eq!(drawn.matches("class=\"node\"").count(), mounts, "{name}");
             }
             if name == "hostile" {
-                for part in ["/&lt;/script&gt;&lt;script&gt;window.broken=1", "line\\nbreak\\r\\ttab", "&amp;amp;&amp;lt;", "\\N \\&quot;"] {
+                for part in [
+                    "/&lt;/script&gt;&lt;script&gt;window.broken=1",
+                    "line\\nbreak\\r\\ttab",
+                    "&amp;amp;&amp;lt;",
+                    "\\N \\&quot;",
+                ] {
                     assert!(drawn.replace("&#45;", "-").replace("&#160;", " ").contains(part), "{part} in {drawn}");
                 }
             }

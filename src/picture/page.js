@@ -41,6 +41,9 @@
       if (row[MOUNT] >= 0) home[row[MOUNT]] = [s, r];
       return above;
     });
+    // The nearest row above, or itself, that is drawn no deeper than the deepest.
+    space.shallow = [];
+    space.rows.forEach((row, r) => (space.shallow[r] = row[DEPTH] <= DEEPEST ? r : space.shallow[space.above[r]]));
     space.open = new Set();
     space.size = new Array(space.rows.length).fill(0);
     for (let r = space.rows.length - 1; r >= 0; r--) {
@@ -192,9 +195,9 @@
       const x = 12 + depth * INDENT - INDENT + 4.5;
       let path = `M${x} 0V12h7`;
       // Lines of the ancestors, and of this row's parent, that go on below.
-      for (let up = r; up >= 0; up = space.above[up]) {
+      for (let up = space.shallow[r]; up >= 0; up = space.above[up]) {
         const d = space.rows[up][DEPTH];
-        if (d && d <= DEEPEST && space.goesOn[up]) path += `M${12 + (d - 1) * INDENT + 4.5} 0V${ROW}`;
+        if (d && space.goesOn[up]) path += `M${12 + (d - 1) * INDENT + 4.5} 0V${ROW}`;
       }
       svg.append(draw("path", { d: path }));
     }

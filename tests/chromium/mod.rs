@@ -52,14 +52,14 @@ impl Page {
         });
         let to = child.stdin.take();
         let mut page = Self { child, to, from, calls: 0, session: None, events: vec![], _home: home };
-        let target = page.call("Target.createTarget", json!({"url": "about:blank"}))["targetId"].clone();
-        let attached = page.call("Target.attachToTarget", json!({"targetId": target, "flatten": true}));
+        let target = page.call("Target.createTarget", &json!({"url": "about:blank"}))["targetId"].clone();
+        let attached = page.call("Target.attachToTarget", &json!({"targetId": target, "flatten": true}));
         page.session = Some(attached["sessionId"].as_str().unwrap().to_owned());
         for domain in ["Page", "Runtime", "Log", "Network"] {
-            page.call(&format!("{domain}.enable"), json!({}));
+            page.call(&format!("{domain}.enable"), &json!({}));
         }
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
-        page.call("Emulation.setDeviceMetricsOverride", size);
+        page.call("Emulation.setDeviceMetricsOverride", &size);
         Some(page)
     }
 
@@ -68,7 +68,7 @@ impl Page {
         self.from.recv_timeout(left).expect("the browser answers")
     }
 
-    pub(crate) fn call(&mut self, method: &str, params: Value) -> Value {
+    pub(crate) fn call(&mut self, method: &str, params: &Value) -> Value {
         self.calls += 1;
         let mut message = json!({"id": self.calls, "method": method, "params": params});
         if let Some(session) = &self.session {
@@ -92,9 +92,9 @@ impl Page {
     pub(crate) fn open(&mut self, file: &Path, dark: bool) {
         let value = if dark { "dark" } else { "light" };
         let scheme = json!({"features": [{"name": "prefers-color-scheme", "value": value}]});
-        self.call("Emulation.setEmulatedMedia", scheme);
+        self.call("Emulation.setEmulatedMedia", &scheme);
         self.events.clear();
-        self.call("Page.navigate", json!({"url": format!("file://{}", file.display())}));
+        self.call("Page.navigate", &json!({"url": format!("file://{}", file.display())}));
         let deadline = Instant::now() + PATIENCE;
         while !self.events.iter().any(|event| event["method"] == "Page.loadEventFired") {
             let event = self.receive(deadline);
@@ -105,7 +105,7 @@ impl Page {
     /// The value of a script.
     pub(crate) fn run(&mut self, script: &str) -> Value {
         let how = json!({"expression": script, "returnByValue": true, "awaitPromise": true});
-        let mut done = self.call("Runtime.evaluate", how);
+        let mut done = self.call("Runtime.evaluate", &how);
         assert!(done["exceptionDetails"].is_null(), "{script}: {done}");
         done["result"]["value"].take()
     }
@@ -127,7 +127,7 @@ impl Page {
             json!(selector)
         ));
         let (x, y) = (place[0].as_f64().unwrap(), place[1].as_f64().unwrap());
-        self.call("Input.dispatchMouseEvent", json!({"type": "mouseMoved", "x": x, "y": y}));
+        self.call("Input.dispatchMouseEvent", &json!({"type": "mouseMoved", "x": x, "y": y}));
         (x, y)
     }
 
@@ -135,7 +135,7 @@ impl Page {
         let (x, y) = self.point_at(selector);
         for kind in ["mousePressed", "mouseReleased"] {
             let event = json!({"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1});
-            self.call("Input.dispatchMouseEvent", event);
+            self.call("Input.dispatchMouseEvent", &event);
         }
     }
 
@@ -148,12 +148,12 @@ impl Page {
         if key == "Tab" {
             down["windowsVirtualKeyCode"] = json!(9);
         }
-        self.call("Input.dispatchKeyEvent", down);
-        self.call("Input.dispatchKeyEvent", json!({"type": "keyUp", "key": key, "code": key}));
+        self.call("Input.dispatchKeyEvent", &down);
+        self.call("Input.dispatchKeyEvent", &json!({"type": "keyUp", "key": key, "code": key}));
     }
 
     pub(crate) fn write(&mut self, text: &str) {
-        self.call("Input.insertText", json!({"text": text}));
+        self.call("Input.insertText", &json!({"text": text}));
     }
 
     /// What the page complained about, and what it asked of anybody but its own file.
