@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod note;
 pub mod observe;
 pub mod paint;
+pub mod picture;
 pub mod plan;
 pub mod plugin;
 pub mod pod;
