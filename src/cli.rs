@@ -8,6 +8,7 @@ use crate::check::CheckArgs;
 use crate::serve::ServeArgs;
 use crate::telemetry::LogFormat;
 use crate::try_out::{RoleArgs, TryArgs};
+use crate::volumes::VolumesArgs;
 
 /// Kubernetes CSI node plugin: directories of the node in pods, with exactly the mount propagation asked for.
 #[derive(Debug, Parser)]
@@ -36,6 +37,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Look whether volumes would work on this node: kernel, kubelet, and the directories of the allow-list.
     Check(CheckArgs),
+    /// See the volumes that are published on this node, as with `docker volume`.
+    Volumes(VolumesArgs),
     /// Check an allow-list and print all its faults.
     Validate {
         /// The file.

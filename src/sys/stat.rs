@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use linux_raw_sys::general as raw;
 use nix::errno::Errno;
@@ -150,6 +151,18 @@ pub fn directory(fd: impl AsFd, freshness: Freshness) -> Result<DirStat, Errno> 
         is_dir: u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFDIR,
         deleted: found.stx_nlink == 0,
     })
+}
+
+/// When the directory behind a descriptor was made, where its file system keeps that. It takes what the kernel has.
+///
+/// # Errors
+/// What statx(2) says.
+pub fn birth_time(fd: impl AsFd) -> Result<Option<SystemTime>, Errno> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
+    let found = statx(fd.as_fd(), c"", flags, libc::STATX_BTIME)?;
+    let since_epoch = u64::try_from(found.stx_btime.tv_sec).ok().map(|s| Duration::new(s, found.stx_btime.tv_nsec));
+    let kept = found.stx_mask & libc::STATX_BTIME != 0;
+    Ok(since_epoch.filter(|_| kept).and_then(|time| SystemTime::UNIX_EPOCH.checked_add(time)))
 }
 
 /// Whether an error of the file system means that its server is gone, as opposed to the directory being missing.
