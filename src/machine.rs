@@ -4,6 +4,10 @@
 //! tested. Mount ids and peer groups are the kernel's own numbers, which are the same in all namespaces: that is what
 //! ties the tables together (fs/namespace.c `mnt_alloc_id`, fs/pnode.c `mnt_alloc_group_id`).
 
+pub mod gather;
+pub mod names;
+mod read;
+
 use std::fmt;
 
 use crate::tree::mountinfo::Table;
@@ -20,7 +24,7 @@ pub struct Machine {
 /// A mount namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespace {
-    /// Its inode number on nsfs, by which `lsns` and `readlink /proc/PID/ns/mnt` name it.
+    /// Its inode number on nsfs, by which `lsns` and `readlink /proc/PID/ns/mnt` name it; 0 where we may not ask.
     pub inode: u64,
     /// The inode number of the user namespace that owns it, where it can be told.
     pub user_namespace: Option<u64>,

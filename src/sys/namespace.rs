@@ -1,12 +1,14 @@
 //! Mount namespaces: whose it is that calls us, and how a thread gets into it.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -51,6 +53,57 @@ impl Proc {
         let mut bytes = Vec::new();
         File::from(self.open(path)?).read_to_end(&mut bytes).map_err(|e| errno_of(&e))?;
         Ok(bytes)
+    }
+
+    /// At most the first `max` bytes of a file beneath `/proc`.
+    ///
+    /// # Errors
+    /// What open(2) and read(2) say.
+    pub fn read_start(&self, path: &str, max: usize) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; max];
+        let length = File::from(self.open(path)?).read(&mut bytes).map_err(|e| errno_of(&e))?;
+        bytes.truncate(length);
+        Ok(bytes)
+    }
+
+    /// A mount table, and whether something was mounted or unmounted while it was read.
+    ///
+    /// The kernel gives out a table in pieces of a page and lets go of its lock in between, so one that changes
+    /// meanwhile may be torn. That it has changed since it was opened is told by poll(2) (proc_pid_mounts(5)).
+    ///
+    /// # Errors
+    /// ENOENT, ESRCH, EINVAL: the process has ended. Else what open(2) and read(2) say.
+    pub fn table(&self, path: &str) -> Result<(Vec<u8>, bool), Errno> {
+        let mut file = File::from(self.open(path)?);
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|e| errno_of(&e))?;
+        let mut watched = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
+        let changed = poll(&mut watched, PollTimeout::ZERO)? != 0;
+        Ok((bytes, changed))
+    }
+
+    /// The text of a symbolic link beneath `/proc`. A link to a file is not followed: no file system is asked.
+    ///
+    /// # Errors
+    /// What readlink(2) says; EACCES for the links of a process that we may not trace.
+    pub fn link(&self, path: &str) -> Result<OsString, Errno> {
+        readlinkat(&self.0, path)
+    }
+
+    /// The names in a directory beneath `/proc`; with `PID/root/...` that is a directory of the process' own.
+    ///
+    /// # Errors
+    /// What open(2) and getdents(2) say.
+    pub fn names(&self, path: &str) -> Result<Vec<OsString>, Errno> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut names = Vec::new();
+        for entry in Dir::openat(&self.0, path, flags, Mode::empty())?.iter() {
+            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
     }
 
     /// The processes of our PID namespace, by number.
@@ -109,6 +162,51 @@ impl MountNamespace {
     fn of(fd: OwnedFd) -> Result<Self, Errno> {
         let inode = fstat(&fd)?.st_ino;
         Ok(Self { fd, inode })
+    }
+
+    /// The inode of the user namespace that owns it (`NS_GET_USERNS`, ioctl_ns(2)).
+    ///
+    /// # Errors
+    /// EPERM: that one is not ours, and not beneath ours.
+    pub fn user_namespace(&self) -> Result<u64, Errno> {
+        let owner = self.ask(libc::NS_GET_USERNS, std::ptr::null_mut())?;
+        Ok(fstat(&owner)?.st_ino)
+    }
+
+    /// How many mounts it has, those included that no path leads to (`NS_MNT_GET_INFO`, Linux 6.12).
+    ///
+    /// # Errors
+    /// ENOTTY: the kernel is older.
+    pub fn count(&self) -> Result<u32, Errno> {
+        let mut info = libc::mnt_ns_info { size: 0, nr_mounts: 0, mnt_ns_id: 0 };
+        // SAFETY: the descriptor is open and `info` has the size that the request's number states.
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::NS_MNT_GET_INFO, &raw mut info) };
+        Errno::result(result).map(|_| info.nr_mounts)
+    }
+
+    /// The mount namespace that was made after this one, whoever keeps it (`NS_MNT_GET_NEXT`, Linux 6.12); with
+    /// `backwards` the one before. Those that we have no `CAP_SYS_ADMIN` over are passed by.
+    ///
+    /// # Errors
+    /// ENOTTY: the kernel is older. EPERM: later ones ask for `CAP_SYS_ADMIN` in the first user namespace.
+    pub fn neighbour(&self, backwards: bool) -> Result<Option<Self>, Errno> {
+        let mut info = libc::mnt_ns_info { size: 0, nr_mounts: 0, mnt_ns_id: 0 };
+        let request = if backwards { libc::NS_MNT_GET_PREV } else { libc::NS_MNT_GET_NEXT };
+        match self.ask(request, &raw mut info) {
+            Ok(fd) => Self::of(fd).map(Some),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Makes one of the requests that are answered by a descriptor. `info` is null for those that take nothing.
+    fn ask(&self, request: libc::Ioctl, info: *mut libc::mnt_ns_info) -> Result<OwnedFd, Errno> {
+        // SAFETY: the descriptor is open; `info` is what the callers above pass: a live structure of the size that
+        // the request's number states, or null for the request that has no argument.
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), request, info) };
+        let fd = Errno::result(result)?;
+        // SAFETY: the call has just made this descriptor, and nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 }
 
