@@ -45,5 +45,6 @@ pub mod visit;
 pub mod vitals;
 pub mod volume;
 pub mod volumes;
+pub mod watch;
 pub mod wire;
 pub mod workshop;

@@ -1,0 +1,4 @@
+//! watch
+pub mod diff;
+pub mod ledger;
+pub mod origin;
