@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::check::CheckArgs;
+use crate::inspect::InspectArgs;
 use crate::serve::ServeArgs;
 use crate::telemetry::LogFormat;
 use crate::try_out::{RoleArgs, TryArgs};
 use crate::volumes::VolumesArgs;
+use crate::watch::WatchArgs;
 
 /// Kubernetes CSI node plugin: directories of the node in pods, with exactly the mount propagation asked for.
 #[derive(Debug, Parser)]
@@ -39,6 +41,10 @@ pub enum Command {
     Check(CheckArgs),
     /// See the volumes that are published on this node, as with `docker volume`.
     Volumes(VolumesArgs),
+    /// See every mount namespace of the machine, and how mounts pass from one to another.
+    Inspect(InspectArgs),
+    /// See mounts and unmounts as they happen in every mount namespace, each with the way on which it came there.
+    Watch(WatchArgs),
     /// Check an allow-list and print all its faults.
     Validate {
         /// The file.

@@ -19,6 +19,7 @@ pub mod events;
 pub mod gate;
 pub mod heal;
 pub mod held;
+pub mod inspect;
 pub mod lookup;
 pub mod machine;
 pub mod metrics;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// The files that decide: data in, data out.
-const PURE: [&str; 19] = [
+const PURE: [&str; 31] = [
     "plan.rs",
     "policy.rs",
     "pod.rs",
@@ -12,6 +12,14 @@ const PURE: [&str; 19] = [
     "volume.rs",
     "config.rs",
     "config/decode.rs",
+    "inspect/columns.rs",
+    "inspect/draw.rs",
+    "inspect/fold.rs",
+    "inspect/json.rs",
+    "inspect/relations.rs",
+    "inspect/select.rs",
+    "inspect/subtree.rs",
+    "inspect/text.rs",
     "machine.rs",
     "machine/names.rs",
     "check/facts.rs",
@@ -24,6 +32,10 @@ const PURE: [&str; 19] = [
     "volumes/choose.rs",
     "volumes/model.rs",
     "volumes/show.rs",
+    "watch/diff.rs",
+    "watch/ledger.rs",
+    "watch/origin.rs",
+    "watch/show.rs",
 ];
 /// What would give a pure file the means to do something, or tie it to the transport.
 const IMPURE: [(&str, &str); 14] = [
@@ -46,13 +58,14 @@ const IMPURE: [(&str, &str); 14] = [
 /// descriptor.
 const SYS_DATA: [&str; 5] = ["Errno", "mount::Change", "stat::DirId", "stat::MountAttrs", "stat::MountFacts"];
 /// The modules of this crate that do things. `observe` is missing on purpose, see [`OBSERVE_DATA`].
-const DOERS: [&str; 15] = [
+const DOERS: [&str; 16] = [
     "admin",
     "apply",
     "csi",
     "engine",
     "held",
     "lookup",
+    "machine::gather",
     "plugin",
     "registration",
     "serve",

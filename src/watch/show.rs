@@ -1,50 +1,48 @@
 //! Prints what happened: lines for people, JSON lines for programs (docs/watch.md). Pure.
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::diff::{Change, Kind};
 use super::origin::{Cause, Link, Place, Step, Told};
+use crate::inspect::select::is_called;
 use crate::inspect::text::visible;
 use crate::machine::{Machine, Namespace};
 
-/// What is to be told.
+/// What is to be told; all of it at once where several are given.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Namespaces by inode. Empty: all.
-    pub namespaces: Vec<u64>,
-    /// Pods by `NAMESPACE/NAME`, name or uid. Empty: all.
-    pub pods: Vec<String>,
-    /// Mount points, and those beneath. Empty: all.
-    pub paths: Vec<std::path::PathBuf>,
+    /// Namespaces by inode; each is to be met.
+    pub inodes: Vec<u64>,
+    /// A pod by `NAMESPACE/NAME`, by name alone, or by uid.
+    pub pod: Option<String>,
+    /// A mount point, and those beneath.
+    pub path: Option<PathBuf>,
 }
 
 impl Filter {
     /// Whether a namespace is meant.
     #[must_use]
     pub fn passes(&self, namespace: &Namespace) -> bool {
-        let is_pod = |wanted: &String| {
-            namespace.pod.as_ref().is_some_and(|pod| {
-                pod.uid == *wanted
-                    || pod.name.as_ref().is_some_and(|(_, name)| name == wanted)
-                    || pod.to_string() == *wanted
-            })
-        };
-        (self.namespaces.is_empty() || self.namespaces.contains(&namespace.inode))
-            && (self.pods.is_empty() || self.pods.iter().any(is_pod))
+        let is_pod = |wanted: &String| namespace.pod.as_ref().is_some_and(|pod| is_called(pod, wanted));
+        self.inodes.iter().all(|inode| *inode == namespace.inode) && self.pod.as_ref().is_none_or(is_pod)
     }
 
     /// Whether a change in it is meant.
     #[must_use]
     pub fn passes_change(&self, namespace: &Namespace, change: &Change) -> bool {
         let from = match &change.kind {
-            Kind::Moved { from } => Some(from.as_path()),
+            Kind::Moved { from } => Some(from),
             _ => None,
         };
-        let is_beneath = |at: &Path| self.paths.iter().any(|path| at.starts_with(path));
-        let meant = self.paths.is_empty() || is_beneath(&change.mount.mount_point) || from.is_some_and(is_beneath);
-        meant && self.passes(namespace)
+        let is_beneath = |path: &PathBuf| {
+            change.mount.mount_point.starts_with(path) || from.is_some_and(|from| from.starts_with(path))
+        };
+        self.path.as_ref().is_none_or(is_beneath) && self.passes(namespace)
     }
 }
 
@@ -112,51 +110,71 @@ pub fn namespace_json(namespace: &Namespace) -> Value {
 
 /// A change, for programs, without its time. `event` is the same number for a mount and its copies.
 #[must_use]
-pub fn json(machine: &Machine, told: &Told, event: u64) -> Value {
+pub fn json(machine: &Machine, told: &Told, event: u64) -> Map<String, Value> {
     let Told { change: Change { namespace, kind, mount, unique }, cause } = told;
     let (kind, from) = match kind {
         Kind::Mounted => ("mount", None),
         Kind::Unmounted => ("unmount", None),
-        Kind::Moved { from } => ("move", Some(visible(from.as_os_str()))),
+        Kind::Moved { from } => ("move", Some(from.as_os_str())),
         Kind::Brief => ("brief", None),
     };
-    let group = |at: &Cause| match at {
+    let (word, group) = match cause {
+        Cause::Made => ("made", None),
         Cause::MadeAmongPeers(group) => ("madeAmongPeers", Some(*group)),
         Cause::MadeOrUnseen(group) => ("madeOrUnseen", Some(*group)),
-        Cause::Made => ("made", None),
         Cause::Came(_) => ("came", None),
     };
-    let (word, group) = group(cause);
     let steps: &[Step] = if let Cause::Came(steps) = cause { steps } else { &[] };
-    let step = |Step { link, from }: &Step| {
-        let (link, group) = match link {
-            Link::Peer(group) => ("peer", group),
-            Link::Slave(group) => ("slave", group),
-        };
-        let from = from.as_ref().map(|Place { namespace, path }| {
-            json!({"namespace": machine.namespaces.get(*namespace).map(namespace_json), "path": visible(path.as_os_str())})
-        });
-        json!({"link": link, "group": group, "from": from})
+    let mut object = Map::new();
+    let mut put = |name: &str, value: Value| drop(object.insert(name.to_owned(), value));
+    put("type", kind.into());
+    put("event", event.into());
+    put("namespace", machine.namespaces.get(*namespace).map_or(Value::Null, namespace_json));
+    put("fsType", mount.fs_type.as_str().into());
+    put("device", format!("{}:{}", mount.device.0, mount.device.1).into());
+    put("id", mount.id.into());
+    put("uniqueId", (*unique).into());
+    put("parent", mount.parent.into());
+    put("peerGroup", mount.propagation.peer_group.into());
+    put("master", mount.propagation.master.into());
+    put("cause", word.into());
+    put("group", group.into());
+    put("way", steps.iter().map(|step| step_json(machine, step)).collect());
+    put_bytes(&mut object, "path", mount.mount_point.as_os_str());
+    put_bytes(&mut object, "source", &mount.source);
+    put_bytes(&mut object, "root", mount.root.as_os_str());
+    match from {
+        Some(from) => put_bytes(&mut object, "from", from),
+        None => drop(object.insert("from".to_owned(), Value::Null)),
+    }
+    object
+}
+
+fn step_json(machine: &Machine, Step { link, from }: &Step) -> Value {
+    let (link, group) = match link {
+        Link::Peer(group) => ("peer", *group),
+        Link::Slave(group) => ("slave", *group),
     };
-    json!({
-        "type": kind,
-        "event": event,
-        "namespace": machine.namespaces.get(*namespace).map(namespace_json),
-        "path": visible(mount.mount_point.as_os_str()),
-        "from": from,
-        "fsType": mount.fs_type,
-        "source": visible(&mount.source),
-        "root": visible(mount.root.as_os_str()),
-        "device": format!("{}:{}", mount.device.0, mount.device.1),
-        "id": mount.id,
-        "uniqueId": unique,
-        "parent": mount.parent,
-        "peerGroup": mount.propagation.peer_group,
-        "master": mount.propagation.master,
-        "cause": word,
-        "group": group,
-        "way": steps.iter().map(step).collect::<Vec<_>>(),
-    })
+    let from = from.as_ref().map(|Place { namespace, path }| {
+        let mut place = Map::new();
+        place.insert("namespace".to_owned(), machine.namespaces.get(*namespace).map_or(Value::Null, namespace_json));
+        put_bytes(&mut place, "path", path.as_os_str());
+        Value::Object(place)
+    });
+    json!({"link": link, "group": group, "from": from})
+}
+
+/// A path is any bytes: where these are no UTF-8, a second member has them in hexadecimal, as `inspect` does it.
+fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &OsStr) {
+    object.insert(name.to_owned(), bytes.to_string_lossy().into());
+    if bytes.to_str().is_none() {
+        let hex = bytes.as_bytes().iter().fold(String::new(), |mut hex, byte| {
+            // Writing to a String can't fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
+        object.insert(format!("{name}Hex"), hex.into());
+    }
 }
 
 #[cfg(test)]
@@ -166,11 +184,8 @@ mod tests {
     use crate::tree::mountinfo::parse;
 
     fn machine() -> Machine {
-        let node = Namespace {
-            inode: 1,
-            processes: vec![Process { pid: 1, name: "init".into() }],
-            ..Namespace::default()
-        };
+        let node =
+            Namespace { inode: 1, processes: vec![Process { pid: 1, name: "init".into() }], ..Namespace::default() };
         let pod = Namespace {
             inode: 2,
             processes: vec![Process { pid: 9, name: "sh".into() }],
@@ -209,12 +224,17 @@ mod tests {
 
     #[test]
     fn programs_get_the_same() {
-        let value = json(&machine(), &told(1, Kind::Mounted, came()), 5);
+        let value = Value::Object(json(&machine(), &told(1, Kind::Mounted, came()), 5));
         assert_eq!((value["type"].as_str(), value["event"].as_u64()), (Some("mount"), Some(5)));
+        assert_eq!((value["path"].as_str(), value.get("pathHex")), (Some("/media/a\nb"), None));
         assert_eq!(value["namespace"]["pod"]["name"], "x");
         assert_eq!((value["cause"].as_str(), value["way"][1]["group"].as_u64()), (Some("came"), Some(42)));
         assert_eq!(value["way"][1]["from"]["namespace"]["label"], "node");
         assert!(!value.to_string().contains('\n'));
+        let from = Kind::Moved { from: OsStr::from_bytes(b"/\xff").into() };
+        let value = Value::Object(json(&machine(), &told(0, from, Cause::MadeAmongPeers(7)), 5));
+        assert_eq!((value["from"].as_str(), value["fromHex"].as_str()), (Some("/\u{fffd}"), Some("2fff")));
+        assert_eq!((value["cause"].as_str(), value["group"].as_u64()), (Some("madeAmongPeers"), Some(7)));
     }
 
     #[test]
@@ -222,17 +242,20 @@ mod tests {
         let machine = machine();
         let change = told(1, Kind::Moved { from: "/b/c".into() }, Cause::Made).change;
         let passes = |filter: &Filter| filter.passes_change(&machine.namespaces[1], &change);
-        let of = |pods: &[&str], namespaces: &[u64], paths: &[&str]| Filter {
-            namespaces: namespaces.to_vec(),
-            pods: pods.iter().map(|&p| p.to_owned()).collect(),
-            paths: paths.iter().map(Into::into).collect(),
+        let of = |pod: Option<&str>, inodes: &[u64], path: Option<&str>| Filter {
+            inodes: inodes.to_vec(),
+            pod: pod.map(str::to_owned),
+            path: path.map(Into::into),
         };
-        for filter in
-            [of(&[], &[], &[]), of(&["demo/x"], &[2], &["/media"]), of(&["y", "x"], &[], &["/b"]), of(&["u-1"], &[], &[])]
-        {
+        for filter in [
+            of(None, &[], None),
+            of(Some("demo/x"), &[2, 2], Some("/media")),
+            of(Some("x"), &[], Some("/b")),
+            of(Some("u-1"), &[], None),
+        ] {
             assert!(passes(&filter), "{filter:?}");
         }
-        for filter in [of(&["demo/y"], &[], &[]), of(&[], &[1], &[]), of(&[], &[], &["/med", "/c"])] {
+        for filter in [of(Some("demo/y"), &[], None), of(None, &[2, 1], None), of(None, &[], Some("/med"))] {
             assert!(!passes(&filter), "{filter:?}");
         }
     }
