@@ -59,6 +59,13 @@ const PURE: &[&str] = &[
     "picture/reach.rs",
     "picture/svg.rs",
     "picture/text.rs",
+    "volumes/choose.rs",
+    "volumes/model.rs",
+    "volumes/show.rs",
+    "watch/diff.rs",
+    "watch/ledger.rs",
+    "watch/origin.rs",
+    "watch/show.rs",
 ];
 /// What would give a pure file the means to do something, or tie it to the transport.
 const IMPURE: [(&str, &str); 14] = [
