@@ -8,19 +8,21 @@ pub struct Paint {
 }
 
 impl Paint {
-    fn in_colour(self, code: &str, text: &str) -> String {
+    /// With a code of ECMA-48, 8.3.117 (SGR).
+    #[must_use]
+    pub fn with(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     /// In the colour of what is well.
     #[must_use]
     pub fn good(self, text: &str) -> String {
-        self.in_colour("1;32", text)
+        self.with("1;32", text)
     }
 
     /// In the colour of what is wrong.
     #[must_use]
     pub fn bad(self, text: &str) -> String {
-        self.in_colour("1;31", text)
+        self.with("1;31", text)
     }
 }

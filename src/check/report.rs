@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+use crate::paint::Paint;
+
 /// How an item turned out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -167,13 +169,13 @@ impl Report {
     /// The report for a terminal.
     #[must_use]
     pub fn text(&self, colour: bool) -> String {
-        let paint = Paint(colour);
+        let paint = Paint { colour };
         let mut out = format!("hostmount check: {} on Linux {}\n", self.driver, self.kernel);
         for section in Section::ALL {
             let items: Vec<&Item> = self.items.iter().filter(|item| item.section == section).collect();
             if !items.is_empty() {
                 // Writing to a String can't fail.
-                let _ = writeln!(out, "\n{}", paint.bold(section.title()));
+                let _ = writeln!(out, "\n{}", paint.with("1", section.title()));
                 items.into_iter().for_each(|item| write_item(&mut out, item, paint));
             }
         }
@@ -190,7 +192,7 @@ impl Report {
         }
         let status = if self.ok { Verdict::Ok } else { Verdict::Fault };
         let end = if self.ok { "." } else { ": volumes will fail until the faults are mended." };
-        paint.status(status, &format!("{}{end}", parts.join(", ")))
+        painted(paint, status, &format!("{}{end}", parts.join(", ")))
     }
 }
 
@@ -211,7 +213,7 @@ fn write_item(out: &mut String, item: &Item, paint: Paint) {
     let entry = item.entry.as_ref().map_or(String::new(), |name| format!("{name}: "));
     let text = format!("{entry}{}: {}", item.looked_at, item.found);
     let word = word(item.status);
-    let _ = write!(out, "{}{:2$}", paint.status(item.status, word), "", TEXT - word.len());
+    let _ = write!(out, "{}{:2$}", painted(paint, item.status, word), "", TEXT - word.len());
     write_wrapped(out, &text, TEXT);
     if !item.advice.is_empty() {
         let _ = write!(out, "{:TEXT$}→ ", "");
@@ -240,28 +242,14 @@ fn write_wrapped(out: &mut String, text: &str, indent: usize) {
     out.push('\n');
 }
 
-/// Colours, where the reader is a terminal.
-#[derive(Debug, Clone, Copy)]
-struct Paint(bool);
-
-impl Paint {
-    fn code(self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    fn bold(self, text: &str) -> String {
-        self.code("1", text)
-    }
-
-    fn status(self, status: Verdict, text: &str) -> String {
-        let code = match status {
-            Verdict::Ok => "32",
-            Verdict::Skipped => "2",
-            Verdict::Warning => "1;33",
-            Verdict::Fault => "1;31",
-        };
-        self.code(code, text)
-    }
+fn painted(paint: Paint, status: Verdict, text: &str) -> String {
+    let code = match status {
+        Verdict::Ok => "32",
+        Verdict::Skipped => "2",
+        Verdict::Warning => "1;33",
+        Verdict::Fault => "1;31",
+    };
+    paint.with(code, text)
 }
 
 #[cfg(test)]
