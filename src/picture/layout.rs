@@ -20,7 +20,7 @@ pub const MARK: usize = 16;
 /// Around everything.
 pub const MARGIN: usize = 24;
 /// Between two cards, where the wires run.
-const GUTTER: usize = 84;
+const GUTTER: usize = 68;
 /// Of the legend.
 pub const FOOT: usize = 74;
 /// Deeper rows are drawn no further to the right.

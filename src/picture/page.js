@@ -125,7 +125,7 @@
     tree.setAttribute("aria-labelledby", title.id);
     column.append(head, tree);
     columns.append(column);
-    Object.assign(space, { column, tree, current: 0 });
+    Object.assign(space, { column, tree, number: s, current: 0 });
     // As wide as what is seen before anything is unfolded needs, within bounds.
     let closed = Infinity, cells = 0;
     for (const row of space.rows) {
@@ -219,7 +219,7 @@
     node.setAttribute("role", "treeitem");
     node.setAttribute("aria-level", row[DEPTH] + 1);
     node.tabIndex = -1;
-    node.dataset.space = namespaces.indexOf(space);
+    node.dataset.space = space.number;
     node.dataset.row = r;
     node.append(guides(space, r, i));
     const label = texts[row[LABEL]], path = make("span", "path");
@@ -316,7 +316,8 @@
       const x2 = right ? left[t] : left[t] + wide[t];
       const pull = s === t ? 0 : Math.min(120, Math.abs(x2 - x1) / 2) * (right ? 1 : -1);
       const bulge = s === t ? 16 + Math.min(38, Math.abs(y2 - y1) / 5) : 0;
-      const classes = `${wire.group ? colour(wire.group) : "bundle"}${hot(wire) ? " hot" : ""}`;
+      const far = Math.abs(s - t) > 4 ? " far" : "";
+      const classes = `${wire.group ? colour(wire.group) : "bundle"}${hot(wire) ? ` hot${far}` : ""}`;
       nodes.push(draw("path", {
         class: `wire ${classes}${wire.toSlave ? " to-slave" : ""}${wire.ends.length > 1 ? " many" : ""}`,
         d: `M${x1} ${y1}C${x1 + pull + bulge} ${y1} ${x2 - pull + bulge} ${y2} ${x2} ${y2}`,
