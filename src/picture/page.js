@@ -10,7 +10,7 @@
   const DEPTH = 0, LABEL = 1, MOUNT = 2, WHY = 3, OF = 4;
   const { mounts, texts, namespaces, classes, ways } = data;
   const colours = new Map(data.colours);
-  const ROW = 24, HEAD = 68 + 5, INDENT = 14, DEEPEST = 10, WIRES = 260, LISTED = 400;
+  const ROW = 24, HEAD = 68 + 5, INDENT = 14, DEEPEST = 10, CORNER = 7, WIRES = 260, LISTED = 400;
 
   const make = (name, className, text) => {
     const node = document.createElement(name);
@@ -301,13 +301,45 @@
     paintWires();
   };
 
+  // The wires between columns that do not stand side by side are led around those between: a line that vanished behind
+  // a column and came out again would seem to begin there. Those that leave one line for one group share their way.
+  const leadAround = (drawn) => {
+    const order = [];
+    namespaces.forEach((space, s) => (order[s] = space.column.hidden ? order[s - 1] ?? -1 : (order[s - 1] ?? -1) + 1));
+    const shown = namespaces.filter((space) => !space.column.hidden);
+    const place = (end) => [order[Math.floor(end / 1e6)], HEAD + (end % 1e6) * ROW + ROW / 2];
+    const buses = new Map(), lanes = new Map();
+    for (const wire of drawn) {
+      const [s, y1] = place(wire.from), [t, y2] = place(wire.to);
+      if (Math.abs(s - t) < 2) continue;
+      const key = `${wire.from} ${wire.group} ${s < t}`, left = Math.min(s, t), right = Math.max(s, t);
+      const bus = buses.get(key) ?? { left, right, y: 0, wires: [] };
+      bus.left = Math.min(bus.left, left);
+      bus.right = Math.max(bus.right, right);
+      for (let at = left + 1; at < right; at++) bus.y = Math.max(bus.y, HEAD + shown[at].seen.length * ROW + 16);
+      bus.y = Math.max(bus.y, y1 + 2 * CORNER, y2 + 2 * CORNER);
+      bus.wires.push(wire);
+      buses.set(key, bus);
+    }
+    const taken = [];
+    for (const bus of buses.values()) {
+      let number = taken.findIndex((lane) => lane.every(([left, right]) => right <= bus.left || bus.right <= left));
+      if (number < 0) number = taken.push([]) - 1;
+      taken[number].push([bus.left, bus.right]);
+      for (const wire of bus.wires) lanes.set(wire, { y: bus.y + number * 6, number });
+    }
+    return lanes;
+  };
+
   const paintWires = () => {
     const left = namespaces.map((space) => space.column.offsetLeft), wide = namespaces.map((space) => space.column.offsetWidth);
     const lit = at < 0 ? null : litNow;
     const on = (m) => m === at || m === -1 || lit.has(m);
     const hot = (wire) => lit !== null && wire.ends.some(([a, b]) => on(a) && on(b));
     const drawn = shownWires.length > (lit === null ? WIRES : WIRES / 2) ? shownWires.filter(hot) : shownWires;
+    const lanes = leadAround(drawn);
     const nodes = [];
+    let lowest = 0;
     for (const wire of drawn) {
       const s = Math.floor(wire.from / 1e6), t = Math.floor(wire.to / 1e6);
       const y1 = HEAD + (wire.from % 1e6) * ROW + ROW / 2, y2 = HEAD + (wire.to % 1e6) * ROW + ROW / 2;
@@ -318,15 +350,24 @@
       const bulge = s === t ? 16 + Math.min(38, Math.abs(y2 - y1) / 5) : 0;
       const far = Math.abs(s - t) > 4 ? " far" : "";
       const classes = `${wire.group ? colour(wire.group) : "bundle"}${hot(wire) ? ` hot${far}` : ""}`;
+      const lane = lanes.get(wire);
+      let d = `M${x1} ${y1}C${x1 + pull + bulge} ${y1} ${x2 - pull + bulge} ${y2} ${x2} ${y2}`;
+      if (lane) {
+        const on = right ? 1 : -1, c = CORNER, y = lane.y, shift = (lane.number % 6) * 4;
+        const a = x1 + on * (16 + shift), b = x2 - on * (20 + shift);
+        d = `M${x1} ${y1}H${a - on * c}Q${a} ${y1} ${a} ${y1 + c}V${y - c}Q${a} ${y} ${a + on * c} ${y}H${b - on * c}Q${b} ${y} ${b} ${y - c}V${y2 + c}Q${b} ${y2} ${b + on * c} ${y2}H${x2}`;
+        lowest = Math.max(lowest, y);
+      }
       nodes.push(draw("path", {
         class: `wire ${classes}${wire.toSlave ? " to-slave" : ""}${wire.ends.length > 1 ? " many" : ""}`,
-        d: `M${x1} ${y1}C${x1 + pull + bulge} ${y1} ${x2 - pull + bulge} ${y2} ${x2} ${y2}`,
+        d,
       }));
       if (wire.toSlave) {
         const back = right ? -9 : 9;
         nodes.push(draw("path", { class: `arrow ${classes}`, d: `M${x2 + back} ${y2 - 4.5}L${x2} ${y2}L${x2 + back} ${y2 + 4.5}z` }));
       }
     }
+    if (lowest + 24 > columns.offsetHeight) columns.style.minHeight = `${lowest + 24}px`;
     wires.setAttribute("width", columns.offsetWidth);
     wires.setAttribute("height", columns.offsetHeight);
     wires.replaceChildren(...nodes);
