@@ -213,6 +213,28 @@ fn words_and_counts_say_why() {
         let told = page.run("document.querySelector('#panel .verdict').innerText");
         assert!(told.as_str().unwrap().contains(words), "{at} {told}");
     }
+    // Who shows a part of a mount is marked as such, and told with the directory.
+    let table = |text: &str| Namespace { table: mountinfo::parse(text.as_bytes()), ..Namespace::default() };
+    let parts = Machine {
+        namespaces: vec![
+            table("1 0 0:1 / / rw - t t rw\n2 1 0:2 / /srv rw shared:1 - t t rw\n"),
+            table(
+                "3 0 0:3 / / rw - t t rw\n4 3 0:2 /sets/a /data rw master:1 - t t rw\n5 3 0:2 / /all rw shared:1 - t t rw\n",
+            ),
+        ],
+        left_out: vec![],
+    };
+    page.open(&file("parts.html", &page_of(&parts)), false);
+    page.point_at(".row[data-mount='1']");
+    let marked =
+        "['lit', 'part'].map((how) => [...document.querySelectorAll(`.row.${how}`)].map((row) => +row.dataset.mount))";
+    assert_eq!(page.run(marked), serde_json::json!([[4], [3]]));
+    let told = page.run("document.getElementById('panel').innerText");
+    assert!(
+        told.as_str().unwrap().contains("What is mounted at /srv/sets/a, or beneath it, is received by these as well:")
+    );
+    page.open(&file("words.html", &page_of(&machines::node(5, 60))), false);
+    page.point_at(".row[aria-label^='/srv/data,']");
     // Away from the mounts, nothing is lit.
     page.call("Input.dispatchMouseEvent", &serde_json::json!({"type": "mouseMoved", "x": 1300, "y": 20}));
     assert_eq!(page.run("document.querySelectorAll('.lit, .source').length"), 0);

@@ -376,7 +376,10 @@
   // Lighting up.
   let litNow = new Set(), marked = [];
   const show = (m) => {
-    for (const node of marked) node.classList.remove("lit", "part", "source", "pinned");
+    for (const node of marked) {
+      node.classList.remove("lit", "part", "source", "pinned");
+      node.removeAttribute("aria-current");
+    }
     for (const node of columns.querySelectorAll(".in")) node.remove();
     marked = [];
     at = m;
@@ -405,6 +408,7 @@
       if (node) {
         node.classList.add("source");
         node.classList.toggle("pinned", m === held);
+        node.setAttribute("aria-current", String(m === held));
         marked.push(node);
       }
     }
@@ -483,7 +487,8 @@
     list(found.whole);
     for (const [path, all] of found.parts) {
       if (!all.length || listed >= LISTED) continue;
-      nodes.push(make("p", "verdict", `Only what is mounted at ${path}, or beneath it, is also received by:`));
+      const full = `${point(m) === "/" ? "" : point(m)}/${path}`;
+      nodes.push(make("p", "verdict", `What is mounted at ${full}, or beneath it, is received by these as well:`));
       list(all);
     }
     if (listed > LISTED) nodes.push(make("p", "", `The first ${LISTED} are listed; all are lit up.`));
