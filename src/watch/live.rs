@@ -246,6 +246,8 @@ impl Live {
         std::thread::sleep(self.settle);
         let begun = Instant::now();
         let mut before = HashMap::new();
+        let Inbox { mut named, nameless, lost } = self.inbox();
+        named.splice(..0, std::mem::take(&mut self.named));
         self.poll_tables();
         self.read_dirty(&mut before);
         let first: HashMap<usize, Table> =
@@ -256,7 +258,8 @@ impl Live {
             self.read_dirty(&mut before);
         }
         // What the tables show now was queued by now, or is about to be.
-        let Inbox { named, nameless, lost } = self.namer.as_ref().map(Namer::take).unwrap_or_default();
+        let Inbox { named: late, nameless: more, lost: again_lost } = self.inbox();
+        let (nameless, lost) = (nameless + more, lost || again_lost);
         let mut changes: Vec<Change> = Vec::new();
         let mut indices: Vec<usize> = before.keys().copied().collect();
         indices.sort_unstable();
@@ -264,12 +267,12 @@ impl Live {
             changes.extend(diff::tables(index, &before[&index], &self.machine.namespaces[index].table));
         }
         if self.by_events() {
-            let all = std::mem::take(&mut self.named).into_iter().chain(named).collect();
-            self.ledger.explain(&self.machine, &before, all, &mut changes);
+            self.named = self.ledger.explain(&self.machine, &before, (named, late), &mut changes);
         }
         let mut events = origin::events(&self.machine, &before, changes);
         if again {
-            self.named = cut::leave(&mut self.machine, &before, &first, &mut events);
+            let names = cut::leave(&mut self.machine, &before, &first, &mut events);
+            self.named.splice(..0, names);
             // What was left is told in the next round, whether or not anything else happens.
             for &index in before.keys() {
                 self.watched[index].dirty = true;
@@ -285,7 +288,11 @@ impl Live {
 
     /// Whether another round is due at once.
     pub(super) fn is_due(&self) -> bool {
-        self.watched.iter().any(|watched| watched.dirty)
+        !self.named.is_empty() || self.watched.iter().any(|watched| watched.dirty)
+    }
+
+    fn inbox(&self) -> Inbox {
+        self.namer.as_ref().map(Namer::take).unwrap_or_default()
     }
 
     fn poll_tables(&mut self) {
