@@ -270,7 +270,10 @@ fn a_namespace_is_read_from_its_root_though_its_processes_are_chrooted() {
 fn without_rights_it_says_so_and_goes_on() {
     in_namespace(|| {
         mnt();
-        let other = Other::start("private", "mkdir /mnt/here; mount -t tmpfs t /mnt/here; exec 3<&0; cat <&3 >/dev/null 2>&1 &");
+        let other = Other::start(
+            "private",
+            "mkdir /mnt/here; mount -t tmpfs t /mnt/here; exec 3<&0; cat <&3 >/dev/null 2>&1 &",
+        );
         // A user namespace beneath ours may trace nobody in ours.
         let run = |args: &[&str]| {
             let how = ["--user", "--map-root-user", env!("CARGO_BIN_EXE_hostmount"), "inspect"];
