@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::check::CheckArgs;
+use crate::inspect::InspectArgs;
 use crate::serve::ServeArgs;
 use crate::telemetry::LogFormat;
 use crate::try_out::{RoleArgs, TryArgs};
@@ -36,6 +37,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Look whether volumes would work on this node: kernel, kubelet, and the directories of the allow-list.
     Check(CheckArgs),
+    /// See every mount namespace of the machine, and how mounts pass from one to another.
+    Inspect(InspectArgs),
     /// Check an allow-list and print all its faults.
     Validate {
         /// The file.

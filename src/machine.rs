@@ -10,7 +10,11 @@ mod read;
 
 use std::fmt;
 
+use crate::check::kubelet;
 use crate::tree::mountinfo::Table;
+
+/// The inode of a namespace whose name we may not ask for.
+pub const UNKNOWN: u64 = 0;
 
 /// What one look found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,7 +28,7 @@ pub struct Machine {
 /// A mount namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespace {
-    /// Its inode number on nsfs, by which `lsns` and `readlink /proc/PID/ns/mnt` name it; 0 where we may not ask.
+    /// Its inode number on nsfs, by which `lsns` and `readlink /proc/PID/ns/mnt` name it; [`UNKNOWN`] where we may not ask.
     pub inode: u64,
     /// The inode number of the user namespace that owns it, where it can be told.
     pub user_namespace: Option<u64>,
@@ -85,10 +89,13 @@ impl fmt::Display for Pod {
 }
 
 impl Namespace {
-    /// What people call it: the pod and container, the container, or the first process.
+    /// What people call it: the pod and container, the container, the kubelet if it has one of its own, or the first
+    /// process.
     #[must_use]
     pub fn label(&self) -> String {
-        let process = || self.processes.first().map(|first| format!("{} ({})", first.name, first.pid));
+        let kubelet = self.processes.iter().find(|process| kubelet::NAMES.contains(&process.name.as_str()));
+        let known = kubelet.or(self.processes.first());
+        let process = || known.map(|process| format!("{} ({})", process.name, process.pid));
         match (&self.pod, &self.container) {
             (Some(pod), Some(Container { name: Some(name), .. })) => format!("pod {pod}, {name}"),
             (Some(pod), _) => format!("pod {pod}, {}", process().unwrap_or_else(|| "no process".to_owned())),
@@ -111,6 +118,8 @@ mod tests {
         assert_eq!(of(vec![]).label(), "mnt:[4026532000]");
         assert_eq!(of(vec![process(1), process(7)]).label(), "node");
         assert_eq!(of(vec![process(7)]).label(), "bash (7)");
+        let kubelet = Process { pid: 9, name: "kubelet".to_owned() };
+        assert_eq!(of(vec![process(7), kubelet]).label(), "kubelet (9)");
         let container = |name: Option<&str>| Container { id: "0123456789abcdef".into(), name: name.map(Into::into) };
         let pod = |name| Pod { uid: "u-1".into(), name };
         let inside = Namespace { container: Some(container(None)), ..of(vec![process(7)]) };

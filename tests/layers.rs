@@ -12,6 +12,14 @@ const PURE: &[&str] = &[
     "volume.rs",
     "config.rs",
     "config/decode.rs",
+    "inspect/columns.rs",
+    "inspect/draw.rs",
+    "inspect/fold.rs",
+    "inspect/json.rs",
+    "inspect/relations.rs",
+    "inspect/select.rs",
+    "inspect/subtree.rs",
+    "inspect/text.rs",
     "machine.rs",
     "subtrees.rs",
     "subtrees/dentry.rs",
@@ -50,13 +58,14 @@ const IMPURE: [(&str, &str); 14] = [
 /// descriptor.
 const SYS_DATA: [&str; 5] = ["Errno", "mount::Change", "stat::DirId", "stat::MountAttrs", "stat::MountFacts"];
 /// The modules of this crate that do things. `observe` is missing on purpose, see [`OBSERVE_DATA`].
-const DOERS: [&str; 15] = [
+const DOERS: [&str; 16] = [
     "admin",
     "apply",
     "csi",
     "engine",
     "held",
     "lookup",
+    "machine::gather",
     "plugin",
     "registration",
     "serve",

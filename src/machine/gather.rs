@@ -21,8 +21,7 @@ use crate::check::kubelet;
 use crate::sys::Errno;
 use crate::sys::namespace::{MountNamespace, Proc};
 
-/// The inode of a namespace whose name we may not ask for.
-pub const UNKNOWN: u64 = 0;
+use super::UNKNOWN;
 /// The namespaces that the machine boots with (include/linux/proc_ns.h).
 const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -59,7 +58,7 @@ pub fn gather(proc: &Proc) -> Result<Machine, String> {
             Err(why) => left_out.push(why),
         }
     }
-    add_closed(proc, &census.closed, &mut namespaces);
+    let nameless = add_closed(proc, &census.closed, &mut namespaces);
     for namespace in &mut namespaces {
         namespace.processes.sort_by_key(|process| process.pid);
         name(proc, namespace);
@@ -69,7 +68,7 @@ pub fn gather(proc: &Proc) -> Result<Machine, String> {
         (first.is_none(), first != Some(1), first, n.inode)
     });
     name_pods(proc, &mut namespaces, &mut left_out);
-    left_out.extend(limits(proc, &pids, census.closed.len(), refusal));
+    left_out.extend(limits(proc, &pids, nameless, refusal));
     left_out.extend(unread_bound(&namespaces));
     Ok(Machine { namespaces, left_out })
 }
@@ -194,12 +193,12 @@ fn process(proc: &Proc, pid: i32) -> Process {
 }
 
 /// Sorts processes that we may not ask for their namespace by the tables that they show, which everybody may read: mount
-/// ids are the machine's, and a mount is in one namespace.
-fn add_closed(proc: &Proc, closed: &[i32], namespaces: &mut Vec<Namespace>) {
+/// ids are the machine's, and a mount is in one namespace. Says how many are in none whose name is known.
+fn add_closed(proc: &Proc, closed: &[i32], namespaces: &mut Vec<Namespace>) -> usize {
     /// Enough for a line with the longest paths, and what the kernel gives out at once.
     const FIRST: usize = 4096;
     if closed.is_empty() {
-        return;
+        return 0;
     }
     let mut owner: HashMap<u64, usize> = HashMap::new();
     for (index, namespace) in namespaces.iter().enumerate() {
@@ -228,6 +227,7 @@ fn add_closed(proc: &Proc, closed: &[i32], namespaces: &mut Vec<Namespace>) {
             namespace.table = table;
         }
     }
+    namespaces.iter().filter(|namespace| namespace.inode == UNKNOWN).map(|namespace| namespace.processes.len()).sum()
 }
 
 /// Finds out whose a namespace is.
@@ -299,7 +299,7 @@ fn logs(kubelets: Vec<i32>) -> (HashMap<String, (String, String)>, Option<String
 }
 
 /// What we can't see for lack of rights, or of a newer kernel.
-fn limits(proc: &Proc, pids: &[i32], closed: usize, refusal: Option<Errno>) -> Vec<LeftOut> {
+fn limits(proc: &Proc, pids: &[i32], nameless: usize, refusal: Option<Errno>) -> Vec<LeftOut> {
     let mut limits = Vec::new();
     let mut say = |what: String, why: &str| limits.push(LeftOut { what, why: why.to_owned() });
     let is = |link: &str, first: &str| proc.link(link).is_ok_and(|text| text == first);
@@ -312,11 +312,11 @@ fn limits(proc: &Proc, pids: &[i32], closed: usize, refusal: Option<Errno>) -> V
             "run it on the node itself, or in a pod with hostPID: true",
         );
     }
-    if closed > 0 {
+    if nameless > 0 {
         say(
-            format!("the inodes of the mount namespaces of {closed} processes, and what only these would show"),
-            "they may not be traced by us: run it as root (CAP_SYS_PTRACE). Their tables could be read all the same, \
-             and tell which of them share a namespace",
+            format!("the inodes of the mount namespaces of {nameless} processes, and what lies outside of their roots"),
+            "they may not be traced by us: run it as root (CAP_SYS_PTRACE). Their mount tables could be read all the \
+             same, and tell which of them share a namespace",
         );
     }
     match refusal {
@@ -327,7 +327,7 @@ fn limits(proc: &Proc, pids: &[i32], closed: usize, refusal: Option<Errno>) -> V
             "namespaces that no process is in".to_owned(),
             &format!("the kernel lists them to root in the first user namespace only ({errno})"),
         ),
-        None if !is("self/ns/user", FIRST_USER_NAMESPACE) || closed > 0 => say(
+        None if !is("self/ns/user", FIRST_USER_NAMESPACE) || nameless > 0 => say(
             "namespaces that no process is in, of other users".to_owned(),
             "the kernel lists those only that we administer: run it as root in the first user namespace",
         ),

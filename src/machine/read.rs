@@ -126,7 +126,7 @@ fn largest_part(proc: &Proc, found: &Found) -> Option<(i32, (Table, bool))> {
 }
 
 fn is_in(proc: &Proc, pid: i32, inode: u64) -> bool {
-    inode == super::gather::UNKNOWN
+    inode == super::UNKNOWN
         || proc.link(&format!("{pid}/ns/mnt")).is_ok_and(|link| super::names::namespace_link(&link) == Some(inode))
 }
 
