@@ -1,0 +1,67 @@
+//! Pictures of a machine's mount namespaces: from plain data to the text of an SVG, a dot graph or a page.
+//!
+//! Each namespace is a column, its mounts a tree in it; peer groups and masters link them across. [`outline`] decides
+//! what is shown and what is folded away, [`layout`] where it is drawn, and [`svg()`], [`dot()`] and [`html()`] write it down.
+//! All of it is pure. What mount tables hold is chosen by whoever may mount something and is treated as hostile ([`text`]).
+
+pub mod dot;
+pub mod html;
+pub mod layout;
+pub mod outline;
+pub mod reach;
+pub mod svg;
+pub mod text;
+
+pub use dot::dot;
+pub use html::html;
+pub use svg::svg;
+
+use crate::machine::Machine;
+use crate::picture::outline::Outline;
+use crate::picture::text::{counted, shown};
+use crate::tree::mountinfo::Mount;
+
+/// How many colours the styles have for peer groups; each group's number stands beside it.
+pub(crate) const COLOURS: usize = 10;
+
+/// What is wished of a picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// What it is called.
+    pub title: String,
+    /// Whether every mount is shown, with nothing folded away.
+    pub all: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { title: "Mount namespaces and how mounts propagate between them".to_owned(), all: false }
+    }
+}
+
+/// How much there is, as a sentence.
+fn summary(machine: &Machine, outline: &Outline<'_>) -> String {
+    let mounts = machine.namespaces.iter().map(|namespace| namespace.table.mounts.len()).sum();
+    let linked = outline.groups.values().filter(|group| group.colour.is_some()).count();
+    format!(
+        "{}, {}, {} that link mounts.",
+        counted(machine.namespaces.len(), "mount namespace"),
+        counted(mounts, "mount"),
+        counted(linked, "peer group"),
+    )
+}
+
+/// Everything about a mount, in one line.
+fn told(mount: &Mount) -> String {
+    let root = if mount.root_deleted { " (deleted)" } else { "" };
+    format!(
+        "{}: {} of {} ({}){root}, {}, {}, mount {}",
+        shown(&mount.mount_point),
+        shown(&mount.root),
+        shown(&mount.source),
+        shown(&mount.fs_type),
+        shown(&mount.options),
+        mount.propagation,
+        mount.id,
+    )
+}

@@ -1,0 +1,145 @@
+//! The picture as one HTML page that needs nothing but itself: no network, no font, no library.
+//!
+//! The page is static; its script builds the columns from data that is embedded as JSON, and sets text as text only.
+//! Who receives an event was asked of the model beforehand ([`Reach`]): the script looks it up and decides nothing.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use crate::machine::Machine;
+use crate::picture::outline::{Outline, What, Why};
+use crate::picture::reach::{Link, Reach};
+use crate::picture::svg::column_note;
+use crate::picture::text::{json_in_html, shown, xml};
+use crate::picture::{COLOURS, Options, summary};
+use crate::subtrees::Forest;
+use crate::tree::mountinfo::Mount;
+
+/// The page's parts. The style of the colours is that of the SVG.
+const STYLE: &str = concat!(include_str!("palette.css"), include_str!("page.css"));
+const SCRIPT: &str = include_str!("page.js");
+const BODY: &str = include_str!("page.html");
+/// How many processes of a namespace are named.
+const PROCESSES: usize = 40;
+
+/// Makes the page of a machine. The forest must be that of the machine.
+#[must_use]
+pub fn html(machine: &Machine, forest: &Forest, options: &Options) -> String {
+    let outline = Outline::of(machine, options.all);
+    let reach = Reach::of(machine, forest);
+    let data = json_in_html(&data(machine, &outline, &reach, options).to_string());
+    let title = xml(&shown(&options.title));
+    // What is embedded may not contain the marks of what is put in later: the data goes last.
+    BODY.replace("@TITLE@", &title).replace("@STYLE@", STYLE).replace("@SCRIPT@", SCRIPT).replace("@DATA@", &data)
+}
+
+/// Texts, each kept once.
+#[derive(Default)]
+struct Texts {
+    numbers: HashMap<String, usize>,
+    all: Vec<String>,
+}
+
+impl Texts {
+    fn number(&mut self, text: String) -> usize {
+        if let Some(&number) = self.numbers.get(&text) {
+            return number;
+        }
+        self.all.push(text.clone());
+        self.numbers.insert(text, self.all.len() - 1);
+        self.all.len() - 1
+    }
+}
+
+/// What the script works on. Its comments say what each place of the arrays means.
+fn data(machine: &Machine, outline: &Outline<'_>, reach: &Reach, options: &Options) -> Value {
+    let mut texts = Texts::default();
+    let namespaces: Vec<Value> = outline
+        .columns
+        .iter()
+        .map(|column| {
+            let rows: Vec<Value> = column
+                .rows
+                .iter()
+                .map(|row| {
+                    let label = texts.number(row.label.clone());
+                    match row.what {
+                        What::Mount(number, _) => json!([row.depth, label, number]),
+                        What::Fold(why) => json!([row.depth, label, -1, fold_name(why)]),
+                    }
+                })
+                .collect();
+            let processes = &column.namespace.processes;
+            let named: Vec<String> =
+                processes.iter().take(PROCESSES).map(|p| format!("{} ({})", shown(&p.name), p.pid)).collect();
+            json!({
+                "title": column.title, "note": column_note(column), "rows": rows, "processes": named,
+                "moreProcesses": processes.len().saturating_sub(PROCESSES),
+            })
+        })
+        .collect();
+    let all = machine.namespaces.iter().flat_map(|namespace| &namespace.table.mounts);
+    let mounts: Vec<Value> = all
+        .enumerate()
+        .map(|(number, mount)| {
+            let mut text = |of: String| texts.number(of);
+            json!([
+                mount.id,
+                text(shown(&mount.mount_point)),
+                text(shown_root(mount)),
+                text(shown(&mount.fs_type)),
+                text(shown(&mount.source)),
+                text(shown(&mount.options)),
+                mount.propagation.peer_group.unwrap_or(0),
+                mount.propagation.master.unwrap_or(0),
+                u8::from(mount.propagation.unbindable),
+                reach.of.get(number).copied().flatten().map_or(-1, |class| i64::try_from(class).unwrap_or(-1)),
+                reach.covered.get(number).copied().flatten().unwrap_or(0),
+            ])
+        })
+        .collect();
+    let flat = |all: &[(usize, usize)]| -> Vec<usize> { all.iter().flat_map(|&(mount, way)| [mount, way]).collect() };
+    let classes: Vec<Value> = reach
+        .classes
+        .iter()
+        .map(|class| {
+            let parts: Vec<Value> =
+                class.parts.iter().map(|(below, all)| json!([shown(below), flat(all)])).collect();
+            json!([flat(&class.receivers), parts, class.more_parts, class.doubt.as_ref().map(shown)])
+        })
+        .collect();
+    let ways: Vec<Vec<Value>> = reach
+        .ways
+        .iter()
+        .map(|way| {
+            let step = |link: &Link| match link {
+                Link::Peer(group) => json!([0, group]),
+                Link::Slave(group) => json!([1, group]),
+            };
+            way.iter().map(step).collect()
+        })
+        .collect();
+    let colours: Vec<Value> = outline
+        .groups
+        .iter()
+        .filter_map(|(group, of)| of.colour.map(|colour| json!([group, colour % COLOURS])))
+        .collect();
+    let left_out: Vec<Value> = machine.left_out.iter().map(|left| json!([shown(&left.what), shown(&left.why)])).collect();
+    json!({
+        "title": shown(&options.title), "summary": summary(machine, outline), "leftOut": left_out,
+        "namespaces": namespaces, "mounts": mounts, "classes": classes, "ways": ways, "colours": colours, "texts": texts.all,
+    })
+}
+
+fn shown_root(mount: &Mount) -> String {
+    format!("{}{}", shown(&mount.root), if mount.root_deleted { " (deleted)" } else { "" })
+}
+
+const fn fold_name(why: Why) -> &'static str {
+    match why {
+        Why::Kernel => "kernel",
+        Why::Mirror(..) => "mirror",
+        Why::Alike => "alike",
+    }
+}

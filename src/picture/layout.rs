@@ -1,0 +1,254 @@
+//! Where everything of an outline is drawn: cards, lines and the wires between them, in whole pixels.
+//!
+//! Widths of text are taken from the advance of common monospaced fonts, since nothing here can measure a font. Shared by the
+//! formats that draw by themselves; the page lays itself out, as its rows come and go.
+
+use crate::picture::outline::{Outline, Row, What};
+use crate::picture::text::{fitted, shown, width};
+use crate::propagation::PropagationState;
+
+/// Height of a line.
+pub const LINE: usize = 22;
+/// Height of a card's heading.
+pub const HEAD: usize = 50;
+/// Left and right of what is in a card.
+pub const PAD: usize = 12;
+/// How much deeper a child stands than its parent.
+pub const INDENT: usize = 14;
+/// Between a line's mark and its label.
+pub const MARK: usize = 16;
+/// Around everything.
+pub const MARGIN: usize = 24;
+/// Between two cards, where the wires run.
+const GUTTER: usize = 84;
+/// Of the legend.
+pub const FOOT: usize = 74;
+/// Deeper rows are drawn no further to the right.
+const DEEPEST: usize = 10;
+const CARD: (usize, usize) = (236, 430);
+
+/// A drawing of an outline.
+#[derive(Debug)]
+pub struct Layout<'o, 'm> {
+    /// Width and height of all of it.
+    pub size: (usize, usize),
+    /// A card for each column.
+    pub cards: Vec<Card<'o, 'm>>,
+    /// What links the lines.
+    pub wires: Vec<Wire>,
+}
+
+/// A namespace, drawn as a card.
+#[derive(Debug)]
+pub struct Card<'o, 'm> {
+    /// Its left edge.
+    pub x: usize,
+    /// Its width.
+    pub width: usize,
+    /// Its height; its top is [`MARGIN`].
+    pub height: usize,
+    /// The rows that no fold hides.
+    pub lines: Vec<Line<'o, 'm>>,
+}
+
+/// A row that is drawn.
+#[derive(Debug)]
+pub struct Line<'o, 'm> {
+    /// The row.
+    pub row: &'o Row<'m>,
+    /// The line that it hangs on, above it in the card.
+    pub parent: Option<usize>,
+    /// Its mark's centre.
+    pub x: usize,
+    /// Its middle.
+    pub y: usize,
+    /// How many columns of text its label may take.
+    pub room: usize,
+    /// How many mounts are folded into it; 0 for a mount.
+    pub folded: usize,
+    /// What stands at its end, and each one's width.
+    pub chips: Vec<(Chip, usize)>,
+}
+
+/// A small label at the end of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chip {
+    /// The peer group that the mount is in.
+    Peers(u64),
+    /// The peer group that it receives from.
+    Master(u64),
+    /// It can't be bound.
+    Unbindable,
+}
+
+/// A line is the pair of its card's number and its own.
+pub type At = (usize, usize);
+
+/// What links two lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wire {
+    /// The group.
+    pub group: u64,
+    /// Its colour.
+    pub colour: usize,
+    /// Where it starts; a master's end of a master's wire.
+    pub from: At,
+    /// Where it ends.
+    pub to: At,
+    /// Whether it leads from a peer group to a slave; else it links peers.
+    pub to_slave: bool,
+    /// For how many it stands.
+    pub count: usize,
+}
+
+/// The width of monospaced text of 12 pixels.
+const fn wide(columns: usize) -> usize {
+    (columns * 73).div_ceil(10)
+}
+
+/// The width of monospaced text of 10 pixels.
+pub const fn wide_small(columns: usize) -> usize {
+    (columns * 61).div_ceil(10)
+}
+
+impl Chip {
+    /// Those of a mount.
+    #[must_use]
+    pub fn of(state: PropagationState) -> Vec<Self> {
+        let peers = state.peer_group.map(Self::Peers);
+        let unbindable = state.unbindable.then_some(Self::Unbindable);
+        peers.into_iter().chain(state.master.map(Self::Master)).chain(unbindable).collect()
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn text(self) -> String {
+        match self {
+            Self::Peers(group) | Self::Master(group) => group.to_string(),
+            Self::Unbindable => "unbindable".to_owned(),
+        }
+    }
+
+    fn width(self) -> usize {
+        let arrow = if matches!(self, Self::Master(_)) { 9 } else { 0 };
+        wide_small(width(&self.text())) + 12 + arrow
+    }
+}
+
+/// The text at the end of a line, before the chips: the file system's type.
+#[must_use]
+pub fn note(row: &Row<'_>) -> String {
+    match row.what {
+        What::Mount(_, mount) => fitted(&shown(&mount.fs_type), 14),
+        What::Fold(_) => String::new(),
+    }
+}
+
+impl<'o, 'm> Layout<'o, 'm> {
+    /// Lays out an outline.
+    #[must_use]
+    pub fn of(outline: &'o Outline<'m>) -> Self {
+        let mut cards = Vec::with_capacity(outline.columns.len());
+        let mounts = outline.columns.iter().map(|column| column.namespace.table.mounts.len()).sum();
+        let mut place: Vec<At> = vec![(0, 0); mounts];
+        let mut x = MARGIN;
+        for (number, column) in outline.columns.iter().enumerate() {
+            let lines = lines(&column.rows, x, number, &mut place);
+            let needed = lines.iter().map(|line| needed(line, x)).max().unwrap_or(0);
+            let heading = (width(&column.title) * 8) + 2 * PAD;
+            let mut card =
+                Card { x, width: needed.max(heading).clamp(CARD.0, CARD.1), height: HEAD + lines.len() * LINE + 10, lines };
+            for line in &mut card.lines {
+                let end = needed_end(line);
+                line.room = (x + card.width).saturating_sub(line.x + MARK - 4 + end) * 10 / 73;
+            }
+            x += card.width + GUTTER;
+            cards.push(card);
+        }
+        let height = cards.iter().map(|card| card.height).max().unwrap_or(HEAD) + 2 * MARGIN + FOOT;
+        let width = (x.saturating_sub(GUTTER) + MARGIN).max(760);
+        Self { size: (width, height), wires: wires(outline, &place), cards }
+    }
+}
+
+/// What the end of a line takes: note, chips and padding.
+fn needed_end(line: &Line<'_, '_>) -> usize {
+    let note = width(&note(line.row));
+    let note = if note > 0 { wide_small(note) + 10 } else { 0 };
+    note + line.chips.iter().map(|(_, wide)| wide + 4).sum::<usize>() + PAD
+}
+
+fn needed(line: &Line<'_, '_>, x: usize) -> usize {
+    line.x - x + MARK - 4 + wide(width(&line.row.label)) + 8 + needed_end(line)
+}
+
+/// The rows that are seen, and the line at which each mount is.
+fn lines<'o, 'm>(rows: &'o [Row<'m>], x: usize, card: usize, place: &mut [At]) -> Vec<Line<'o, 'm>> {
+    let mut lines: Vec<Line<'o, 'm>> = Vec::new();
+    // The lines from the root to the last one.
+    let mut way: Vec<usize> = Vec::new();
+    let mut fold: Option<usize> = None;
+    for row in rows {
+        if fold.is_some_and(|depth| row.depth > depth) {
+            if let (What::Mount(number, _), Some(last)) = (row.what, lines.last_mut()) {
+                last.folded += 1;
+                place[number] = (card, way.last().copied().unwrap_or(0));
+            }
+            continue;
+        }
+        let (at, chips) = (lines.len(), match row.what {
+            What::Mount(number, mount) => {
+                place[number] = (card, lines.len());
+                Chip::of(mount.propagation)
+            }
+            What::Fold(_) => Vec::new(),
+        });
+        fold = matches!(row.what, What::Fold(_)).then_some(row.depth);
+        way.truncate(row.depth);
+        lines.push(Line {
+            row,
+            parent: way.last().copied(),
+            x: x + PAD + 5 + row.depth.min(DEEPEST) * INDENT,
+            y: MARGIN + HEAD + at * LINE + LINE / 2,
+            room: 0,
+            folded: 0,
+            chips: chips.into_iter().map(|chip| (chip, chip.width())).collect(),
+        });
+        way.push(at);
+    }
+    lines
+}
+
+/// The wires: peers are linked one to the next; a slave is linked with the member of its master that is nearest.
+///
+/// All peers of a group are equal (an event on one reaches all), so that a chain says as much as all pairs would.
+fn wires(outline: &Outline<'_>, place: &[At]) -> Vec<Wire> {
+    let mut wires: Vec<Wire> = Vec::new();
+    for (&number, group) in &outline.groups {
+        let Some(colour) = group.colour else { continue };
+        let mut members: Vec<At> = group.members.iter().map(|&member| place[member]).collect();
+        members.sort_unstable();
+        members.dedup();
+        let wire = |from, to, to_slave| Wire { group: number, colour, from, to, to_slave, count: 1 };
+        wires.extend(members.windows(2).map(|pair| wire(pair[0], pair[1], false)));
+        for &slave in &group.slaves {
+            let to = place[slave];
+            let next = members.partition_point(|&member| member <= to);
+            let around = [next.checked_sub(1), Some(next)];
+            let near = around.iter().flatten().filter_map(|&n| members.get(n).copied());
+            if let Some(from) = near.min_by_key(|from| from.0.abs_diff(to.0)).filter(|&from| from != to) {
+                wires.push(wire(from, to, true));
+            }
+        }
+    }
+    // One wire for many between the same two lines: folded ones, mostly.
+    wires.sort_by_key(|wire| (wire.from, wire.to, wire.to_slave, wire.group));
+    wires.dedup_by(|next, kept| {
+        let same = (next.from, next.to, next.to_slave) == (kept.from, kept.to, kept.to_slave);
+        if same {
+            kept.count += next.count;
+        }
+        same
+    });
+    wires
+}

@@ -1,0 +1,274 @@
+//! The picture as SVG: one file that stands for itself, light or dark as its reader's desktop is.
+
+use std::fmt::Write;
+
+use crate::machine::Machine;
+use crate::picture::layout::{Card, Chip, FOOT, HEAD, LINE, Layout, Line, MARGIN, MARK, PAD, Wire, note, wide_small};
+use crate::picture::outline::{Column, Outline, What};
+use crate::picture::text::{counted, fitted, shown, xml};
+use crate::picture::{COLOURS, Options, summary, told};
+
+const STYLE: &str = concat!(include_str!("palette.css"), include_str!("svg.css"));
+
+/// Draws a machine.
+#[must_use]
+pub fn svg(machine: &Machine, options: &Options) -> String {
+    let outline = Outline::of(machine, options.all);
+    let layout = Layout::of(&outline);
+    let (width, height) = layout.size;
+    let mut out = String::new();
+    // Writing to a String can't fail: so it is with each `write!` in this file.
+    let _ = writeln!(
+        out,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"hostmount\" width=\"{width}\" height=\"{height}\" \
+         viewBox=\"0 0 {width} {height}\" role=\"img\" aria-labelledby=\"hostmount-title hostmount-desc\">\n\
+         <title id=\"hostmount-title\">{}</title>\n<desc id=\"hostmount-desc\">{}</desc>\n<style>{STYLE}</style>\n\
+         <rect class=\"paper\" width=\"{width}\" height=\"{height}\" rx=\"10\"/>",
+        xml(&shown(&options.title)),
+        xml(&described(machine, &outline)),
+    );
+    out.push_str("<g class=\"wires\">\n");
+    for wire in &layout.wires {
+        draw_wire(&mut out, wire, &layout);
+    }
+    out.push_str("</g>\n");
+    for (card, column) in layout.cards.iter().zip(&outline.columns) {
+        draw_card(&mut out, card, column, &outline);
+    }
+    draw_ends(&mut out, &layout);
+    draw_legend(&mut out, height, machine);
+    out.push_str("</svg>\n");
+    out
+}
+
+/// The picture in words, for who doesn't see it.
+fn described(machine: &Machine, outline: &Outline<'_>) -> String {
+    let names: Vec<&str> = outline.columns.iter().take(12).map(|column| column.title.as_str()).collect();
+    let more = outline.columns.len().saturating_sub(names.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(
+        "{} Each is a column with its mounts as a tree: {}{more}. Lines link the mounts of one peer group, arrows lead \
+         from a peer group to its slaves.",
+        summary(machine, outline),
+        names.join("; ")
+    )
+}
+
+fn draw_card(out: &mut String, card: &Card<'_, '_>, column: &Column<'_>, outline: &Outline<'_>) {
+    let (x, width, height) = (card.x, card.width, card.height);
+    let _ = writeln!(
+        out,
+        "<g class=\"card\">\n<rect class=\"card-paper\" x=\"{x}\" y=\"{MARGIN}\" width=\"{width}\" height=\"{height}\" rx=\"8\"/>\n\
+         <path class=\"card-rule\" d=\"M{x} {y}h{width}\"/>\n\
+         <text class=\"card-title\" x=\"{left}\" y=\"{title}\">{}</text>\n\
+         <text class=\"card-note\" x=\"{left}\" y=\"{note}\">{}</text>",
+        xml(&fitted(&column.title, (width - 2 * PAD) / 8)),
+        xml(&fitted(&column_note(column), (width - 2 * PAD) / 6)),
+        y = MARGIN + HEAD - 6,
+        left = x + PAD,
+        title = MARGIN + 20,
+        note = MARGIN + 36,
+    );
+    let guides: String = card.lines.iter().filter_map(|line| guide(line, &card.lines)).collect();
+    let _ = writeln!(out, "<path class=\"guide\" d=\"{guides}\"/>");
+    for line in &card.lines {
+        draw_line(out, line, card, outline);
+    }
+    out.push_str("</g>\n");
+}
+
+/// What stands under a column's title.
+#[must_use]
+pub fn column_note(column: &Column<'_>) -> String {
+    let processes = column.namespace.processes.len();
+    let processes = if processes == 0 { "no process".to_owned() } else { counted(processes, "process").replace("processs", "processes") };
+    let table = &column.namespace.table;
+    let skipped = if table.skipped > 0 { format!(" · {} not read", counted(table.skipped, "line")) } else { String::new() };
+    format!("{} · {processes} · mnt:[{}]{skipped}", counted(table.mounts.len(), "mount"), column.namespace.inode)
+}
+
+/// The elbow from the line that this one hangs on.
+fn guide(line: &Line<'_, '_>, lines: &[Line<'_, '_>]) -> Option<String> {
+    let parent = lines.get(line.parent?)?;
+    let across = (line.x - 7).saturating_sub(parent.x);
+    Some(format!("M{} {}V{}h{across}", parent.x, parent.y + 7, line.y))
+}
+
+fn draw_line(out: &mut String, line: &Line<'_, '_>, card: &Card<'_, '_>, outline: &Outline<'_>) {
+    let (y, right) = (line.y, card.x + card.width - PAD);
+    let title = match line.row.what {
+        What::Mount(_, mount) => told(mount),
+        What::Fold(_) => line.row.label.clone(),
+    };
+    let _ = write!(out, "<g><title>{}</title>", xml(&title));
+    draw_mark(out, line, outline);
+    let kind = if matches!(line.row.what, What::Fold(_)) { "label fold" } else { "label" };
+    let _ = write!(
+        out,
+        "<text class=\"{kind}\" x=\"{}\" y=\"{}\">{}</text>",
+        line.x + MARK - 4,
+        y + 4,
+        xml(&fitted(&line.row.label, line.room))
+    );
+    let mut end = right;
+    for &(chip, wide) in line.chips.iter().rev() {
+        end -= wide;
+        draw_chip(out, chip, wide, (end, y), outline);
+        end -= 4;
+    }
+    let note = note(line.row);
+    if !note.is_empty() {
+        let _ = write!(out, "<text class=\"note\" x=\"{}\" y=\"{}\">{}</text>", end - 2, y + 4, xml(&note));
+    }
+    out.push_str("</g>\n");
+}
+
+/// The class that gives something the colour of a group; those that link nothing have none.
+fn colour(group: u64, outline: &Outline<'_>) -> String {
+    match outline.groups.get(&group).and_then(|group| group.colour) {
+        Some(colour) => format!("c{}", colour % COLOURS),
+        None => "alone".to_owned(),
+    }
+}
+
+fn draw_mark(out: &mut String, line: &Line<'_, '_>, outline: &Outline<'_>) {
+    let (x, y) = (line.x, line.y);
+    let What::Mount(_, mount) = line.row.what else {
+        let _ = write!(out, "<path class=\"mark-fold\" d=\"M{} {}v8m-4-4h8\"/>", x, y - 4);
+        return;
+    };
+    let state = mount.propagation;
+    match (state.peer_group, state.master) {
+        (Some(group), None) => {
+            let _ = write!(out, "<circle class=\"fill {}\" cx=\"{x}\" cy=\"{y}\" r=\"4.5\"/>", colour(group, outline));
+        }
+        (Some(group), Some(master)) => {
+            let _ = write!(
+                out,
+                "<circle class=\"fill {}\" cx=\"{x}\" cy=\"{y}\" r=\"4.5\"/><path class=\"fill {}\" d=\"M{} {}l7 4-7 4z\"/>",
+                colour(group, outline),
+                colour(master, outline),
+                x - 11,
+                y - 4
+            );
+        }
+        (None, Some(master)) => {
+            let _ = write!(out, "<path class=\"fill {}\" d=\"M{} {}l8 4.5-8 4.5z\"/>", colour(master, outline), x - 4, y - 4);
+        }
+        (None, None) if state.unbindable => {
+            let _ = write!(
+                out,
+                "<circle class=\"mark-private\" cx=\"{x}\" cy=\"{y}\" r=\"4\"/><path class=\"mark-private\" d=\"M{} {}l6-6\"/>",
+                x - 3,
+                y + 3
+            );
+        }
+        (None, None) => {
+            let _ = write!(out, "<circle class=\"mark-private\" cx=\"{x}\" cy=\"{y}\" r=\"4\"/>");
+        }
+    }
+}
+
+fn draw_chip(out: &mut String, chip: Chip, wide: usize, (x, y): (usize, usize), outline: &Outline<'_>) {
+    let (kind, group, arrow) = match chip {
+        Chip::Peers(group) => ("chip", Some(group), 0),
+        Chip::Master(group) => ("chip master", Some(group), 9),
+        Chip::Unbindable => ("chip master", None, 0),
+    };
+    let colour = group.map_or("alone".to_owned(), |group| colour(group, outline));
+    let text = chip.text();
+    let _ = write!(
+        out,
+        "<g class=\"{kind} {colour}\"><rect x=\"{x}\" y=\"{}\" width=\"{wide}\" height=\"15\" rx=\"7.5\"/>\
+         <text x=\"{}\" y=\"{}\">{text}</text>",
+        y - 8,
+        x + 6 + arrow,
+        y + 3,
+    );
+    if arrow > 0 {
+        let _ = write!(out, "<path d=\"M{} {}l6 3.5-6 3.5z\"/>", x + 6, y - 4);
+    }
+    out.push_str("</g>");
+}
+
+/// Where a wire leaves and enters, and which way it goes there.
+fn ends(wire: &Wire, layout: &Layout<'_, '_>) -> Option<((usize, usize), (usize, usize), bool)> {
+    let (from, to) = (layout.cards.get(wire.from.0)?, layout.cards.get(wire.to.0)?);
+    let (from_y, to_y) = (from.lines.get(wire.from.1)?.y, to.lines.get(wire.to.1)?.y);
+    let right = |card: &Card<'_, '_>| card.x + card.width;
+    Some(if wire.from.0 < wire.to.0 {
+        ((right(from), from_y), (to.x, to_y), true)
+    } else if wire.from.0 > wire.to.0 {
+        ((from.x, from_y), (right(to), to_y), false)
+    } else {
+        ((right(from), from_y), (right(to), to_y), false)
+    })
+}
+
+fn draw_wire(out: &mut String, wire: &Wire, layout: &Layout<'_, '_>) {
+    let Some(((x1, y1), (x2, y2), _)) = ends(wire, layout) else { return };
+    let kind = if wire.to_slave { "wire to-slave" } else { "wire" };
+    let many = if wire.count > 1 { " many" } else { "" };
+    let (c1, c2) = if wire.from.0 == wire.to.0 {
+        // A loop at the right of the card; the gutter bounds it.
+        let out = 18 + (y1.abs_diff(y2) / 5).min(40);
+        (x1 + out, x2 + out)
+    } else if x1 < x2 {
+        let pull = ((x2 - x1) / 2).min(140);
+        (x1 + pull, x2 - pull)
+    } else {
+        let pull = ((x1 - x2) / 2).min(140);
+        (x1 - pull, x2 + pull)
+    };
+    let colour = if wire.count > 1 { "bundle".to_owned() } else { format!("c{}", wire.colour % COLOURS) };
+    let what = match (wire.to_slave, wire.count) {
+        (true, 1) => format!("slave of peer group {}", wire.group),
+        (false, 1) => format!("peers in group {}", wire.group),
+        (true, count) => format!("{count} slaves of {count} mounts"),
+        (false, count) => format!("{count} pairs of peers"),
+    };
+    let _ = writeln!(
+        out,
+        "<path class=\"{kind} {colour}{many}\" d=\"M{x1} {y1}C{c1} {y1} {c2} {y2} {x2} {y2}\"><title>{what}</title></path>"
+    );
+}
+
+/// What the wires end with, drawn over the cards' edges: a dot at a peer, an arrowhead at a slave.
+fn draw_ends(out: &mut String, layout: &Layout<'_, '_>) {
+    out.push_str("<g class=\"ends\">\n");
+    for wire in &layout.wires {
+        let Some((from, (x, y), rightwards)) = ends(wire, layout) else { continue };
+        let colour = if wire.count > 1 { "bundle".to_owned() } else { format!("c{}", wire.colour % COLOURS) };
+        let _ = write!(out, "<circle class=\"fill {colour}\" cx=\"{}\" cy=\"{}\" r=\"2.5\"/>", from.0, from.1);
+        let _ = match (wire.to_slave, rightwards) {
+            (false, _) => writeln!(out, "<circle class=\"fill {colour}\" cx=\"{x}\" cy=\"{y}\" r=\"2.5\"/>"),
+            (true, true) => writeln!(out, "<path class=\"fill {colour}\" d=\"M{} {}l9 4.5-9 4.5z\"/>", x - 8, y - 4),
+            (true, false) => writeln!(out, "<path class=\"fill {colour}\" d=\"M{} {}l-9 4.5 9 4.5z\"/>", x + 8, y - 4),
+        };
+    }
+    out.push_str("</g>\n");
+}
+
+fn draw_legend(out: &mut String, height: usize, machine: &Machine) {
+    let y = height - MARGIN - FOOT + 44;
+    let items: [(&str, &str); 6] = [
+        ("<circle class=\"fill c0\" cx=\"5\" r=\"4.5\"/>", "shared, with its peer group"),
+        ("<path class=\"fill c1\" d=\"M1-4.5l8 4.5-8 4.5z\"/>", "slave, with its master"),
+        ("<path class=\"fill c1\" d=\"M-8-4l7 4-7 4z\"/><circle class=\"fill c0\" cx=\"5\" r=\"4.5\"/>", "shared and slave"),
+        ("<circle class=\"mark-private\" cx=\"5\" r=\"4\"/>", "private"),
+        ("<circle class=\"mark-private\" cx=\"5\" r=\"4\"/><path class=\"mark-private\" d=\"M2 3l6-6\"/>", "unbindable"),
+        ("<path class=\"mark-fold\" d=\"M5-4v8m-4-4h8\"/>", "folded"),
+    ];
+    out.push_str("<g class=\"legend\">\n");
+    let mut x = MARGIN + 6;
+    for (mark, text) in items {
+        let _ = writeln!(out, "<g transform=\"translate({x} {y})\">{mark}<text x=\"16\" y=\"4\">{text}</text></g>");
+        x += 36 + wide_small(text.len());
+    }
+    let y = y + LINE;
+    let mut notes = "Lines: an event on one reaches the others. Arrows: events pass this way only.".to_owned();
+    if !machine.left_out.is_empty() {
+        let _ = write!(notes, " {} could not be read.", counted(machine.left_out.len(), "thing"));
+    }
+    let _ = writeln!(out, "<text x=\"{}\" y=\"{}\">{}</text>\n</g>", MARGIN + 6, y + 4, xml(&notes));
+}

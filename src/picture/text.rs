@@ -1,0 +1,169 @@
+//! Text out of mount tables, made fit to be seen and to be embedded.
+//!
+//! A mount point is any bytes but NUL, chosen by whoever may mount: it may hold `</script>`, a line break, half a character
+//! or a mark that turns the writing direction of what follows. So it is first made visible ([`shown`]), in a way that
+//! keeps two different names different, and then escaped for where it is put.
+
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+
+/// The text with everything that can't be seen, or that changes how its neighbours are seen, written as an escape of
+/// Rust and C: `\n`, `\xff` for a byte that is no UTF-8, `\u{202e}` for a mark that turns the direction.
+#[must_use]
+pub fn shown(text: impl AsRef<OsStr>) -> String {
+    let mut out = String::new();
+    for chunk in text.as_ref().as_bytes().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                c if is_hidden(c) => out.extend(c.escape_default()),
+                c => out.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            // Writing to a String can't fail.
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    out
+}
+
+/// Controls, marks of direction and width, and what XML 1.0 can't hold at all.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// For the text and the quoted attributes of XML and HTML.
+#[must_use]
+pub fn xml(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// JSON for a `<script>` of HTML, whose text ends at the first `</script` or may open a comment, whatever the JSON means.
+#[must_use]
+pub fn json_in_html(json: &str) -> String {
+    json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+}
+
+/// A quoted string of the dot language, for labels: there a backslash begins an escape, and graphviz reads `&` as the
+/// begin of an HTML entity.
+#[must_use]
+pub fn dot(text: &str) -> String {
+    format!("\"{}\"", text.replace('&', "&amp;").replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+}
+
+/// How many columns of a monospaced font a character takes: two for what East Asian fonts draw wide, and emoji.
+const fn cells(c: char) -> usize {
+    match c {
+        '\u{1100}'..='\u{115f}'
+        | '\u{2e80}'..='\u{a4cf}'
+        | '\u{ac00}'..='\u{d7a3}'
+        | '\u{f900}'..='\u{faff}'
+        | '\u{fe30}'..='\u{fe6f}'
+        | '\u{ff00}'..='\u{ff60}'
+        | '\u{1f000}'..='\u{3ffff}' => 2,
+        _ => 1,
+    }
+}
+
+/// How many columns of a monospaced font a text takes.
+#[must_use]
+pub fn width(text: &str) -> usize {
+    text.chars().map(cells).sum()
+}
+
+/// The text in at most `room` columns: what doesn't fit is left out before its last third, since a path tells most at
+/// its end and something at its begin.
+#[must_use]
+pub fn fitted(text: &str, room: usize) -> String {
+    if width(text) <= room {
+        return text.to_owned();
+    }
+    let room = room.saturating_sub(1);
+    let tail_room = room * 2 / 3;
+    let mut tail = Vec::new();
+    let mut used = 0;
+    for c in text.chars().rev() {
+        used += cells(c);
+        if used > tail_room {
+            break;
+        }
+        tail.push(c);
+    }
+    let mut out = String::new();
+    let mut used = 0;
+    for c in text.chars() {
+        used += cells(c);
+        if used > room - tail_room {
+            break;
+        }
+        out.push(c);
+    }
+    out.push('…');
+    out.extend(tail.into_iter().rev());
+    out
+}
+
+/// A number with its noun: `1 mount`, `2 mounts`.
+#[must_use]
+pub fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_hides_is_shown() {
+        assert_eq!(shown("/srv/data é 漢"), "/srv/data é 漢");
+        assert_eq!(shown("a\nb\\c\u{202e}d\u{7f}"), "a\\nb\\\\c\\u{202e}d\\u{7f}");
+        assert_eq!(shown(OsStr::from_bytes(b"x\xff\xc3")), "x\\xff\\xc3");
+        assert_eq!(shown("\u{fffe}\u{feff}\u{2028}"), "\\u{fffe}\\u{feff}\\u{2028}");
+    }
+
+    #[test]
+    fn each_place_has_its_escapes() {
+        assert_eq!(xml("<a b='\"&'>"), "&lt;a b=&#39;&quot;&amp;&#39;&gt;");
+        assert_eq!(json_in_html("\"</script><!--&\""), "\"\\u003c/script\\u003e\\u003c!--\\u0026\"");
+        assert_eq!(dot("a\"b\\N&lt;"), "\"a\\\"b\\\\N&amp;lt;\"");
+    }
+
+    #[test]
+    fn a_long_text_keeps_its_begin_and_its_end() {
+        assert_eq!(fitted("/short", 6), "/short");
+        assert_eq!(fitted("/var/lib/kubelet/pods", 13), "/var…let/pods");
+        assert_eq!(fitted("漢漢漢漢", 5), "漢…漢");
+        assert_eq!(fitted("abc", 0), "…");
+    }
+
+    proptest! {
+        #[test]
+        fn different_names_look_different(a in proptest::collection::vec(any::<u8>(), 0..6), b in proptest::collection::vec(any::<u8>(), 0..6)) {
+            prop_assert_eq!(a == b, shown(OsStr::from_bytes(&a)) == shown(OsStr::from_bytes(&b)));
+        }
+
+        #[test]
+        fn nothing_is_wider_than_its_room(text: String, room in 1_usize..40) {
+            prop_assert!(width(&fitted(&text, room)) <= room);
+        }
+    }
+}
