@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::check::CheckArgs;
+use crate::explain::ExplainArgs;
 use crate::inspect::InspectArgs;
 use crate::serve::ServeArgs;
 use crate::telemetry::LogFormat;
@@ -39,6 +40,8 @@ pub enum Command {
     Check(CheckArgs),
     /// See every mount namespace of the machine, and how mounts pass from one to another.
     Inspect(InspectArgs),
+    /// Say who will see a mount that is made here, and what keeps it from the others.
+    Explain(ExplainArgs),
     /// Check an allow-list and print all its faults.
     Validate {
         /// The file.

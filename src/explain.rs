@@ -1,3 +1,104 @@
 //! `hostmount explain`: who will see a mount that is made here, and what keeps it from the others.
+//!
+//! It looks at the machine as it is now ([`crate::machine::gather`]), asks the model ([`crate::subtrees`]), and names for
+//! each place that doesn't see it the one link that is missing ([`judge`]) and what would make it ([`remedy`]). Nothing is
+//! mounted, and no file system is asked anything but for symlinks in the paths that were given.
 
 pub mod judge;
+pub mod remedy;
+pub mod report;
+
+use std::ffi::OsStr;
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+use crate::inspect::text::visible;
+use crate::machine::whereabouts::{PlaceText, Where};
+use crate::machine::{Machine, gather, resolve};
+use crate::paint::Paint;
+use crate::subtrees::Forest;
+use crate::sys::namespace::Proc;
+use crate::try_out::colour;
+use judge::{Index, Spot};
+use report::Report;
+
+const HELP: &str = "\
+A place is a path, or WHERE:PATH; WHERE is node (process 1's namespace), a process number, pod/NAMESPACE/NAME[/CONTAINER], \
+pod/NAME, or the inode of a mount namespace as lsns prints it.
+
+  hostmount explain /mnt/media/disk
+  hostmount explain /mnt/media/disk pod/demo/player:/media
+  hostmount explain /data --in pod/demo/player
+
+Exit code: 0; with two places 0 if it is seen there, 1 if not, 3 if that can't be told. 2 if it was called wrongly.";
+
+/// What `hostmount explain` is told.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = HELP)]
+pub struct ExplainArgs {
+    /// Where something is mounted. It need not be there yet.
+    #[arg(value_name = "PATH")]
+    from: PlaceText,
+    /// Only this place: is it seen at or beneath it?
+    #[arg(value_name = "TO")]
+    to: Option<PlaceText>,
+    /// The namespace of PATH [default: this process' own].
+    #[arg(long = "in", value_name = "WHERE")]
+    within: Option<Where>,
+    /// Print one JSON object (docs/explain.md).
+    #[arg(short = 'J', long)]
+    json: bool,
+}
+
+/// Runs `hostmount explain`.
+///
+/// # Errors
+/// That nothing can be read at all, or that a place isn't there.
+pub fn run(args: &ExplainArgs) -> Result<ExitCode, String> {
+    if args.within.is_some() && args.from.namespace.is_some() {
+        return Err("the namespace of PATH is given twice: leave out --in, or what is before the path".to_owned());
+    }
+    let proc = Proc::new().map_err(|e| format!("/proc can't be opened ({e})"))?;
+    let machine = gather::gather(&proc)?;
+    let note = |text: &str| eprintln!("hostmount: {}", visible(OsStr::new(text)));
+    if !args.json {
+        machine.left_out.iter().for_each(|left| note(&format!("left out: {}: {}", left.what, left.why)));
+    }
+    let own = proc.own_mount_namespace().map_err(|e| format!("our own mount namespace can't be told ({e})"))?.inode;
+    let spot = |place: &PlaceText, within: Option<&Where>| -> Result<Spot, String> {
+        let namespace = match place.namespace.as_ref().or(within) {
+            Some(place) => place.find(&machine)?,
+            None => Where::Inode(own).find(&machine)?,
+        };
+        let (path, doubt) = resolve::resolve(process_of(&machine, namespace, own), &place.path);
+        doubt.iter().for_each(|doubt| note(doubt));
+        Ok(Spot { namespace, path })
+    };
+    let from = spot(&args.from, args.within.as_ref())?;
+    let to = args.to.as_ref().map(|to| spot(to, None)).transpose()?;
+    let forest = Forest::of(&machine);
+    let index = Index::new(&machine);
+    let explanation =
+        judge::explain(&index, &forest, machine.namespaces.len(), &from).map_err(|doubt| doubt.to_string())?;
+    let pair = to.as_ref().map(|to| (to, explanation.at(to)));
+    let code = pair.as_ref().map_or(ExitCode::SUCCESS, |(_, pair)| {
+        match (pair.seen.iter().any(|one| one.covered.is_none()), explanation.doubts.is_empty()) {
+            (true, _) => ExitCode::SUCCESS,
+            (false, true) => ExitCode::FAILURE,
+            (false, false) => ExitCode::from(3),
+        }
+    });
+    let report = Report { machine: &machine, index: &index, from: &from, explanation: &explanation, pair };
+    let text = if args.json { format!("{:#}\n", report.json()) } else { report.text(&Paint { colour: colour() }) };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("the output can't be written: {error}")),
+        // A reader that has gone away has seen what it wanted.
+        _ => Ok(code),
+    }
+}
+
+/// A process whose symlinks are those of a namespace; none where it is ours.
+fn process_of(machine: &Machine, namespace: usize, own: u64) -> Option<i32> {
+    let namespace = machine.namespaces.get(namespace).filter(|namespace| namespace.inode != own)?;
+    namespace.processes.first().map(|process| process.pid)
+}

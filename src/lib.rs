@@ -26,6 +26,7 @@ pub mod machine;
 pub mod metrics;
 pub mod note;
 pub mod observe;
+pub mod paint;
 pub mod picture;
 pub mod plan;
 pub mod plugin;

@@ -7,6 +7,8 @@
 pub mod gather;
 pub mod names;
 mod read;
+pub mod resolve;
+pub mod whereabouts;
 
 use std::fmt;
 

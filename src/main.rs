@@ -6,7 +6,7 @@ use clap::Parser;
 use hostmount::cli::{Cli, Command};
 use hostmount::config::{AllowList, schema};
 use hostmount::volume::AbsPath;
-use hostmount::{check, inspect, serve, telemetry, try_out};
+use hostmount::{check, explain, inspect, serve, telemetry, try_out};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -25,6 +25,7 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
         Command::TryRole(args) => return Ok(try_out::role(&args)),
         Command::Check(args) => return check::run(&args),
         Command::Inspect(args) => return inspect::run(&args),
+        Command::Explain(args) => return explain::run(&args),
         Command::Serve(args) => {
             telemetry::start(&cli.log_level, cli.log_format)?;
             serve::run(&args)?;

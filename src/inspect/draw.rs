@@ -21,7 +21,6 @@ const GAP: usize = 2;
 
 /// How it is to look.
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "independent options of the command line and the terminal")]
 pub struct Style {
     /// The columns.
     pub columns: Vec<Column>,

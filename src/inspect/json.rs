@@ -299,10 +299,11 @@ impl Serialize for Text<'_> {
 
 /// The same as hexadecimal digits, where the string doesn't say all.
 #[derive(Debug)]
-struct Hex<'v>(&'v OsStr);
+pub(crate) struct Hex<'v>(&'v OsStr);
 
 impl<'v> Hex<'v> {
-    fn of(bytes: &'v OsStr) -> Option<Self> {
+    /// None: the string says all.
+    pub(crate) fn of(bytes: &'v OsStr) -> Option<Self> {
         bytes.to_str().is_none().then_some(Self(bytes))
     }
 }

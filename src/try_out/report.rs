@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::leftovers::Check;
 use super::node::Isolation;
 use super::scenario::{Cell, DOCUMENTATION, Event, Place};
+use crate::paint::Paint;
 
 /// All that was found: what `hostmount try --json` prints, as one object.
 #[derive(Debug, Clone, Serialize)]
@@ -115,7 +116,7 @@ fn write_mode(out: &mut String, mode: &ModeReport, paint: &Paint) -> std::fmt::R
         let row: Vec<&Cell> = mode.cells.iter().filter(|cell| cell.place == place).collect();
         let cell = |event| row.iter().find(|cell| cell.event == event);
         for event in Event::ALL {
-            let mark = cell(event).map_or("?".to_owned(), |c| paint.seen(c, width(event)));
+            let mark = cell(event).map_or("?".to_owned(), |c| seen(*paint, c, width(event)));
             write!(out, "{mark}")?;
         }
         for event in Event::ALL {
@@ -168,33 +169,12 @@ fn sentence(mode: &str, cell: &Cell) -> String {
     )
 }
 
-/// Colours, where the reader is a terminal.
-#[derive(Debug, Clone, Copy)]
-pub struct Paint {
-    /// Whether to use them.
-    pub colour: bool,
-}
-
-impl Paint {
-    fn in_colour(self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    fn good(self, text: &str) -> String {
-        self.in_colour("1;32", text)
-    }
-
-    fn bad(self, text: &str) -> String {
-        self.in_colour("1;31", text)
-    }
-
-    fn seen(self, cell: &Cell, width: usize) -> String {
-        if cell.differs() {
-            let text = format!("{}!", mark(cell.seen));
-            format!("{}{:2$}", self.bad(&text), "", width - 2)
-        } else {
-            format!("{:<width$}", mark(cell.seen))
-        }
+fn seen(paint: Paint, cell: &Cell, width: usize) -> String {
+    if cell.differs() {
+        let text = format!("{}!", mark(cell.seen));
+        format!("{}{:2$}", paint.bad(&text), "", width - 2)
+    } else {
+        format!("{:<width$}", mark(cell.seen))
     }
 }
 

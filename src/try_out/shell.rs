@@ -7,9 +7,10 @@ use std::path::Path;
 use super::error::{During, TryError};
 use super::node::{Isolation, Node};
 use super::observer::{self, Container};
-use super::report::{Paint, write_checks};
+use super::report::write_checks;
 use super::scenario::Place;
 use super::{Trial, colour, roles};
+use crate::paint::Paint;
 use crate::propagation::MountPropagation;
 
 /// Publishes the volumes of one mode, opens the shell, and cleans up when it ends. The shell's own exit code is not

@@ -1,0 +1,26 @@
+//! Colours for a reader at a terminal. Pure.
+
+/// Colours, where the reader is a terminal.
+#[derive(Debug, Clone, Copy)]
+pub struct Paint {
+    /// Whether to use them.
+    pub colour: bool,
+}
+
+impl Paint {
+    fn in_colour(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// In the colour of what is well.
+    #[must_use]
+    pub fn good(self, text: &str) -> String {
+        self.in_colour("1;32", text)
+    }
+
+    /// In the colour of what is wrong.
+    #[must_use]
+    pub fn bad(self, text: &str) -> String {
+        self.in_colour("1;31", text)
+    }
+}
