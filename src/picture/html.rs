@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use crate::machine::Machine;
-use crate::picture::outline::{Outline, What, Why};
+use crate::picture::outline::{Outline, Relation, What, Why};
 use crate::picture::reach::{Link, Reach};
 use crate::picture::svg::column_note;
 use crate::picture::text::{json_in_html, shown, xml};
@@ -30,8 +30,18 @@ pub fn html(machine: &Machine, forest: &Forest, options: &Options) -> String {
     let reach = Reach::of(machine, forest);
     let data = json_in_html(&data(machine, &outline, &reach, options).to_string());
     let title = xml(&shown(&options.title));
-    // What is embedded may not contain the marks of what is put in later: the data goes last.
-    BODY.replace("@TITLE@", &title).replace("@STYLE@", STYLE).replace("@SCRIPT@", SCRIPT).replace("@DATA@", &data)
+    // In one pass: what is put in may hold anything, the next mark too.
+    let mut out = String::with_capacity(BODY.len() + STYLE.len() + SCRIPT.len() + data.len());
+    for (at, part) in BODY.split('@').enumerate() {
+        out.push_str(match part {
+            "TITLE" if at % 2 == 1 => &title,
+            "STYLE" if at % 2 == 1 => STYLE,
+            "SCRIPT" if at % 2 == 1 => SCRIPT,
+            "DATA" if at % 2 == 1 => &data,
+            text => text,
+        });
+    }
+    out
 }
 
 /// Texts, each kept once.
@@ -66,7 +76,7 @@ fn data(machine: &Machine, outline: &Outline<'_>, reach: &Reach, options: &Optio
                     let label = texts.number(row.label.clone());
                     match row.what {
                         What::Mount(number, _) => json!([row.depth, label, number]),
-                        What::Fold(why) => json!([row.depth, label, -1, fold_name(why)]),
+                        What::Fold(why) => fold(row.depth, label, why),
                     }
                 })
                 .collect();
@@ -136,10 +146,12 @@ fn shown_root(mount: &Mount) -> String {
     format!("{}{}", shown(&mount.root), if mount.root_deleted { " (deleted)" } else { "" })
 }
 
-const fn fold_name(why: Why) -> &'static str {
+fn fold(depth: usize, label: usize, why: Why) -> Value {
     match why {
-        Why::Kernel => "kernel",
-        Why::Mirror(..) => "mirror",
-        Why::Alike => "alike",
+        Why::Kernel => json!([depth, label, -1, "kernel"]),
+        Why::Alike => json!([depth, label, -1, "alike"]),
+        Why::Mirror(of, Relation::Peers) => json!([depth, label, -1, "peers", of]),
+        Why::Mirror(of, Relation::Slaves) => json!([depth, label, -1, "slaves", of]),
+        Why::Mirror(of, Relation::Copies) => json!([depth, label, -1, "copies", of]),
     }
 }

@@ -3,7 +3,7 @@
 //! Widths of text are taken from the advance of common monospaced fonts, since nothing here can measure a font. Shared by the
 //! formats that draw by themselves; the page lays itself out, as its rows come and go.
 
-use crate::picture::outline::{Outline, Row, What};
+use crate::picture::outline::{Outline, Relation, Row, What, Why};
 use crate::picture::text::{fitted, shown, width};
 use crate::propagation::PropagationState;
 
@@ -87,7 +87,7 @@ pub type At = (usize, usize);
 /// What links two lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wire {
-    /// The group.
+    /// The group, if it stands for one.
     pub group: u64,
     /// Its colour.
     pub colour: usize,
@@ -167,7 +167,7 @@ impl<'o, 'm> Layout<'o, 'm> {
         }
         let height = cards.iter().map(|card| card.height).max().unwrap_or(HEAD) + 2 * MARGIN + FOOT;
         let width = (x.saturating_sub(GUTTER) + MARGIN).max(760);
-        Self { size: (width, height), wires: wires(outline, &place), cards }
+        Self { size: (width, height), wires: wires(outline, &cards, &place), cards }
     }
 }
 
@@ -219,20 +219,27 @@ fn lines<'o, 'm>(rows: &'o [Row<'m>], x: usize, card: usize, place: &mut [At]) -
     lines
 }
 
-/// The wires: peers are linked one to the next; a slave is linked with the member of its master that is nearest.
+/// The wires: peers are linked one to the next; a slave is linked with the member of its master that is nearest. What
+/// is folded as another namespace's image has one wire from that one's root, whatever it stands for.
 ///
 /// All peers of a group are equal (an event on one reaches all), so that a chain says as much as all pairs would.
-fn wires(outline: &Outline<'_>, place: &[At]) -> Vec<Wire> {
+fn wires(outline: &Outline<'_>, cards: &[Card<'_, '_>], place: &[At]) -> Vec<Wire> {
+    let relation = |at: At| match cards.get(at.0)?.lines.get(at.1)?.row.what {
+        What::Fold(Why::Mirror(_, relation)) => Some(relation),
+        What::Fold(_) | What::Mount(..) => None,
+    };
     let mut wires: Vec<Wire> = Vec::new();
     for (&number, group) in &outline.groups {
         let Some(colour) = group.colour else { continue };
-        let mut members: Vec<At> = group.members.iter().map(|&member| place[member]).collect();
+        let at = |mounts: &[usize], but: Relation| -> Vec<At> {
+            mounts.iter().map(|&mount| place[mount]).filter(|&at| relation(at) != Some(but)).collect()
+        };
+        let mut members = at(&group.members, Relation::Peers);
         members.sort_unstable();
         members.dedup();
         let wire = |from, to, to_slave| Wire { group: number, colour, from, to, to_slave, count: 1 };
         wires.extend(members.windows(2).map(|pair| wire(pair[0], pair[1], false)));
-        for &slave in &group.slaves {
-            let to = place[slave];
+        for to in at(&group.slaves, Relation::Slaves) {
             let next = members.partition_point(|&member| member <= to);
             let around = [next.checked_sub(1), Some(next)];
             let near = around.iter().flatten().filter_map(|&n| members.get(n).copied());
@@ -250,5 +257,13 @@ fn wires(outline: &Outline<'_>, place: &[At]) -> Vec<Wire> {
         }
         same
     });
+    for (number, card) in cards.iter().enumerate() {
+        for (at, line) in card.lines.iter().enumerate() {
+            if let What::Fold(Why::Mirror(of, relation @ (Relation::Peers | Relation::Slaves))) = line.row.what {
+                let to_slave = relation == Relation::Slaves;
+                wires.push(Wire { group: 0, colour: 0, from: (of, 0), to: (number, at), to_slave, count: line.folded.max(2) });
+            }
+        }
+    }
     wires
 }

@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::machine::{Machine, Namespace};
@@ -333,6 +332,17 @@ impl<'m> Builder<'_, 'm> {
                 *count += size;
             }
         }
+        // What isn't linked stays beside what is, if it is as in the same namespace.
+        let linked: Vec<(usize, Relation)> = mirrors.keys().copied().filter(|key| key.1 != Relation::Copies).collect();
+        for key in linked {
+            if let Some((images, count)) = mirrors.remove(&(key.0, Relation::Copies))
+                && let Some(with) = mirrors.get_mut(&key)
+            {
+                with.0.extend(images);
+                with.0.sort_by_key(|&n| siblings.iter().position(|&sibling| sibling == n));
+                with.1 += count;
+            }
+        }
         mirrors.retain(|_, (_, count)| *count >= MIRROR_FROM);
         let mirrored: HashSet<usize> = mirrors.values().flat_map(|(images, _)| images).copied().collect();
         let (kernels, others): (Vec<usize>, Vec<usize>) =
@@ -398,15 +408,19 @@ impl<'m> Builder<'_, 'm> {
         }
     }
 
-    /// What the labels of mounts have in common at both ends, with `*` between.
+    /// What the paths of siblings have in common at both ends, in whole names, with `*` between.
     fn pattern(&self, mounts: &[usize]) -> String {
-        let labels: Vec<&[u8]> = mounts.iter().map(|&n| self.tree.mounts[n].mount_point.as_os_str().as_bytes()).collect();
-        let [one, ref others @ ..] = *labels.as_slice() else { return String::new() };
-        let common = |a: &mut dyn Iterator<Item = (&u8, &u8)>| a.take_while(|(a, b)| a == b).count();
-        let begin = others.iter().map(|other| common(&mut one.iter().zip(*other))).min().unwrap_or(0);
-        let end = others.iter().map(|other| common(&mut one.iter().rev().zip(other.iter().rev()))).min().unwrap_or(0);
-        let end = end.min(one.len() - begin).min(labels.iter().map(|label| label.len()).min().unwrap_or(0).saturating_sub(begin));
-        format!("{}*{}", shown(OsStr::from_bytes(&one[..begin])), shown(OsStr::from_bytes(&one[one.len() - end..])))
+        let paths: Vec<Vec<&OsStr>> = mounts.iter().map(|&n| self.below_parent(n).iter().collect()).collect();
+        let [one, others @ ..] = paths.as_slice() else { return String::new() };
+        let same = |a: &mut dyn Iterator<Item = (&&OsStr, &&OsStr)>| a.take_while(|(a, b)| a == b).count();
+        let begin = others.iter().map(|other| same(&mut one.iter().zip(other))).min().unwrap_or(0);
+        let end = others.iter().map(|other| same(&mut one.iter().rev().zip(other.iter().rev()))).min().unwrap_or(0);
+        let end = end.min(one.len().saturating_sub(begin + 1));
+        let mut names: Vec<String> = one.iter().take(begin).map(shown).collect();
+        names.push("*".to_owned());
+        names.extend(one.iter().skip(one.len() - end).map(shown));
+        let root = mounts.first().is_some_and(|&n| self.label(n).starts_with('/')) && names.first().is_some_and(|n| n != "/");
+        format!("{}{}", if root { "/" } else { "" }, names.join("/").replacen("//", "/", 1))
     }
 }
 

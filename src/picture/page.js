@@ -5,12 +5,12 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   // A mount: these places. Groups and ids that are 0 mean none; a class of -1: nobody else receives anything.
   const ID = 0, POINT = 1, ROOT = 2, FS = 3, SOURCE = 4, OPTIONS = 5, PEERS = 6, MASTER = 7, UNBINDABLE = 8, CLASS = 9, COVERED = 10;
-  // A row: depth, label, number of the mount or -1, and why it is a fold. A class: receivers (mount and way by turns),
+  // A row: depth, label, number of the mount or -1, why it is a fold, and which namespace has the same. A class: receivers (mount and way by turns),
   // parts (path and receivers), how many more parts, doubt. A way: steps of [is it to a slave, group].
-  const DEPTH = 0, LABEL = 1, MOUNT = 2, WHY = 3;
+  const DEPTH = 0, LABEL = 1, MOUNT = 2, WHY = 3, OF = 4;
   const { mounts, texts, namespaces, classes, ways } = data;
   const colours = new Map(data.colours);
-  const ROW = 24, HEAD = 68 + 5, INDENT = 14, DEEPEST = 10, WIRES = 700, LISTED = 400;
+  const ROW = 24, HEAD = 68 + 5, INDENT = 14, DEEPEST = 10, WIRES = 260, LISTED = 400;
 
   const make = (name, className, text) => {
     const node = document.createElement(name);
@@ -83,8 +83,8 @@
     const mount = mounts[m];
     const words = [];
     if (mount[PEERS]) {
-      const others = members.get(mount[PEERS]).length - 1;
-      words.push(others ? `shared: member of peer group ${mount[PEERS]} with ${counted(others, "other mount")}` : `shared: alone in peer group ${mount[PEERS]}`);
+      const others = members.get(mount[PEERS]).length - 1, below = slaves.get(mount[PEERS])?.length ?? 0;
+      words.push((others ? `shared: member of peer group ${mount[PEERS]} with ${counted(others, "other mount")}` : `shared: alone in peer group ${mount[PEERS]}`) + (below ? `, which has ${counted(below, "slave")}` : ""));
     }
     if (mount[MASTER]) words.push(`slave: receives from peer group ${mount[MASTER]}` + (members.has(mount[MASTER]) ? "" : ", of which no mount was seen"));
     if (!words.length) words.push(mount[UNBINDABLE] ? "unbindable: passes nothing on, receives nothing and can't be bound" : "private: passes nothing on and receives nothing");
@@ -104,7 +104,7 @@
   columns.append(wires);
 
   // The columns. The mouse and the keyboard move `at`; `held` stays until it is let go.
-  let at = -1, held = -1, unfolded = false, wanted = [], shownWires = [];
+  let at = -1, held = -1, unfolded = false, wanted = [], shownWires = [], only = null;
 
   namespaces.forEach((space, s) => {
     const column = make("section", "column");
@@ -156,7 +156,7 @@
   const fill = (space) => {
     const filter = matching(space);
     space.hits = filter ? filter.hits.size : null;
-    space.column.hidden = filter !== null && filter.hits.size === 0;
+    space.column.hidden = (filter !== null && filter.hits.size === 0) || (only !== null && !only.has(space));
     space.seen = [];
     space.place = new Array(space.rows.length).fill(-1);
     let hidden = Infinity;
@@ -177,7 +177,6 @@
     if (!space.seen.includes(space.current)) space.current = space.seen[0] ?? 0;
     const tab = space.nodes[space.place[space.current]];
     if (tab) tab.tabIndex = 0;
-    // Not drawn as long as it is scrolled away, so that a hundred columns cost what a few do.
   };
 
   const guides = (space, r, i) => {
@@ -216,7 +215,7 @@
     node.append(guides(space, r, i));
     const label = texts[row[LABEL]], path = make("span", "path");
     const cut = label.lastIndexOf("/");
-    if (m >= 0 && cut > 0 && cut < label.length - 1) path.append(make("span", "begin", label.slice(0, cut)), make("span", "end", label.slice(cut)));
+    if ((m >= 0 || row[WHY] === "alike") && cut > 0 && cut < label.length - 1) path.append(make("span", "begin", label.slice(0, cut)), make("span", "end", label.slice(cut)));
     else path.append(make("span", m >= 0 ? "end" : "begin", label));
     if (m < 0) {
       node.classList.add("folded");
@@ -244,10 +243,12 @@
 
   // The wires. Each end is a place: a column and a line in it.
   const layWires = () => {
-    const spot = (m) => {
+    const spot = (m, but) => {
       const [s, r] = home[m];
       const space = namespaces[s];
-      return space.column.hidden || space.place[r] < 0 ? null : s * 1e6 + space.place[r];
+      if (space.column.hidden || space.place[r] < 0) return null;
+      const seen = space.rows[space.seen[space.place[r]]];
+      return seen[WHY] === but && seen[MOUNT] < 0 ? null : s * 1e6 + space.place[r];
     };
     const laid = new Map();
     const lay = (from, to, group, toSlave, a, b) => {
@@ -259,11 +260,11 @@
       } else laid.set(key, { from, to, group, toSlave, ends: [[a, b]] });
     };
     for (const [group] of colours) {
-      const all = (members.get(group) ?? []).map((m) => [spot(m), m]).filter(([p]) => p !== null).sort((a, b) => a[0] - b[0]);
+      const all = (members.get(group) ?? []).map((m) => [spot(m, "peers"), m]).filter(([p]) => p !== null).sort((a, b) => a[0] - b[0]);
       for (let i = 1; i < all.length; i++) if (all[i - 1][0] !== all[i][0]) lay(all[i - 1][0], all[i][0], group, false, all[i - 1][1], all[i][1]);
       if (!all.length) continue;
       for (const m of slaves.get(group) ?? []) {
-        const to = spot(m);
+        const to = spot(m, "slaves");
         if (to === null) continue;
         let low = 0, high = all.length;
         while (low < high) {
@@ -277,14 +278,26 @@
       }
     }
     shownWires = [...laid.values()];
+    // What is folded as the image of another namespace has one wire, from the root there.
+    namespaces.forEach((space, s) => {
+      if (space.column.hidden) return;
+      space.seen.forEach((r, i) => {
+        const [, , m, why, of] = space.rows[r], isOpen = r + 1 === space.seen[i + 1];
+        if (m >= 0 || isOpen || (why !== "peers" && why !== "slaves") || !namespaces[of].seen.length || namespaces[of].column.hidden) return;
+        const ends = [];
+        for (let one = r + 1; one < space.rows.length && space.rows[one][DEPTH] > space.rows[r][DEPTH]; one++) ends.push([-1, space.rows[one][MOUNT]]);
+        shownWires.push({ from: of * 1e6, to: s * 1e6 + i, group: 0, toSlave: why === "slaves", ends });
+      });
+    });
     paintWires();
   };
 
   const paintWires = () => {
     const left = namespaces.map((space) => space.column.offsetLeft), wide = namespaces.map((space) => space.column.offsetWidth);
     const lit = at < 0 ? null : litNow;
-    const hot = (wire) => lit !== null && wire.ends.some(([a, b]) => (lit.has(a) || a === at) && (lit.has(b) || b === at));
-    const drawn = shownWires.length > WIRES ? shownWires.filter(hot) : shownWires;
+    const on = (m) => m === at || m === -1 || lit.has(m);
+    const hot = (wire) => lit !== null && wire.ends.some(([a, b]) => on(a) && on(b));
+    const drawn = shownWires.length > (lit === null ? WIRES : WIRES / 2) ? shownWires.filter(hot) : shownWires;
     const nodes = [];
     for (const wire of drawn) {
       const s = Math.floor(wire.from / 1e6), t = Math.floor(wire.to / 1e6);
@@ -357,15 +370,18 @@
     }
     const part = found.parts.some(([, all]) => all.length);
     if (part) return "What is mounted at its root reaches no other mount; what is mounted deeper may, see below.";
-    const shared = mounts[m][PEERS] ? "it is shared, but nobody is linked with it" : mounts[m][MASTER] ? "a slave passes nothing on" : `it is ${state(m)}`;
+    const group = mounts[m][PEERS], linked = group && members.get(group).length + (slaves.get(group)?.length ?? 0) > 1;
+    const shared = linked ? "the mounts that are linked with it do not show its root directory" : group ? "it is shared, but nobody is linked with it" : mounts[m][MASTER] ? "a slave passes nothing on" : `it is ${state(m)}`;
     return `What is mounted here is seen nowhere else: ${shared}.`;
   };
 
   const tell = (m, found) => {
     if (m < 0) {
       const nodes = [make("h2", "", "Who sees a mount?"), make("p", "", "Point at a mount, or move to it by the keyboard: lit up is who receives what is mounted on it. A click, or Enter, holds on to it.")];
+      if (shownWires.length > WIRES) nodes.push(make("p", "", "There are too many links to draw all of them: those of the mount that you point at are drawn."));
+      nodes.push(document.querySelector(".signs").cloneNode(true));
       for (const [what, reason] of data.leftOut.slice(0, 50)) {
-        if (nodes.length === 2) nodes.push(make("h3", "", "Not read"));
+        if (!nodes.some((node) => node.nodeName === "H3")) nodes.push(make("h3", "", "Not read"));
         nodes.push(make("p", "", `${what}: ${reason}`));
       }
       panel.replaceChildren(...nodes);
@@ -380,6 +396,18 @@
     fact("options", texts[mount[OPTIONS]]);
     fact("mount id", mount[ID]);
     const nodes = [make("h2", "", point(m)), make("p", "where", `in ${namespaces[home[m][0]].title}`), facts, make("p", `verdict${found.whole.length ? " some" : ""}`, sentence(m, found))];
+    const spaces = new Set([m, ...litNow].map((one) => namespaces[home[one][0]]));
+    if (only || (litNow.size && spaces.size < namespaces.length)) {
+      const button = make("button", "only", only ? "Show all namespaces" : `Show only ${spaces.size === 1 ? "this namespace" : `these ${spaces.size} namespaces`}`);
+      button.type = "button";
+      button.addEventListener("click", () => {
+        only = only ? null : spaces;
+        if (held < 0) held = m;
+        filter();
+        panel.querySelector(".only")?.focus();
+      });
+      nodes.push(button);
+    }
     if (found.doubt && !mount[COVERED]) nodes.push(make("p", "doubt", found.doubt));
     let listed = 0;
     const list = (all) => {
@@ -434,6 +462,7 @@
     for (let up = space.above[r]; up >= 0; up = space.above[up]) if (space.rows[up][MOUNT] < 0 && !space.open.has(up)) changed = space.open.add(up);
     if (space.column.hidden || space.place[r] < 0) {
       search.value = "";
+      only = null;
       filter();
     } else if (changed) refill(space);
     focusRow(s, space.place[r]);
@@ -533,7 +562,10 @@
       search.select();
     } else if (event.key === "Escape") {
       if (byId("help").open) byId("help").open = false;
-      else if (held >= 0 && !typing) {
+      else if (only && !typing) {
+        only = null;
+        filter();
+      } else if (held >= 0 && !typing) {
         held = -1;
         const row = document.activeElement && document.activeElement.closest(".row[data-mount]");
         show(row ? +row.dataset.mount : -1);
