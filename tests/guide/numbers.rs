@@ -34,7 +34,9 @@ static PLACES: LazyLock<Regex> = LazyLock::new(|| {
         // its optional fields, and what hostmount makes of them
         r"|(?:shared|master|slave|propagate_from):(?<group1>\d+)",
         r"|peer groups? (?<group2>\d+)",
-        r"|\b(?<group3>\d+)(?: = |: no other)",
+        r"|\b(?<group3>\d+)(?: = |: no other|: /)",
+        // explain
+        r"|(?:peer|slave) of (?<group4>\d+)",
         // ls -l /proc/PID/ns, inspect
         r"|mnt:\[(?<inode1>\d+)\](?: · (?<mounts>\d+) mounts)?",
         // NAME (PID)

@@ -1,5 +1,6 @@
 //! The machine as a session sees it, carried to the test as text, and made small enough for a picture.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -12,8 +13,6 @@ use serde_json::{Value, json};
 const LAB: &str = "/tmp/lab";
 /// A line of JSON follows.
 const MARK: &str = "machine: ";
-/// The kernel's own file systems, which no example is about.
-const KERNEL: [&str; 5] = ["proc", "sysfs", "devpts", "mqueue", "cgroup2"];
 
 /// Gathers, as the tool does.
 pub(crate) fn look() -> String {
@@ -64,14 +63,16 @@ pub(crate) fn read(printed: &str) -> Result<Machine, String> {
 }
 
 /// What the examples are about: of a namespace that has the laboratory, what is mounted there; of one that has another
-/// root, everything but the kernel's own. In an order that doesn't depend on mount ids, which are reused.
+/// root, that root and what the laboratory's file systems are. In an order that doesn't depend on mount ids, which are reused.
 pub(crate) fn of_lab(mut machine: Machine) -> Machine {
+    let lab = machine.namespaces.iter().flat_map(|n| &n.table.mounts).filter(|m| m.mount_point.starts_with(LAB));
+    let lab: HashSet<(u32, u32)> = lab.map(|mount| mount.device).collect();
     machine.namespaces.retain_mut(|namespace| {
         let mounts = &mut namespace.table.mounts;
         if mounts.iter().any(|mount| mount.mount_point == Path::new(LAB)) {
             mounts.retain(|mount| mount.mount_point.starts_with(LAB));
         } else {
-            mounts.retain(|mount| !KERNEL.contains(&mount.fs_type.as_str()));
+            mounts.retain(|mount| mount.mount_point == Path::new("/") || lab.contains(&mount.device));
         }
         let depth = |mount: &Mount| {
             let mut at = mount;
