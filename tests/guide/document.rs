@@ -20,21 +20,13 @@ pub(crate) struct Section {
 /// A piece of a section.
 #[derive(Debug, Clone)]
 pub(crate) enum Part {
-    /// A block of commands, and the block with their output, empty if they print nothing.
-    Run { commands: String, output: String },
+    /// A block of commands, and the block with their output, empty if they print nothing. Or of functions that the
+    /// following sections need as well.
+    Run { commands: String, output: String, defines: bool },
     /// A picture: its alternative text, which is also its title, and its file in docs/.
     Picture { title: String, file: String },
     /// Lines of text, or a block that isn't run.
     Other(String),
-}
-
-impl Section {
-    pub(crate) fn commands(&self) -> impl Iterator<Item = &str> {
-        self.parts.iter().filter_map(|part| match part {
-            Part::Run { commands, .. } => Some(commands.as_str()),
-            _ => None,
-        })
-    }
 }
 
 impl Document {
@@ -66,7 +58,9 @@ impl Document {
                     }
                 }
                 match (kind, parts.as_mut_slice()) {
-                    ("sh", _) => parts.push(Part::Run { commands: body, output: String::new() }),
+                    ("sh" | "sh define", _) => {
+                        parts.push(Part::Run { commands: body, output: String::new(), defines: kind != "sh" });
+                    }
                     ("text", [.., Part::Run { output, .. }, Part::Other(space)])
                         if space.trim().is_empty() && output.is_empty() =>
                     {
@@ -106,8 +100,11 @@ impl Document {
             writeln!(text, "## {}", section.title).unwrap();
             for part in &section.parts {
                 match part {
-                    Part::Run { commands, output } if output.is_empty() => write!(text, "```sh\n{commands}```\n"),
-                    Part::Run { commands, output } => write!(text, "```sh\n{commands}```\n\n```text\n{output}```\n"),
+                    Part::Run { commands, output, defines } => {
+                        let kind = if *defines { "sh define" } else { "sh" };
+                        write!(text, "```{kind}\n{commands}```\n").unwrap();
+                        if output.is_empty() { Ok(()) } else { write!(text, "\n```text\n{output}```\n") }
+                    }
                     Part::Picture { title, file } => writeln!(text, "![{title}]({file})"),
                     Part::Other(other) => write!(text, "{other}"),
                 }
@@ -115,6 +112,18 @@ impl Document {
             }
         }
         text
+    }
+
+    /// What is typed before the commands of a section: the first section's, and the functions of those between.
+    pub(crate) fn before(&self, section: usize) -> Vec<String> {
+        let before = self.sections.iter().take(section).enumerate();
+        let parts = before.flat_map(|(n, section)| section.parts.iter().map(move |part| (n, part)));
+        parts
+            .filter_map(|(n, part)| match part {
+                Part::Run { commands, defines, .. } if n == 0 || *defines => Some(commands.clone()),
+                _ => None,
+            })
+            .collect()
     }
 
     pub(crate) fn pictures(&self) -> impl Iterator<Item = &str> {
@@ -142,12 +151,13 @@ pub(crate) fn anchor(title: &str) -> String {
 
 #[test]
 fn a_document_is_written_as_it_was_read_and_what_nobody_checks_is_refused() {
-    let text = "# T\n\n## A b\n\nText.\n\n```sh\nls\n```\n\n```text\nx\n```\n\n![P](a/b.svg)\n\n```yaml\na: 1\n```\n\n## C\n\n```sh\n:\n```\n";
+    let text = "# T\n\n## A b\n\nText.\n\n```sh\nls\n```\n\n```text\nx\n```\n\n![P](a/b.svg)\n\n```yaml\na: 1\n```\n\n## C\n\n```sh define\n:\n```\n\n## D\n";
     let document = Document::parse(text).unwrap();
     assert_eq!(document.text(), text);
     assert_eq!(document.pictures().collect::<Vec<_>>(), ["a/b.svg"]);
     assert_eq!(document.blocks("yaml").collect::<Vec<_>>(), ["a: 1\n"]);
-    assert_eq!(document.sections[1].commands().collect::<Vec<_>>(), [":\n"]);
+    assert_eq!(document.before(1), ["ls\n"]);
+    assert_eq!(document.before(2), ["ls\n", ":\n"]);
     for bad in ["## A\n```console\nls\n```\n", "## A\n```text\nx\n```\n", "## A\n```sh\nls\n", "```sh\nls\n```\n## A\n", "# A\n"] {
         assert!(Document::parse(bad).is_err(), "{bad}");
     }

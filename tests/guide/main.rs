@@ -48,15 +48,14 @@ struct Played {
     pictures: BTreeMap<String, String>,
 }
 
-/// Plays a section in a session of its own.
-fn play(prelude: &Section, section: &Section) -> Result<Played, String> {
+/// Plays a section in a session of its own, in which the blocks `before` were typed.
+fn play(before: &[String], section: &Section) -> Result<Played, String> {
     let mut script = String::new();
     let end = format!("printf '{END}'\n");
-    for commands in prelude.commands() {
+    for commands in before {
         script += &format!("{commands}{end}");
     }
-    let own = if std::ptr::eq(prelude, section) { &[][..] } else { &section.parts[..] };
-    for part in own {
+    for part in &section.parts {
         match part {
             Part::Run { commands, .. } => script += &format!("{commands}{end}"),
             Part::Picture { .. } => {
@@ -68,7 +67,7 @@ fn play(prelude: &Section, section: &Section) -> Result<Played, String> {
     let printed = session(&script)?;
     let mut printed = printed.split(END);
     let mut next = || printed.next().ok_or_else(|| "the session ended early".to_owned());
-    for commands in prelude.commands() {
+    for commands in before {
         let output = next()?;
         if !output.is_empty() {
             return Err(format!("the preparation printed something:\n{commands}{output}"));
@@ -76,7 +75,7 @@ fn play(prelude: &Section, section: &Section) -> Result<Played, String> {
     }
     let mut numbers = Numbers::default();
     let mut played = Played { outputs: Vec::new(), pictures: BTreeMap::new() };
-    for part in own {
+    for part in &section.parts {
         match part {
             Part::Run { .. } => played.outputs.push(numbers.renumber(next()?)),
             Part::Picture { title, file } => {
@@ -125,15 +124,14 @@ fn session(script: &str) -> Result<String, String> {
 #[test]
 fn every_command_prints_what_the_guide_says_and_every_picture_is_the_tool_s() {
     let mut guide = guide();
-    let prelude = guide.sections[0].clone();
     let played: Vec<Mutex<Option<Result<Played, String>>>> = guide.sections.iter().map(|_| Mutex::new(None)).collect();
-    let queue = Mutex::new(guide.sections.iter().zip(&played));
+    let queue = Mutex::new(guide.sections.iter().zip(&played).enumerate());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from).min(4) {
             scope.spawn(|| {
                 loop {
-                    let Some((section, place)) = queue.lock().unwrap().next() else { break };
-                    *place.lock().unwrap() = Some(play(&prelude, section));
+                    let Some((number, (section, place))) = queue.lock().unwrap().next() else { break };
+                    *place.lock().unwrap() = Some(play(&guide.before(number), section));
                 }
             });
         }
@@ -149,7 +147,7 @@ fn every_command_prints_what_the_guide_says_and_every_picture_is_the_tool_s() {
         };
         let mut outputs = played.outputs.into_iter();
         for part in &mut section.parts {
-            let Part::Run { commands, output } = part else { continue };
+            let Part::Run { commands, output, .. } = part else { continue };
             let Some(printed) = outputs.next() else { continue };
             if update() {
                 *output = printed;

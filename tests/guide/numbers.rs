@@ -36,7 +36,8 @@ static PLACES: LazyLock<Regex> = LazyLock::new(|| {
         r"|peer groups? (?<group2>\d+)",
         r"|\b(?<group3>\d+)(?: = |: no other|: /)",
         // explain
-        r"|(?:peer|slave) of (?<group4>\d+)",
+        r"|(?:peer|slave) \(?of (?<group4>\d+)",
+        r"|--target (?<process2>\d+)",
         // ls -l /proc/PID/ns, inspect
         r"|mnt:\[(?<inode1>\d+)\](?: · (?<mounts>\d+) mounts)?",
         // NAME (PID)
@@ -140,7 +141,7 @@ fn equal_numbers_stay_equal_and_columns_stay_where_they_are() {
         numbers.renumber(text),
         "101 102 0:40 / /a rw shared:1 - t\n103 101 0:40 / /b rw shared:1 master:2 - t\n"
     );
-    assert_eq!(numbers.renumber("x  412 = /b (5)  y\n"), "x  1 = /b (5)  y\n".replace("(5)  ", "(5)    "));
+    assert_eq!(numbers.renumber("412 = /b on the node  y\n"), "1 = /b on the node    y\n");
     assert_eq!(numbers.renumber("bash (1), pod (20) · mnt:[4026538356] · 24 mounts\n"), "bash (1), pod (2) · mnt:[4026532001] · 30 mounts\n");
     assert_eq!(numbers.renumber("3 files, 12:30, tmpfs 64\n"), "3 files, 12:30, tmpfs 64\n", "nothing else is changed");
     assert_ne!(numbers.renumber("shared:7\n"), numbers.renumber("shared:8\n"));
