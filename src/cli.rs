@@ -10,6 +10,8 @@ use crate::inspect::InspectArgs;
 use crate::serve::ServeArgs;
 use crate::telemetry::LogFormat;
 use crate::try_out::{RoleArgs, TryArgs};
+use crate::volumes::VolumesArgs;
+use crate::watch::WatchArgs;
 
 /// Kubernetes CSI node plugin: directories of the node in pods, with exactly the mount propagation asked for.
 #[derive(Debug, Parser)]
@@ -38,10 +40,14 @@ pub enum Command {
     Serve(ServeArgs),
     /// Look whether volumes would work on this node: kernel, kubelet, and the directories of the allow-list.
     Check(CheckArgs),
+    /// See the volumes that are published on this node, as with `docker volume`.
+    Volumes(VolumesArgs),
     /// See every mount namespace of the machine, and how mounts pass from one to another.
     Inspect(InspectArgs),
     /// Say who will see a mount that is made here, and what keeps it from the others.
     Explain(ExplainArgs),
+    /// See mounts and unmounts as they happen in every mount namespace, each with the way on which it came there.
+    Watch(WatchArgs),
     /// Check an allow-list and print all its faults.
     Validate {
         /// The file.

@@ -507,13 +507,6 @@ fn published(site: &Site, path: &KubeletPath) -> Result<(Mounted, OwnedFd), Moun
     }
 }
 
-/// The source of a published volume, as it was noted. It asks nobody but the kubelet's own file system.
-#[must_use]
-pub fn noted_source(site: &Site, path: &KubeletPath) -> Option<PathBuf> {
-    let target = observe::open_target(site, path).ok()??;
-    Some(Note::read(&target).ok()??.full_path())
-}
-
 /// How full a published volume is.
 ///
 /// # Errors

@@ -27,7 +27,6 @@ use crate::config::AllowList;
 use crate::engine::{Context, MountError};
 use crate::held;
 use crate::note::{Note, Shown};
-use crate::observe;
 use crate::plugin::Plugin;
 use crate::propagation::MountPropagation;
 use crate::site::Site;
@@ -36,7 +35,7 @@ use crate::sys::{Errno, stat};
 use crate::threads::{Crew, MountThread};
 use crate::tree::mountinfo::{self, Walk};
 use crate::volume::KubeletPath;
-use find::Verdict;
+use find::{Published, Verdict};
 use mend::Outcome;
 
 /// How often the mount table is read where nothing was mounted or unmounted.
@@ -269,20 +268,12 @@ fn read_table(site: &Site, list: &AllowList, mut known: Notes) -> Result<Looked,
     let kubelet_dir = site.kubelet_dir.as_path();
     let walk = Walk::new(&table);
     let mut looked = Looked { candidates: Vec::new(), volumes: Vec::new(), notes: Notes::new() };
-    for target in find::targets(&table, kubelet_dir) {
-        let Some(path) = target.to_str().and_then(|text| KubeletPath::parse(text, &site.kubelet_dir).ok()) else {
-            continue;
-        };
-        let Some(top) = walk.mount_at(&target) else { continue };
-        // The lowest is the one that was published: with another one there, it is another volume.
-        let id = walk.lowest(top).id;
+    for Published { path, top, lowest } in find::published(&table, &walk, &site.kubelet_dir) {
+        let (target, id) = (path.as_path().to_owned(), lowest.id);
         let note = match known.remove(&target) {
             Some((same, note)) if same == id => note,
             // One that goes away in between is none of ours any more.
-            _ => {
-                let place = observe::open_target(site, &path).ok().flatten();
-                place.and_then(|at| Note::read(&at).ok().flatten()).map(Arc::new)
-            }
+            _ => Note::of(site, &path).map(Arc::new),
         };
         if let Some(note) = &note {
             let shown = Shown { device: top.device, root: top.root.clone() };

@@ -53,10 +53,33 @@ fn places(table: &Table, kubelet_dir: &Path) -> Vec<Place> {
     points.into_iter().filter_map(|point| place(kubelet_dir, point)).collect()
 }
 
-/// Whether the file says that the volume beside it is the driver's. One that can't be read is of a pod that goes away.
-fn is_of(driver: &str, data: &Path) -> bool {
-    let read = std::fs::read(data).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
-    read.is_some_and(|data| data["driverName"] == driver)
+/// What the kubelet wrote beside a CSI volume's target (`vol_data.json`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The driver's name.
+    pub driver: String,
+    /// The volume's handle: of an inline volume, one that the kubelet made up.
+    pub handle: Option<String>,
+    /// Whether the volume is inline in its pod's specification (`volumeLifecycleMode` is `Ephemeral`).
+    pub inline: Option<bool>,
+}
+
+impl Written {
+    /// What stands beside a target. None if it can't be read: such a volume is of a pod that goes away.
+    #[must_use]
+    pub fn beside(target: &Path) -> Option<Self> {
+        Self::read(&target.with_file_name("vol_data.json"))
+    }
+
+    fn read(data: &Path) -> Option<Self> {
+        let data: serde_json::Value = serde_json::from_slice(&std::fs::read(data).ok()?).ok()?;
+        let text = |name: &str| data[name].as_str();
+        Some(Self {
+            driver: text("driverName")?.to_owned(),
+            handle: text("volumeHandle").map(str::to_owned),
+            inline: text("volumeLifecycleMode").map(|mode| mode == "Ephemeral"),
+        })
+    }
 }
 
 /// Counts the driver's volumes in the mount namespace of the calling thread.
@@ -68,7 +91,7 @@ pub fn count(site: &Site, driver: &str) -> Result<Held, Errno> {
     let mut held = Held::default();
     for place in places(&table, site.kubelet_dir.as_path()) {
         match place {
-            Place::Target { data } if is_of(driver, &data) => held.published += 1,
+            Place::Target { data } if Written::read(&data).is_some_and(|w| w.driver == driver) => held.published += 1,
             Place::Staging { driver: of } if of == Path::new(driver) => held.staged += 1,
             _ => {}
         }
@@ -104,10 +127,12 @@ mod tests {
     fn the_driver_is_what_the_kubelet_wrote() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("vol_data.json");
-        assert!(!is_of("d", &data));
-        std::fs::write(&data, r#"{"driverName": "d", "specVolID": "v"}"#).unwrap();
-        assert!(is_of("d", &data) && !is_of("e", &data));
+        assert_eq!(Written::read(&data), None);
+        std::fs::write(&data, r#"{"driverName": "d", "volumeHandle": "h", "volumeLifecycleMode": "Persistent"}"#)
+            .unwrap();
+        let written = Written { driver: "d".into(), handle: Some("h".into()), inline: Some(false) };
+        assert_eq!(Written::beside(&dir.path().join("mount")), Some(written));
         std::fs::write(&data, "{").unwrap();
-        assert!(!is_of("d", &data));
+        assert_eq!(Written::read(&data), None);
     }
 }

@@ -84,7 +84,8 @@ pub struct InspectArgs {
     ascii: bool,
 }
 
-fn inode(text: &str) -> Result<u64, String> {
+/// The inode of a namespace, as a number or as its link.
+pub(crate) fn inode(text: &str) -> Result<u64, String> {
     let found = names::namespace_link(OsStr::new(text)).or_else(|| text.parse().ok());
     found.filter(|inode| *inode > 0).ok_or_else(|| "write its number, or mnt:[NUMBER]".to_owned())
 }
@@ -170,7 +171,7 @@ fn trees(
 }
 
 /// A path as an absolute one, by its text alone: to follow symlinks would ask file systems that may hang.
-fn absolute(path: &Path) -> Result<PathBuf, String> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, String> {
     let shown = text::visible(path.as_os_str());
     let whole = std::path::absolute(path).map_err(|e| format!("{shown:?} is no path ({e})"))?;
     if whole.components().any(|part| part == Component::ParentDir) {

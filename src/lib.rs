@@ -46,7 +46,10 @@ pub mod threads;
 pub mod tree;
 #[expect(clippy::disallowed_methods, reason = "plays kubelet and container runtime, in namespaces of its own")]
 pub mod try_out;
+pub mod visit;
 pub mod vitals;
 pub mod volume;
+pub mod volumes;
+pub mod watch;
 pub mod wire;
 pub mod workshop;

@@ -6,7 +6,7 @@ use clap::Parser;
 use hostmount::cli::{Cli, Command};
 use hostmount::config::{AllowList, schema};
 use hostmount::volume::AbsPath;
-use hostmount::{check, explain, inspect, serve, telemetry, try_out};
+use hostmount::{check, explain, inspect, serve, telemetry, try_out, volumes, watch};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -24,8 +24,10 @@ fn run(cli: Cli) -> Result<ExitCode, String> {
         Command::Try(args) => return Ok(try_out::run(&args)),
         Command::TryRole(args) => return Ok(try_out::role(&args)),
         Command::Check(args) => return check::run(&args),
+        Command::Volumes(args) => return volumes::run(&args),
         Command::Inspect(args) => return inspect::run(&args),
         Command::Explain(args) => return explain::run(&args),
+        Command::Watch(args) => return watch::run(&args),
         Command::Serve(args) => {
             telemetry::start(&cli.log_level, cli.log_format)?;
             serve::run(&args)?;

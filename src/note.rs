@@ -10,11 +10,12 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::observe::TargetPlace;
+use crate::observe::{self, TargetPlace};
 use crate::propagation::MountPropagation;
+use crate::site::Site;
 use crate::sys::stat::MountAttrs;
 use crate::sys::{Errno, path};
-use crate::volume::{AbsPath, EntryName, PodIdentity, SubPath};
+use crate::volume::{AbsPath, EntryName, KubeletPath, PodIdentity, SubPath};
 
 /// The attribute: of the user kind, which every file system with attributes has. Only root comes to the directory.
 const NAME: &CStr = c"user.hostmount.volume";
@@ -128,6 +129,13 @@ impl Note {
         if let Err(errno) = path::set_attribute(&target.parent, NAME, &self.encode()) {
             tracing::debug!(%errno, "the kubelet's file system takes no extended attributes: the volume cannot be healed");
         }
+    }
+
+    /// The note of the volume at a target path; none too where that can't be opened, as while it goes away. It asks
+    /// nobody but the kubelet's own file system.
+    #[must_use]
+    pub fn of(site: &Site, path: &KubeletPath) -> Option<Self> {
+        Self::read(&observe::open_target(site, path).ok()??).ok()?
     }
 
     /// The note beside a target; none if it isn't of a volume that is to be healed, or can't be understood.

@@ -2,20 +2,19 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
-use nix::sys::stat::fstat;
 
-use super::facts::{Call, Facts, FoundBy, Kubelet, List, Node, Own, Process, Seen};
-use super::{Asked, kubelet, look};
+use super::facts::{Call, Facts, Kubelet, List, Node, Own, Seen};
+use super::{kubelet, look};
 use crate::config::{AllowList, Entry, reload};
 use crate::site::Site;
 use crate::sys::Errno;
-use crate::sys::calls::{self, Calls};
+use crate::sys::calls;
 use crate::sys::namespace::Proc;
-use crate::threads::{Crew, NoResult, Threads};
+use crate::threads::Threads;
 use crate::tree::mountinfo::{self, Table};
+use crate::visit::{Visit, VisitArgs, find_kubelet, text};
 use crate::volume::AbsPath;
 
 /// How many directories are looked at at once: a few hung ones shall not add up, and a thread is left for the rest.
@@ -25,28 +24,26 @@ const AT_ONCE: usize = 8;
 ///
 /// # Errors
 /// What keeps us from looking at all.
-pub(super) fn gather(asked: &Asked) -> Result<Facts, String> {
-    let proc = Arc::new(Proc::new().map_err(|e| format!("/proc cannot be opened: {e}"))?);
+pub(super) fn gather(config: Option<&Path>, asked: &VisitArgs) -> Result<Facts, String> {
+    let threads = asked.threads()?;
+    let proc = Arc::clone(&threads.site().proc);
     let old = |refused: Option<Errno>| if asked.old_calls { Some(Errno::ENOSYS) } else { refused };
-    let calls = if asked.old_calls { Calls::NONE } else { Calls::probe() };
-    let list = read_list(asked.config.as_deref(), &asked.kubelet_dir);
-    let site = Site { proc: Arc::clone(&proc), calls, kubelet_dir: asked.kubelet_dir.clone() };
-    let threads = Threads::new(site, &asked.driver);
+    let list = read_list(config, &asked.kubelet_dir);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;
-    let (kubelet, crew) = enter(&proc, &threads, asked.pid);
-    let (node, list) = match crew {
+    let (kubelet, visit) = enter(&proc, &threads, asked);
+    let (node, list) = match visit {
         Err(errno) => (Err(errno), list),
-        Ok(crew) => {
-            let visit = Visit { threads: &threads, crew: &crew, asked };
-            runtime.block_on(async { visit.all(list).await })
+        Ok(visit) => {
+            let look = Look { visit, asked };
+            runtime.block_on(async { look.all(list).await })
         }
     };
     // Hung threads are left to the end of the process.
     runtime.shutdown_background();
     Ok(Facts {
-        driver: asked.driver.clone(),
+        driver: asked.driver_name.clone(),
         kubelet_dir: asked.kubelet_dir.clone(),
-        patience: asked.patience,
+        patience: asked.timeout,
         release: text(&proc, "sys/kernel/osrelease"),
         calls: calls::refusals()
             .into_iter()
@@ -58,10 +55,6 @@ pub(super) fn gather(asked: &Asked) -> Result<Facts, String> {
         node,
         list,
     })
-}
-
-fn text(proc: &Proc, path: &str) -> String {
-    String::from_utf8_lossy(&proc.read(path).unwrap_or_default()).trim().to_owned()
 }
 
 fn own(proc: &Proc) -> Own {
@@ -77,26 +70,9 @@ fn own(proc: &Proc) -> Own {
     }
 }
 
-/// The processes of root that have a kubelet's name.
-fn candidates(proc: &Proc) -> Vec<Process> {
-    let of_root = |pid: i32| proc.open(&pid.to_string()).and_then(fstat).is_ok_and(|stat| stat.st_uid == 0);
-    let all = proc.processes().unwrap_or_default().into_iter();
-    all.map(|pid| process(proc, pid)).filter(|p| kubelet::NAMES.contains(&p.name.as_str()) && of_root(p.pid)).collect()
-}
-
-fn process(proc: &Proc, pid: i32) -> Process {
-    let depth = kubelet::depth(&text(proc, &format!("{pid}/status")));
-    Process { pid, name: text(proc, &format!("{pid}/comm")), depth }
-}
-
 /// Finds the kubelet and gets a first thread into its mount namespace.
-fn enter(proc: &Proc, threads: &Threads, pid: Option<i32>) -> (Kubelet, Result<Arc<Crew>, Errno>) {
-    let candidates = candidates(proc);
-    let (process, found_by, others) = match (pid, kubelet::choose(&candidates)) {
-        (Some(pid), _) => (process(proc, pid), FoundBy::Pid, Vec::new()),
-        (None, Some((chosen, others))) => (chosen.clone(), FoundBy::Name, others),
-        (None, None) => (process(proc, 1), FoundBy::Default, Vec::new()),
-    };
+fn enter<'a>(proc: &Proc, threads: &'a Threads, asked: &VisitArgs) -> (Kubelet, Result<Visit<'a>, Errno>) {
+    let (process, found_by, others) = find_kubelet(proc, asked.pid);
     let command_line = proc.read(&format!("{}/cmdline", process.pid)).unwrap_or_default();
     let namespace = proc.mount_namespace(process.pid);
     let kubelet = Kubelet {
@@ -108,15 +84,7 @@ fn enter(proc: &Proc, threads: &Threads, pid: Option<i32>) -> (Kubelet, Result<A
         alone: std::process::id() == 1 || std::os::unix::process::parent_id() == 1 && is_us(proc, 1),
         process,
     };
-    let crew = namespace.and_then(|namespace| {
-        let crew = threads.crew(namespace);
-        match threads.warm(&crew) {
-            Ok(()) => Ok(crew),
-            Err(NoResult::NoThread(errno)) => Err(errno),
-            Err(_) => Err(Errno::ECANCELED),
-        }
-    });
-    (kubelet, crew)
+    (kubelet, namespace.and_then(|namespace| Visit::enter(threads, namespace, asked.timeout)))
 }
 
 /// Whether a process runs our own executable.
@@ -137,14 +105,13 @@ fn read_list(path: Option<&Path>, kubelet_dir: &AbsPath) -> List {
     }
 }
 
-/// The visit to the kubelet's mount namespace.
-struct Visit<'a> {
-    threads: &'a Threads,
-    crew: &'a Arc<Crew>,
-    asked: &'a Asked,
+/// What is looked at in the kubelet's mount namespace.
+struct Look<'a> {
+    visit: Visit<'a>,
+    asked: &'a VisitArgs,
 }
 
-impl Visit<'_> {
+impl Look<'_> {
     async fn all(&self, list: List) -> (Result<Node, Errno>, List) {
         let table = self.run("mount table", Err(Errno::ETIMEDOUT), |site| site.proc.mountinfo()).await;
         let table = match table {
@@ -166,7 +133,7 @@ impl Visit<'_> {
         let root = self.asked.kubelet_dir.as_path().to_owned();
         let registry = root.join("plugins_registry");
         let plugins = root.join("plugins");
-        let own = plugins.join(&self.asked.driver);
+        let own = plugins.join(&self.asked.driver_name);
         let mut parts = Vec::new();
         for path in [root.join("pods"), plugins, own.clone()] {
             let seen = self.directory(&path, table).await;
@@ -179,7 +146,7 @@ impl Visit<'_> {
         } else {
             Vec::new()
         };
-        let (driver, folder) = (self.asked.driver.clone(), registry.clone());
+        let (driver, folder) = (self.asked.driver_name.clone(), registry.clone());
         Node {
             mounts: u64::try_from(table.mounts.len()).unwrap_or(u64::MAX),
             mount_allowed: self.run("mount(2)", None, move |_| look::mount_allowed(&at)).await,
@@ -209,8 +176,7 @@ impl Visit<'_> {
         otherwise: T,
         work: impl FnOnce(&Site) -> T + Send + 'static,
     ) -> T {
-        let patience: Duration = self.asked.patience;
-        self.threads.run(self.crew, what, patience, move |thread, _| work(&thread.site)).await.unwrap_or(otherwise)
+        self.visit.look(what, work).await.unwrap_or(otherwise)
     }
 }
 

@@ -10,7 +10,7 @@ use super::status::CallError;
 use crate::config::{Missing, MountFlags};
 use crate::engine::{self, AttachJob, Context, MountError};
 use crate::gate::Pass;
-use crate::note::Owner;
+use crate::note::{Note, Owner};
 use crate::observe::SourcePath;
 use crate::plugin::{Plugin, Subject, crew_of};
 use crate::policy::{self, Grant, Wish};
@@ -92,9 +92,9 @@ impl Node {
     ) -> Result<T, CallError> {
         // Whatever source the volume is of: what hangs is counted there, however many volumes it has.
         let path = at.path.clone();
-        let noted = move |thread: &mut MountThread, _: &dyn Fn() -> bool| Ok(engine::noted_source(&thread.site, &path));
+        let noted = move |thread: &mut MountThread, _: &dyn Fn() -> bool| Ok(Note::of(&thread.site, &path));
         let source = self.on_thread(crew, "notes", None, noted).await?;
-        let source = source.map_or_else(|| at.id.clone(), |source| source.to_string_lossy().into_owned());
+        let source = source.map_or_else(|| at.id.clone(), |note| note.full_path().to_string_lossy().into_owned());
         let path = at.path.clone();
         self.on_thread(crew, &source, None, move |thread, _| look(&thread.site, &path)).await
     }

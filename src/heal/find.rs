@@ -9,6 +9,7 @@ use crate::held::is_target;
 use crate::note::Note;
 use crate::propagation::MountPropagation;
 use crate::tree::mountinfo::{Mount, Table, Walk};
+use crate::volume::{AbsPath, KubeletPath};
 
 /// Whether a volume shall be given the directory that its source's path leads to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,30 @@ pub enum Verdict {
     /// Its peer group has members other than pods' volumes. A mount on it would cover those too, and what is mounted
     /// over the source on the node reaches it by itself.
     PeersElsewhere,
+}
+
+/// A place where a pod's CSI volume is mounted.
+#[derive(Debug, Clone)]
+pub struct Published<'t> {
+    /// Its target path.
+    pub path: KubeletPath,
+    /// What is seen there.
+    pub top: &'t Mount,
+    /// The one that was published: with another one there, it is another volume. Healing mounts on it.
+    pub lowest: &'t Mount,
+}
+
+/// Pods' CSI volumes, of whatever driver, in the order of their paths. One whose path the kubelet can't have made, or that
+/// is covered by a mount on a directory above it, isn't among them.
+#[must_use]
+pub fn published<'t>(table: &Table, walk: &Walk<'t>, kubelet_dir: &AbsPath) -> Vec<Published<'t>> {
+    let targets = targets(table, kubelet_dir.as_path()).into_iter();
+    let found = targets.filter_map(|target| {
+        let path = KubeletPath::parse(target.to_str()?, kubelet_dir).ok()?;
+        let top = walk.mount_at(&target).filter(|top| top.mount_point == target)?;
+        Some(Published { path, top, lowest: walk.lowest(top) })
+    });
+    found.collect()
 }
 
 /// The mounts of pods' CSI volumes, of whatever driver: their paths, each once.

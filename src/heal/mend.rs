@@ -91,7 +91,7 @@ pub fn mend(
 }
 
 /// How a volume is to be healed, if its entry wants that.
-pub(super) fn wanted(list: &AllowList, path: &KubeletPath, note: &Note) -> Option<(AttachJob, Heal)> {
+pub(crate) fn wanted(list: &AllowList, path: &KubeletPath, note: &Note) -> Option<(AttachJob, Heal)> {
     let entry = list.get(&note.owner.entry)?;
     let same = entry.path == note.path && (entry.sub_paths || note.sub_path.is_none());
     let allowed = entry.heal.wants(note.propagation) && entry.ceiling >= note.propagation;

@@ -99,7 +99,9 @@ fn hint(machine: &Machine) -> &'static str {
     if machine.left_out.is_empty() { "" } else { " (not everything could be read, see above)" }
 }
 
-fn is_called(pod: &Pod, wanted: &str) -> bool {
+/// Whether a pod is called `NAMESPACE/NAME`, has this name, or this uid.
+#[must_use]
+pub fn is_called(pod: &Pod, wanted: &str) -> bool {
     pod.uid == wanted
         || pod.name.as_ref().is_some_and(|(namespace, name)| match wanted.split_once('/') {
             Some((of, called)) => of == namespace && called == name,

@@ -187,7 +187,9 @@ fn read_all(proc: &Proc, found: impl Iterator<Item = Found>) -> Vec<Result<(Vec<
     })
 }
 
-fn process(proc: &Proc, pid: i32) -> Process {
+/// A process, by its number.
+#[must_use]
+pub fn process(proc: &Proc, pid: i32) -> Process {
     let name = proc.read(&format!("{pid}/comm")).unwrap_or_default();
     Process { pid, name: String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned() }
 }
@@ -228,6 +230,18 @@ fn add_closed(proc: &Proc, closed: &[i32], namespaces: &mut Vec<Namespace>) -> u
         }
     }
     namespaces.iter().filter(|namespace| namespace.inode == UNKNOWN).map(|namespace| namespace.processes.len()).sum()
+}
+
+/// Finds out whose namespaces are, of which processes and tables are known; `kubelets` are processes that see the kubelet's
+/// directory of logs, by which pods are named.
+pub fn name_all(proc: &Proc, namespaces: &mut [Namespace], kubelets: Vec<i32>) {
+    namespaces.iter_mut().for_each(|namespace| name(proc, namespace));
+    if namespaces.iter().any(|namespace| namespace.pod.is_some()) {
+        let (known, _) = logs(kubelets);
+        for pod in namespaces.iter_mut().filter_map(|namespace| namespace.pod.as_mut()) {
+            pod.name = known.get(&pod.uid).cloned();
+        }
+    }
 }
 
 /// Finds out whose a namespace is.

@@ -1,11 +1,11 @@
-//! Being told of changes of a mount namespace: which mounts came (fanotify), or only that something changed (poll).
+//! Being told of changes of mount namespaces: which mounts came (fanotify), or only that something changed (poll).
 //!
 //! fanotify(7) names each mount since Linux 6.15, so that a node on which pods come and go all day wakes us for the few
 //! mounts that matter and the table isn't read for the rest. Where it isn't to be had (an older kernel, a seccomp
 //! profile, a user namespace), poll(2) on mountinfo tells of each change, and not of which (fs/proc_namespace.c).
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use tokio::io::Interest;
@@ -25,6 +25,74 @@ const MASK: usize = 8;
 /// `struct fanotify_event_info_mnt`: a header of type, padding and length, and, aligned to its size, the id.
 const INFO_HEADER: usize = 4;
 const INFO_ID: usize = 8;
+
+/// A group of fanotify(7) that is told of the mounts which are attached in any of its namespaces. It keeps none of them
+/// alive.
+#[derive(Debug)]
+pub struct MountGroup(OwnedFd);
+
+impl MountGroup {
+    /// A group without namespaces. The kernel keeps `fs.fanotify.max_queued_events` of its events and no more.
+    ///
+    /// # Errors
+    /// EINVAL: a kernel before 6.15. EPERM: no `CAP_SYS_ADMIN` in the first user namespace.
+    pub fn new() -> Result<Self, Errno> {
+        let flags = FAN_REPORT_MNT | libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
+        // SAFETY: the call takes two integers.
+        let group = unsafe { libc::fanotify_init(flags, 0) };
+        let group = Errno::result(group)?;
+        // SAFETY: the call has just made this descriptor, and nobody else knows it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(group) }))
+    }
+
+    /// Adds a namespace.
+    ///
+    /// # Errors
+    /// What fanotify_mark(2) says.
+    pub fn add(&self, namespace: &MountNamespace) -> Result<(), Errno> {
+        let mark = libc::FAN_MARK_ADD | FAN_MARK_MNTNS;
+        // SAFETY: both descriptors are open, and a null path says that the second itself is meant.
+        let marked = unsafe {
+            libc::fanotify_mark(self.0.as_raw_fd(), mark, FAN_MNT_ATTACH, namespace.as_raw_fd(), std::ptr::null())
+        };
+        Errno::result(marked).map(drop)
+    }
+
+    /// What has come since the last call, in the order of the kernel's. Never waits.
+    ///
+    /// # Errors
+    /// What read(2) says.
+    pub fn read(&self) -> Result<Attached, Errno> {
+        let mut all = Attached::default();
+        let mut buffer = [0; 16384];
+        loop {
+            let length = match nix::unistd::read(&self.0, &mut buffer) {
+                Err(Errno::EAGAIN) | Ok(0) => return Ok(all),
+                Err(Errno::EINTR) => continue,
+                other => other?,
+            };
+            match parse(&buffer[..length]) {
+                Changed::Attached(ids) => all.ids.extend(ids),
+                Changed::Unknown => all.lost = true,
+            }
+        }
+    }
+}
+
+impl AsFd for MountGroup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Mounts that were attached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Attached {
+    /// Their unique ids ([`super::stat::mount_point`]).
+    pub ids: Vec<u64>,
+    /// Whether events were lost.
+    pub lost: bool,
+}
 
 /// Tells of changes of a mount namespace.
 #[derive(Debug)]
@@ -48,22 +116,11 @@ impl MountEvents {
     /// Events of attached mounts, by name.
     ///
     /// # Errors
-    /// EINVAL: a kernel before 6.15. EPERM: no `CAP_SYS_ADMIN` in the first user namespace. Outside a runtime of tokio
-    /// it panics.
+    /// As [`MountGroup::new`]. Outside a runtime of tokio it panics.
     pub fn named(namespace: &MountNamespace) -> Result<Self, Errno> {
-        let flags = FAN_REPORT_MNT | libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
-        // SAFETY: the call takes two integers.
-        let group = unsafe { libc::fanotify_init(flags, 0) };
-        let group = Errno::result(group)?;
-        // SAFETY: the call has just made this descriptor, and nobody else knows it.
-        let group = unsafe { OwnedFd::from_raw_fd(group) };
-        let mark = libc::FAN_MARK_ADD | FAN_MARK_MNTNS;
-        // SAFETY: both descriptors are open, and a null path says that the second itself is meant.
-        let marked = unsafe {
-            libc::fanotify_mark(group.as_raw_fd(), mark, FAN_MNT_ATTACH, namespace.as_raw_fd(), std::ptr::null())
-        };
-        Errno::result(marked)?;
-        register(group, Interest::READABLE).map(Self::Named).map_err(|_| Errno::ENOMEM)
+        let group = MountGroup::new()?;
+        group.add(namespace)?;
+        register(group.0, Interest::READABLE).map(Self::Named).map_err(|_| Errno::ENOMEM)
     }
 
     /// That the table behind an open mountinfo has changed.

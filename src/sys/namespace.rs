@@ -106,6 +106,18 @@ impl Proc {
         Ok(names)
     }
 
+    /// A descriptor of a process, which becomes readable when it ends (pidfd_open(2), Linux 5.3).
+    ///
+    /// # Errors
+    /// ESRCH: there is none of that number. ENOSYS: the kernel is older.
+    pub fn process(pid: i32) -> Result<OwnedFd, Errno> {
+        // SAFETY: the call takes two integers.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(pid), 0) };
+        let fd = i32::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+        // SAFETY: the call has just made this descriptor, and nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
     /// The processes of our PID namespace, by number.
     ///
     /// # Errors
@@ -178,10 +190,22 @@ impl MountNamespace {
     /// # Errors
     /// ENOTTY: the kernel is older.
     pub fn count(&self) -> Result<u32, Errno> {
+        self.info().map(|info| info.nr_mounts)
+    }
+
+    /// Its id, which no other ever gets, for statmount(2) (`NS_MNT_GET_INFO`, Linux 6.12).
+    ///
+    /// # Errors
+    /// ENOTTY: the kernel is older.
+    pub fn id(&self) -> Result<u64, Errno> {
+        self.info().map(|info| info.mnt_ns_id)
+    }
+
+    fn info(&self) -> Result<libc::mnt_ns_info, Errno> {
         let mut info = libc::mnt_ns_info { size: 0, nr_mounts: 0, mnt_ns_id: 0 };
         // SAFETY: the descriptor is open and `info` has the size that the request's number states.
         let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::NS_MNT_GET_INFO, &raw mut info) };
-        Errno::result(result).map(|_| info.nr_mounts)
+        Errno::result(result).map(|_| info)
     }
 
     /// The mount namespace that was made after this one, whoever keeps it (`NS_MNT_GET_NEXT`, Linux 6.12); with

@@ -146,17 +146,27 @@ impl<'t> Walk<'t> {
         None
     }
 
+    /// The mounts that are stacked at the place of `top`, the lowest first; `top` is the last.
+    #[must_use]
+    pub fn stack(&self, top: &'t Mount) -> Vec<&'t Mount> {
+        let mut stack = vec![top];
+        let mut at = top;
+        // A table torn by churn may hold a cycle.
+        while let Some(below) = self.by_id.get(&at.parent).filter(|_| stack.len() < self.by_id.len()) {
+            if below.id == at.id || below.mount_point != at.mount_point {
+                break;
+            }
+            stack.push(below);
+            at = below;
+        }
+        stack.reverse();
+        stack
+    }
+
     /// The lowest of the mounts that are stacked at the place of `top`.
     #[must_use]
     pub fn lowest(&self, top: &'t Mount) -> &'t Mount {
-        let mut at = top;
-        for _ in 0..self.by_id.len() {
-            match self.by_id.get(&at.parent) {
-                Some(below) if below.id != at.id && below.mount_point == at.mount_point => at = below,
-                _ => break,
-            }
-        }
-        at
+        self.stack(top).first().copied().unwrap_or(top)
     }
 }
 

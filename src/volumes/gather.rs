@@ -1,0 +1,229 @@
+//! Looks which volumes there are, and asks each how it is: the child's part.
+//!
+//! The mount table and the notes are read on one mount thread, from the kubelet's own file system; then every source is
+//! asked at once, each through one of its volumes, so that all together take no longer than the slowest may.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::join_all;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::config::{AllowList, Heal, Missing, reload};
+use crate::engine::{self, MountError};
+use crate::heal::find::{self, Published};
+use crate::heal::mend;
+use crate::held::Written;
+use crate::note::{Note, Shown};
+use crate::observe::{self, SourcePath};
+use crate::plan::Gone;
+use crate::site::Site;
+use crate::sys::{Errno, stat};
+use crate::threads::NoResult;
+use crate::tree::mountinfo::{self, Table, Walk};
+use crate::visit::{Visit, VisitArgs, find_kubelet};
+use crate::vitals::Vital;
+use crate::volume::{KubeletPath, VolumeRef};
+
+use super::model::{Healing, Health, Kind, Layer, Pod, Volume};
+
+/// A volume, and what has to be known to ask how it is.
+struct Found {
+    volume: Volume,
+    path: KubeletPath,
+    shown: Shown,
+    source: Option<SourcePath>,
+}
+
+/// Looks at the volumes of the driver; at their sources too if `sources`.
+///
+/// # Errors
+/// What keeps us from looking at all, in a sentence.
+pub(super) fn gather(asked: &VisitArgs, sources: bool, config: Option<&Path>) -> Result<Vec<Volume>, String> {
+    let list = config.map(|path| {
+        let fail = |e: &dyn std::fmt::Display| format!("the allow-list {} cannot be used: {e}", path.display());
+        AllowList::parse_bytes(&reload::read(path).map_err(|e| fail(&e))?, &asked.kubelet_dir).map_err(|e| fail(&e))
+    });
+    let list = list.transpose()?;
+    let threads = asked.threads()?;
+    let proc = &threads.site().proc;
+    let (kubelet, ..) = find_kubelet(proc, asked.pid);
+    let entered = proc.mount_namespace(kubelet.pid).and_then(|ns| Visit::enter(&threads, ns, asked.timeout));
+    let visit = entered.map_err(|errno| {
+        let (pid, name) = (kubelet.pid, &kubelet.name);
+        format!(
+            "the mount namespace of process {pid} ({name}) cannot be entered: {errno}; run it as root on the node, or in \
+             the plugin's pod, and name the kubelet with --pid if that is not it"
+        )
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;
+    let all = runtime.block_on(async {
+        let driver = asked.driver_name.clone();
+        let read = visit.look("the kubelet's directory", move |site| read(site, &driver, list.as_ref())).await;
+        let found = read.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo cannot be read: {e}"))?;
+        Ok(ask_all(&visit, found, sources).await)
+    });
+    // Hung threads are left to the end of the process.
+    runtime.shutdown_background();
+    all
+}
+
+/// The volumes of the driver in the mount namespace of the calling thread.
+fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<Vec<Found>, Errno> {
+    let table = mountinfo::parse(&site.proc.mountinfo()?);
+    let walk = Walk::new(&table);
+    let published = find::published(&table, &walk, &site.kubelet_dir).into_iter();
+    Ok(published.filter_map(|at| volume(site, driver, list, (&table, &walk), at)).collect())
+}
+
+/// One of them; none if it is another driver's. Whose it is, the kubelet has written beside it; where that can't be read,
+/// the note tells.
+fn volume(
+    site: &Site,
+    driver: &str,
+    list: Option<&AllowList>,
+    (table, walk): (&Table, &Walk<'_>),
+    at: Published<'_>,
+) -> Option<Found> {
+    let Published { path, top, .. } = at;
+    let note = Note::of(site, &path);
+    let written = Written::beside(path.as_path());
+    match &written {
+        Some(written) if written.driver != driver => return None,
+        None if note.is_none() => return None,
+        _ => {}
+    }
+    let (uid, name) = path.pod_volume()?;
+    let pod = note.as_ref().and_then(|note| note.owner.pod.clone());
+    let inline = written.as_ref().and_then(|written| written.inline);
+    // A claim's handle names the entry, also without a note.
+    let handle = written.filter(|_| inline == Some(false)).and_then(|w| VolumeRef::parse_handle(&w.handle?).ok());
+    let entry = note.as_ref().map(|note| note.owner.entry.to_string());
+    let sub_path = note.as_ref().map(|note| note.sub_path.as_ref().map(ToString::to_string));
+    let source = note.as_ref().map(|note| note.full_path().to_string_lossy().into_owned());
+    let healing = list.map(|list| {
+        let wanted = note.as_ref().and_then(|note| mend::wanted(list, &path, note));
+        match wanted.map(|(_, heal)| heal) {
+            None | Some(Heal::Off) => Healing::Off,
+            Some(Heal::Propagating) => Healing::Propagating,
+            Some(Heal::Containers) => Healing::Containers,
+        }
+    });
+    let shows = note
+        .as_ref()
+        .map(|note| find::judge((table, walk), site.kubelet_dir.as_path(), (path.as_path(), note), None).into());
+    let volume = Volume {
+        name: name.to_owned(),
+        driver: driver.to_owned(),
+        mountpoint: path.to_string(),
+        scope: "local".to_owned(),
+        created_at: created(site, &path).map(|time| time.to_string()),
+        pod: Pod {
+            uid: uid.to_owned(),
+            namespace: pod.as_ref().map(|pod| pod.namespace.clone()),
+            name: pod.as_ref().map(|pod| pod.name.clone()),
+            service_account: pod.map(|pod| pod.service_account),
+        },
+        kind: inline.map(|inline| if inline { Kind::Inline } else { Kind::Persistent }),
+        entry: entry.or_else(|| handle.as_ref().map(|handle| handle.entry.to_string())),
+        entry_path: note.as_ref().map(|note| note.path.to_string()),
+        sub_path: sub_path.unwrap_or_else(|| handle?.sub_path.as_ref().map(ToString::to_string)),
+        source,
+        propagation: note.as_ref().map(|note| note.propagation.name().to_owned()),
+        options: note.as_ref().map(options).unwrap_or_default(),
+        noted: note.is_some(),
+        layers: walk.stack(top).into_iter().map(Layer::from).collect(),
+        health: Health::unknown("it was not asked"),
+        source_health: None,
+        shows,
+        healing,
+    };
+    let source = note.map(|note| SourcePath { entry: note.path, sub_path: note.sub_path, missing: Missing::Fail });
+    Some(Found { volume, shown: Shown { device: top.device, root: top.root.clone() }, path, source })
+}
+
+/// When the kubelet made the volume's directory, just before it had the volume published. The volume itself isn't asked:
+/// its file system may be dead.
+fn created(site: &Site, path: &KubeletPath) -> Option<Timestamp> {
+    let place = observe::open_target(site, path).ok()??;
+    let born = stat::birth_time(&place.parent).ok()??;
+    let second = i64::try_from(born.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs()).ok()?;
+    Timestamp::from_second(second).ok()
+}
+
+fn options(note: &Note) -> BTreeMap<String, String> {
+    let flags = [
+        (note.attrs.read_only, "ro"),
+        (note.attrs.nosuid, "nosuid"),
+        (note.attrs.nodev, "nodev"),
+        (note.attrs.noexec, "noexec"),
+    ];
+    let words = ["rbind", note.propagation.propagation().name()].into_iter();
+    let words: Vec<&str> = words.chain(flags.into_iter().filter_map(|(set, word)| set.then_some(word))).collect();
+    BTreeMap::from([
+        ("type".to_owned(), "none".to_owned()),
+        ("device".to_owned(), note.full_path().to_string_lossy().into_owned()),
+        ("o".to_owned(), words.join(",")),
+    ])
+}
+
+/// Asks all at once how they are.
+async fn ask_all(visit: &Visit<'_>, mut found: Vec<Found>, sources: bool) -> Vec<Volume> {
+    // Those that show the same live and die together.
+    let mut shown: HashMap<&Shown, &Found> = HashMap::new();
+    let mut paths: HashMap<PathBuf, &SourcePath> = HashMap::new();
+    for volume in &found {
+        shown.entry(&volume.shown).or_insert(volume);
+        if let Some(source) = volume.source.as_ref().filter(|_| sources) {
+            paths.entry(source.full()).or_insert(source);
+        }
+    }
+    let of_volumes = join_all(shown.into_iter().map(|(shown, first)| async {
+        let path = first.path.clone();
+        // Each has a name of its own for the threads: what hangs on one source must not wait for another.
+        let name = format!("{}:{}:{}", shown.device.0, shown.device.1, shown.root.display());
+        (shown.clone(), ask(visit, &name, move |site| engine::health(site, &path)).await)
+    }));
+    let of_sources = join_all(paths.into_iter().map(|(path, source)| async {
+        let (name, source) = (format!("source {}", path.display()), source.clone());
+        (path, ask(visit, &name, move |site| engine::source_health(site, &source)).await)
+    }));
+    let (of_volumes, of_sources) = futures_util::join!(of_volumes, of_sources);
+    let of_volumes: HashMap<Shown, Health> = of_volumes.into_iter().collect();
+    let of_sources: HashMap<PathBuf, Health> = of_sources.into_iter().collect();
+    for Found { volume, shown, source, .. } in &mut found {
+        if let Some(health) = of_volumes.get(shown) {
+            volume.health = health.clone();
+        }
+        volume.source_health = source.as_ref().and_then(|source| of_sources.get(&source.full()).cloned());
+    }
+    found.into_iter().map(|found| found.volume).collect()
+}
+
+async fn ask(
+    visit: &Visit<'_>,
+    name: &str,
+    question: impl FnOnce(&Site) -> Result<Option<Gone>, MountError> + Send + 'static,
+) -> Health {
+    let begun = Arc::new(AtomicBool::new(false));
+    let begins = Arc::clone(&begun);
+    let asking = visit.look(name, move |site| {
+        begins.store(true, Ordering::SeqCst);
+        question(site)
+    });
+    match asking.await {
+        Ok(Ok(gone)) => Vital::from(gone).into(),
+        Ok(Err(MountError::Target { errno, .. } | MountError::Source { errno, .. })) => refused(errno),
+        Ok(Err(error)) => Health::unknown(error.to_string()),
+        Err(NoResult::Deadline { .. }) if begun.load(Ordering::SeqCst) => Vital::Hung.into(),
+        Err(NoResult::Deadline { .. }) => Health::unknown("so many others hang that it was not asked in time"),
+        Err(error) => Health::unknown(error.to_string()),
+    }
+}
+
+/// An error with which the kernel refused to say how it is.
+fn refused(errno: Errno) -> Health {
+    if stat::is_dead(errno) { Vital::Dead(errno).into() } else { Health::unknown(errno.to_string()) }
+}

@@ -1,0 +1,381 @@
+//! Keeps an eye on all mount namespaces: an open mount table of each, and the kernel's events where they are to be had.
+//!
+//! poll(2) on an open mountinfo tells that its table has changed, and so which tables are to be read anew
+//! (fs/proc_namespace.c, `mounts_poll`). That is the whole of it for those without rights, and on kernels before 6.15;
+//! there, what comes and goes between two readings is missed. With fanotify each mount is named, and asked for at once.
+//!
+//! An open mountinfo keeps its namespace alive, with all that is mounted there. So of each namespace one process is
+//! watched too, and when the last has ended the table is closed at once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::cut;
+use super::diff::{self, Change};
+use super::ledger::{Ledger, Named};
+use super::origin::{self, Told};
+use crate::machine::{Machine, Namespace, gather, names};
+use crate::sys::Errno;
+use crate::sys::mount_events::MountGroup;
+use crate::sys::namespace::Proc;
+use crate::sys::stat;
+use crate::tree::mountinfo::{self, Table};
+use crate::visit::find_kubelet;
+
+/// Mounts come in swarms: after the first, this is waited before the tables are read; and as long as the reading took the
+/// last time, so that large tables which change all the time cost half a core at most.
+const SETTLE: Duration = Duration::from_millis(10);
+const SETTLE_MAX: Duration = Duration::from_millis(500);
+/// How often a table is read that is torn each time.
+const READINGS: usize = 5;
+
+/// A namespace that is watched.
+#[derive(Debug)]
+struct Watched {
+    /// Its id for statmount(2), where the kernel has that.
+    id: Option<u64>,
+    /// Its open mountinfo.
+    table: File,
+    /// A process in it; readable when that has ended. None where the kernel has no such thing.
+    process: Option<OwnedFd>,
+    /// Whether its table has changed since it was read.
+    dirty: bool,
+}
+
+/// What a look at the processes found.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    /// Namespaces that are new, by their places in the machine.
+    pub(super) started: Vec<usize>,
+    /// Namespaces that no process is in any more. Their places are others' by now.
+    pub(super) ended: Vec<Namespace>,
+}
+
+/// What a round found.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    /// The events: each the origin and its copies.
+    pub(super) events: Vec<Vec<Told>>,
+    /// How many mounts came and went before they could be asked for.
+    pub(super) nameless: usize,
+    /// Whether the kernel lost events.
+    pub(super) lost: bool,
+}
+
+/// All namespaces that can be watched.
+#[derive(Debug)]
+pub(super) struct Live {
+    proc: Proc,
+    group: Option<MountGroup>,
+    /// In the same order as the machine's.
+    watched: Vec<Watched>,
+    machine: Machine,
+    kubelet: i32,
+    ledger: Ledger,
+    /// Mounts that were named and not told of yet.
+    named: Vec<Named>,
+    nameless: usize,
+    lost: bool,
+    settle: Duration,
+    /// The namespace in which a mount was found last.
+    last_hit: usize,
+    /// Processes whose namespaces we may not watch.
+    closed: usize,
+}
+
+impl Live {
+    /// Begins to watch, by polling alone if told so. Says also why there are no events, if so.
+    ///
+    /// # Errors
+    /// That there is no usable `/proc`.
+    pub(super) fn begin(poll_only: bool) -> Result<(Self, Option<Errno>), String> {
+        let proc = Proc::new().map_err(|e| format!("/proc cannot be opened: {e}"))?;
+        let (group, refusal) = match MountGroup::new() {
+            _ if poll_only => (None, None),
+            Ok(group) => (Some(group), None),
+            Err(errno) => (None, Some(errno)),
+        };
+        let kubelet = find_kubelet(&proc, None).0.pid;
+        let mut live = Self {
+            proc,
+            group,
+            watched: Vec::new(),
+            machine: Machine::default(),
+            kubelet,
+            ledger: Ledger::default(),
+            named: Vec::new(),
+            nameless: 0,
+            lost: false,
+            settle: SETTLE,
+            last_hit: 0,
+            closed: 0,
+        };
+        live.scan()?;
+        Ok((live, refusal))
+    }
+
+    pub(super) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// How many processes are in namespaces that we may not watch.
+    pub(super) const fn closed(&self) -> usize {
+        self.closed
+    }
+
+    /// Whether mounts are named by the kernel.
+    pub(super) const fn by_events(&self) -> bool {
+        self.group.is_some()
+    }
+
+    /// The namespace of a process.
+    pub(super) fn namespace_of(&self, pid: i32) -> Result<u64, Errno> {
+        let link = self.proc.link(&format!("{pid}/ns/mnt"))?;
+        names::namespace_link(&link).ok_or(Errno::ENOENT)
+    }
+
+    /// Looks which namespaces there are.
+    ///
+    /// # Errors
+    /// That `/proc` can't be read.
+    pub(super) fn scan(&mut self) -> Result<Scan, String> {
+        let mut found: BTreeMap<u64, Vec<i32>> = BTreeMap::new();
+        self.closed = 0;
+        for pid in self.proc.processes().map_err(|e| format!("/proc cannot be read: {e}"))? {
+            match self.proc.link(&format!("{pid}/ns/mnt")) {
+                Ok(link) => {
+                    if let Some(inode) = names::namespace_link(&link) {
+                        found.entry(inode).or_default().push(pid);
+                    }
+                }
+                Err(Errno::EACCES | Errno::EPERM) => self.closed += 1,
+                // It has ended.
+                Err(_) => {}
+            }
+        }
+        let mut scan = Scan::default();
+        for index in (0..self.watched.len()).rev() {
+            let Some(pids) = found.remove(&self.machine.namespaces[index].inode) else {
+                self.watched.remove(index);
+                scan.ended.push(self.machine.namespaces.remove(index));
+                self.named.retain(|named| named.namespace != index);
+                for named in self.named.iter_mut().filter(|named| named.namespace > index) {
+                    named.namespace -= 1;
+                }
+                continue;
+            };
+            self.keep(index, &pids);
+        }
+        scan.ended.reverse();
+        // That of process 1 first, as elsewhere.
+        let mut new: Vec<(u64, Vec<i32>)> = found.into_iter().collect();
+        new.sort_by_key(|(_, pids)| pids.first().copied());
+        let from = self.watched.len();
+        for (inode, pids) in new {
+            // One that can't be watched has ended meanwhile, or is not ours to see.
+            if self.add(inode, &pids).is_err() {
+                self.closed += pids.len();
+            }
+        }
+        let kubelets = vec![1, self.kubelet];
+        gather::name_all(&self.proc, &mut self.machine.namespaces[from..], kubelets);
+        scan.started = (from..self.watched.len()).collect();
+        Ok(scan)
+    }
+
+    /// Brings up to date what is known of a namespace's processes.
+    fn keep(&mut self, index: usize, pids: &[i32]) {
+        let (watched, namespace) = (&mut self.watched[index], &mut self.machine.namespaces[index]);
+        if namespace.processes.iter().map(|process| process.pid).ne(pids.iter().copied()) {
+            namespace.processes = pids.iter().map(|&pid| gather::process(&self.proc, pid)).collect();
+        }
+        if watched.process.as_ref().is_none_or(|process| is_ready(process, PollFlags::POLLIN)) {
+            watched.process = pids.iter().find_map(|&pid| Proc::process(pid).ok());
+        }
+        // A container gets the files that tell its name while it is set up.
+        if namespace.container.as_ref().is_some_and(|container| container.name.is_none()) || namespace.pod.is_none() {
+            let known = (namespace.container.take(), namespace.pod.take());
+            gather::name_all(&self.proc, std::slice::from_mut(namespace), vec![1, self.kubelet]);
+            if namespace.pod.is_none() && namespace.container.is_none() {
+                (namespace.container, namespace.pod) = known;
+            }
+        }
+    }
+
+    fn add(&mut self, inode: u64, pids: &[i32]) -> Result<(), Errno> {
+        let is_at_root = |pid: &i32| self.proc.link(&format!("{pid}/root")).is_ok_and(|root| root == "/");
+        let pid = pids.iter().copied().find(is_at_root).or_else(|| pids.first().copied()).ok_or(Errno::ESRCH)?;
+        let process = Proc::process(pid).ok();
+        let namespace = self.proc.mount_namespace(pid)?;
+        let table = File::from(self.proc.open(&format!("{pid}/mountinfo"))?);
+        // The number may have been given to another process meanwhile.
+        if namespace.inode != inode || self.namespace_of(pid)? != inode {
+            return Err(Errno::ESRCH);
+        }
+        // Before the table is read, so that nothing is missed in between.
+        if let Some(group) = &self.group {
+            group.add(&namespace)?;
+        }
+        let mut watched = Watched { id: namespace.id().ok(), table, process, dirty: false };
+        let table = watched.read()?;
+        self.watched.push(watched);
+        let processes = pids.iter().map(|&pid| gather::process(&self.proc, pid)).collect();
+        self.machine.namespaces.push(Namespace { inode, processes, table, ..Namespace::default() });
+        Ok(())
+    }
+
+    /// What is to be polled beside what the caller polls.
+    pub(super) fn descriptors(&self) -> Vec<PollFd<'_>> {
+        let group = self.group.iter().map(|group| PollFd::new(group.as_fd(), PollFlags::POLLIN));
+        let tables = self.watched.iter().map(|w| PollFd::new(w.table.as_fd(), PollFlags::POLLPRI));
+        let processes = self.watched.iter().filter_map(|w| w.process.as_ref());
+        group.chain(tables).chain(processes.map(|process| PollFd::new(process.as_fd(), PollFlags::POLLIN))).collect()
+    }
+
+    /// Takes down what poll(2) said of these descriptors. Whether a watched process has ended, and whether there is
+    /// something to be looked at.
+    pub(super) fn take(&mut self, events: &[PollFlags]) -> (bool, bool) {
+        let groups = usize::from(self.group.is_some());
+        let said = |at: usize| events.get(at).is_some_and(|events| !events.is_empty());
+        for (index, watched) in self.watched.iter_mut().enumerate() {
+            watched.dirty |= said(groups + index);
+        }
+        let ended = (groups + self.watched.len()..events.len()).any(said);
+        (ended, (groups > 0 && said(0)) || self.watched.iter().any(|watched| watched.dirty))
+    }
+
+    /// Reads what has come from the kernel, and asks for each mount at once.
+    fn drain(&mut self) {
+        let Some(group) = &self.group else { return };
+        let Ok(attached) = group.read() else {
+            self.lost = true;
+            return;
+        };
+        self.lost |= attached.lost;
+        for unique in attached.ids {
+            let count = self.watched.len();
+            let order = (0..count).map(|n| (n + self.last_hit) % count);
+            let found = order.into_iter().find_map(|namespace| {
+                let mount = stat::mount_in(unique, self.watched[namespace].id?).ok()?;
+                Some(Named { namespace, unique, mount })
+            });
+            match found {
+                Some(named) => {
+                    self.last_hit = named.namespace;
+                    self.named.push(named);
+                }
+                None => self.nameless += 1,
+            }
+        }
+    }
+
+    /// Reads the tables that have changed and finds out what has happened.
+    pub(super) fn round(&mut self) -> Round {
+        let until = Instant::now() + self.settle;
+        loop {
+            self.drain();
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            match &self.group {
+                Some(group) => drop(poll(&mut [PollFd::new(group.as_fd(), PollFlags::POLLIN)], timeout)),
+                None => std::thread::sleep(left),
+            }
+        }
+        let begun = Instant::now();
+        let mut before = HashMap::new();
+        self.poll_tables();
+        if self.lost {
+            self.watched.iter_mut().for_each(|watched| watched.dirty = true);
+        }
+        self.read_dirty(&mut before);
+        let first: HashMap<usize, Table> =
+            before.keys().map(|&index| (index, self.machine.namespaces[index].table.clone())).collect();
+        self.poll_tables();
+        let again = self.watched.iter().any(|watched| watched.dirty);
+        if again {
+            self.read_dirty(&mut before);
+        }
+        // What the tables show now was queued by now, or is about to be.
+        self.drain();
+        let mut changes: Vec<Change> = Vec::new();
+        let mut indices: Vec<usize> = before.keys().copied().collect();
+        indices.sort_unstable();
+        for index in indices {
+            changes.extend(diff::tables(index, &before[&index], &self.machine.namespaces[index].table));
+        }
+        if self.by_events() {
+            let named = std::mem::take(&mut self.named);
+            self.ledger.explain(&self.machine, &before, named, &mut changes);
+        }
+        let mut events = origin::events(&self.machine, &before, changes);
+        if again {
+            self.named.extend(cut::leave(&mut self.machine, &before, &first, &mut events));
+            // What was left is told in the next round, whether or not anything else happens.
+            for &index in before.keys() {
+                self.watched[index].dirty = true;
+            }
+        }
+        self.settle = begun.elapsed().clamp(SETTLE, SETTLE_MAX);
+        Round { events, nameless: std::mem::take(&mut self.nameless), lost: std::mem::take(&mut self.lost) }
+    }
+
+    /// Whether another round is due at once.
+    pub(super) fn is_due(&self) -> bool {
+        self.watched.iter().any(|watched| watched.dirty)
+    }
+
+    fn poll_tables(&mut self) {
+        let mut fds: Vec<PollFd<'_>> =
+            self.watched.iter().map(|w| PollFd::new(w.table.as_fd(), PollFlags::POLLPRI)).collect();
+        if poll(&mut fds, PollTimeout::ZERO).is_err() {
+            return;
+        }
+        let said: Vec<bool> = fds.iter().map(|fd| fd.revents().is_some_and(|events| !events.is_empty())).collect();
+        for (watched, said) in self.watched.iter_mut().zip(said) {
+            watched.dirty |= said;
+        }
+    }
+
+    fn read_dirty(&mut self, before: &mut HashMap<usize, Table>) {
+        for (index, watched) in self.watched.iter_mut().enumerate().filter(|(_, watched)| watched.dirty) {
+            watched.dirty = false;
+            // One that can't be read keeps its table; its process is about to end.
+            if let Ok(table) = watched.read() {
+                let old = std::mem::replace(&mut self.machine.namespaces[index].table, table);
+                before.entry(index).or_insert(old);
+            }
+        }
+    }
+}
+
+impl Watched {
+    /// Reads the table, again if it was torn by a change.
+    fn read(&mut self) -> Result<Table, Errno> {
+        let mut table = Table::default();
+        for _ in 0..READINGS {
+            let mut bytes = Vec::new();
+            let read = self.table.seek(SeekFrom::Start(0)).and_then(|_| self.table.read_to_end(&mut bytes));
+            read.map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+            table = mountinfo::parse(&bytes);
+            let changed = is_ready(&self.table, PollFlags::POLLPRI);
+            self.dirty |= changed;
+            if !changed && table.tear().is_none() {
+                self.dirty = false;
+                break;
+            }
+        }
+        Ok(table)
+    }
+}
+
+fn is_ready(fd: impl AsFd, events: PollFlags) -> bool {
+    poll(&mut [PollFd::new(fd.as_fd(), events)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
