@@ -43,8 +43,9 @@ impl Default for Options {
 fn summary(machine: &Machine, outline: &Outline<'_>) -> String {
     let mounts = machine.namespaces.iter().map(|namespace| namespace.table.mounts.len()).sum();
     let linked = outline.groups.values().filter(|group| group.colour.is_some()).count();
+    let verb = if linked == 1 { "links" } else { "link" };
     format!(
-        "{}, {}, {} that link mounts.",
+        "{}, {}, {} that {verb} mounts.",
         counted(machine.namespaces.len(), "mount namespace"),
         counted(mounts, "mount"),
         counted(linked, "peer group"),
@@ -64,4 +65,34 @@ fn told(mount: &Mount) -> String {
         mount.propagation,
         mount.id,
     )
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::machine::{Namespace, Process};
+    use crate::tree::mountinfo;
+
+    /// A machine of one namespace for each mountinfo.
+    pub(crate) fn machine(tables: &[&str]) -> Machine {
+        let namespace = |(number, table): (usize, &&str)| Namespace {
+            inode: 7,
+            processes: vec![Process { pid: i32::try_from(number).unwrap() + 1, name: format!("p{number}") }],
+            table: mountinfo::parse(table.as_bytes()),
+            ..Namespace::default()
+        };
+        Machine { namespaces: tables.iter().enumerate().map(namespace).collect(), left_out: vec![] }
+    }
+
+    #[test]
+    fn what_is_said_of_a_mount_and_of_all() {
+        let machine = machine(&[
+            "1 0 0:1 /x//deleted / rw,noexec shared:3 - ext4 /dev/s\\040a rw\n",
+            "2 0 0:1 / / rw master:3 - ext4 a rw\n",
+        ]);
+        let mount = &machine.namespaces[0].table.mounts[0];
+        assert_eq!(told(mount), "/: /x of /dev/s a (ext4) (deleted), rw,noexec, shared:3, mount 1");
+        let outline = Outline::of(&machine, false);
+        assert_eq!(summary(&machine, &outline), "2 mount namespaces, 2 mounts, 1 peer group that links mounts.");
+    }
 }

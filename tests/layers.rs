@@ -47,6 +47,16 @@ const PURE: &[&str] = &[
     "watch/ledger.rs",
     "watch/origin.rs",
     "watch/show.rs",
+    "picture.rs",
+    "picture/dot.rs",
+    "picture/html.rs",
+    "picture/layout.rs",
+    "picture/outline.rs",
+    "picture/outline/images.rs",
+    "picture/outline/tree.rs",
+    "picture/reach.rs",
+    "picture/svg.rs",
+    "picture/text.rs",
 ];
 /// What would give a pure file the means to do something, or tie it to the transport.
 const IMPURE: [(&str, &str); 14] = [

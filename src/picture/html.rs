@@ -114,8 +114,7 @@ fn data(machine: &Machine, outline: &Outline<'_>, reach: &Reach, options: &Optio
         .classes
         .iter()
         .map(|class| {
-            let parts: Vec<Value> =
-                class.parts.iter().map(|(below, all)| json!([shown(below), flat(all)])).collect();
+            let parts: Vec<Value> = class.parts.iter().map(|(below, all)| json!([shown(below), flat(all)])).collect();
             json!([flat(&class.receivers), parts, class.more_parts, class.doubt.as_ref().map(shown)])
         })
         .collect();
@@ -135,7 +134,8 @@ fn data(machine: &Machine, outline: &Outline<'_>, reach: &Reach, options: &Optio
         .iter()
         .filter_map(|(group, of)| of.colour.map(|colour| json!([group, colour % COLOURS])))
         .collect();
-    let left_out: Vec<Value> = machine.left_out.iter().map(|left| json!([shown(&left.what), shown(&left.why)])).collect();
+    let left_out: Vec<Value> =
+        machine.left_out.iter().map(|left| json!([shown(&left.what), shown(&left.why)])).collect();
     json!({
         "title": shown(&options.title), "summary": summary(machine, outline), "leftOut": left_out,
         "namespaces": namespaces, "mounts": mounts, "classes": classes, "ways": ways, "colours": colours, "texts": texts.all,
@@ -153,5 +153,59 @@ fn fold(depth: usize, label: usize, why: Why) -> Value {
         Why::Mirror(of, Relation::Peers) => json!([depth, label, -1, "peers", of]),
         Why::Mirror(of, Relation::Slaves) => json!([depth, label, -1, "slaves", of]),
         Why::Mirror(of, Relation::Copies) => json!([depth, label, -1, "copies", of]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::LeftOut;
+    use crate::picture::tests::machine;
+
+    fn data_of(page: &str) -> Value {
+        let begin = "<script type=\"application/json\" id=\"data\">";
+        let at = page.find(begin).unwrap() + begin.len();
+        let end = at + page[at..].find("</script>").unwrap();
+        serde_json::from_str(&page[at..end]).unwrap()
+    }
+
+    #[test]
+    fn what_is_embedded_stays_data() {
+        let evil = "</script><script>x()</script><!--@SCRIPT@@DATA@";
+        let mut machine = machine(&["1 0 0:1 / /</script><!-- rw,</script> shared:1 - </script> </script> rw\n"]);
+        machine.namespaces[0].processes[0].name = evil.to_owned();
+        machine.namespaces[0].processes[0].pid = 9;
+        machine.left_out.push(LeftOut { what: evil.to_owned(), why: "why".to_owned() });
+        let options = Options { title: evil.to_owned(), all: false };
+        let page = html(&machine, &Forest::of(&machine), &options);
+        assert_eq!(page.matches("<script").count(), 2, "the data and the script");
+        assert_eq!(page.matches("</script").count(), 2);
+        assert_eq!(page.matches("<!--").count(), 0);
+        let data = data_of(&page);
+        assert_eq!(data["title"], evil);
+        assert_eq!(data["leftOut"][0][0], evil);
+        assert_eq!(data["namespaces"][0]["title"], format!("{evil} (9)"));
+        assert!(data["texts"].as_array().unwrap().iter().any(|text| text == "/</script><!--"));
+    }
+
+    #[test]
+    fn the_page_asks_for_nothing() {
+        let page = html(&Machine::default(), &Forest::of(&Machine::default()), &Options::default());
+        for outside in ["http://", "https://", "src=", "href=", "@import", "url("] {
+            let found = page.replace("http://www.w3.org/2000/svg", "").contains(outside);
+            assert!(!found, "{outside}");
+        }
+        assert!(page.contains("default-src 'none'"));
+        for mark in ["@TITLE@", "@STYLE@", "@SCRIPT@", "@DATA@"] {
+            assert!(!page.contains(mark), "{mark}");
+        }
+    }
+
+    #[test]
+    fn texts_are_kept_once() {
+        let machine = machine(&["1 0 0:1 / / rw - ext4 ext4 rw\n2 1 0:1 / / rw - ext4 ext4 rw\n"]);
+        let data = data_of(&html(&machine, &Forest::of(&machine), &Options::default()));
+        let texts: Vec<&str> = data["texts"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert_eq!(texts, ["/", "/ (on top)", "ext4", "rw"]);
     }
 }

@@ -4,7 +4,7 @@
 //! formats that draw by themselves; the page lays itself out, as its rows come and go.
 
 use crate::picture::outline::{Outline, Relation, Row, What, Why};
-use crate::picture::text::{fitted, shown, width};
+use crate::picture::text::{fitted, heading_width, shown, width};
 use crate::propagation::PropagationState;
 
 /// Height of a line.
@@ -155,9 +155,13 @@ impl<'o, 'm> Layout<'o, 'm> {
         for (number, column) in outline.columns.iter().enumerate() {
             let lines = lines(&column.rows, x, number, &mut place);
             let needed = lines.iter().map(|line| needed(line, x)).max().unwrap_or(0);
-            let heading = (width(&column.title) * 8) + 2 * PAD;
-            let mut card =
-                Card { x, width: needed.max(heading).clamp(CARD.0, CARD.1), height: HEAD + lines.len() * LINE + 10, lines };
+            let heading = heading_width(&column.title) + 2 * PAD;
+            let mut card = Card {
+                x,
+                width: needed.max(heading).clamp(CARD.0, CARD.1),
+                height: HEAD + lines.len() * LINE + 10,
+                lines,
+            };
             for line in &mut card.lines {
                 let end = needed_end(line);
                 line.room = (x + card.width).saturating_sub(line.x + MARK - 4 + end) * 10 / 73;
@@ -196,13 +200,16 @@ fn lines<'o, 'm>(rows: &'o [Row<'m>], x: usize, card: usize, place: &mut [At]) -
             }
             continue;
         }
-        let (at, chips) = (lines.len(), match row.what {
-            What::Mount(number, mount) => {
-                place[number] = (card, lines.len());
-                Chip::of(mount.propagation)
-            }
-            What::Fold(_) => Vec::new(),
-        });
+        let (at, chips) = (
+            lines.len(),
+            match row.what {
+                What::Mount(number, mount) => {
+                    place[number] = (card, lines.len());
+                    Chip::of(mount.propagation)
+                }
+                What::Fold(_) => Vec::new(),
+            },
+        );
         fold = matches!(row.what, What::Fold(_)).then_some(row.depth);
         way.truncate(row.depth);
         lines.push(Line {
@@ -261,9 +268,72 @@ fn wires(outline: &Outline<'_>, cards: &[Card<'_, '_>], place: &[At]) -> Vec<Wir
         for (at, line) in card.lines.iter().enumerate() {
             if let What::Fold(Why::Mirror(of, relation @ (Relation::Peers | Relation::Slaves))) = line.row.what {
                 let to_slave = relation == Relation::Slaves;
-                wires.push(Wire { group: 0, colour: 0, from: (of, 0), to: (number, at), to_slave, count: line.folded.max(2) });
+                wires.push(Wire {
+                    group: 0,
+                    colour: 0,
+                    from: (of, 0),
+                    to: (number, at),
+                    to_slave,
+                    count: line.folded.max(2),
+                });
             }
         }
     }
     wires
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::tests::machine;
+
+    fn links(outline: &Outline<'_>) -> Vec<(At, At, bool, usize)> {
+        Layout::of(outline).wires.iter().map(|wire| (wire.from, wire.to, wire.to_slave, wire.count)).collect()
+    }
+
+    #[test]
+    fn peers_are_chained_and_slaves_hang_on_the_nearest() {
+        let machine = machine(&[
+            "1 0 0:1 / / rw shared:1 - t t rw\n2 1 0:1 / /a rw shared:1 - t t rw\n",
+            "3 0 0:1 / / rw shared:1 - t t rw\n",
+            "4 0 0:1 / / rw master:1 - t t rw\n",
+        ]);
+        let outline = Outline::of(&machine, false);
+        let expected = [((0, 0), (0, 1), false, 1), ((0, 1), (1, 0), false, 1), ((1, 0), (2, 0), true, 1)];
+        assert_eq!(links(&outline), expected);
+    }
+
+    #[test]
+    fn what_is_folded_shares_a_wire() {
+        let table = |base: u64, link: &str| {
+            let mut text = format!("{base} 0 0:1 / / rw - t t rw\n");
+            for n in 1..=4 {
+                text += &format!("{} {base} 0:{n} / /{n} rw {link}:{n} - t t rw\n", base + n);
+            }
+            text
+        };
+        let machine = machine(&[&table(10, "shared"), &table(20, "master")]);
+        assert_eq!(links(&Outline::of(&machine, false)), [((0, 0), (1, 1), true, 4)]);
+        assert_eq!(links(&Outline::of(&machine, true)).len(), 4);
+    }
+
+    #[test]
+    fn lines_lie_in_their_card_and_cards_beside_each_other() {
+        let long = format!(
+            "1 0 0:1 / / rw shared:123456789 master:12345678 - t t rw\n2 1 0:1 / /{} rw - fuse.very-long-type t rw\n",
+            "x".repeat(300)
+        );
+        let machine = machine(&[&long, "", &long]);
+        let outline = Outline::of(&machine, false);
+        let layout = Layout::of(&outline);
+        for pair in layout.cards.windows(2) {
+            assert!(pair[0].x + pair[0].width + 40 < pair[1].x);
+        }
+        let last = layout.cards.last().unwrap();
+        assert!(last.x + last.width + MARGIN <= layout.size.0);
+        for card in &layout.cards {
+            assert!(card.width <= CARD.1);
+            assert!(card.lines.iter().all(|line| line.y < MARGIN + card.height && line.room >= 10));
+        }
+    }
 }

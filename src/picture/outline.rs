@@ -5,9 +5,15 @@
 //! with the same relation all over (what `unshare` and service managers make); and many siblings of one kind (a kubelet's volumes).
 //! Everything works without recursion: a mount table may be a chain of a million.
 
+mod images;
+mod tree;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::Path;
+
+use images::{Image, Images};
+use tree::Tree;
 
 use crate::machine::{Machine, Namespace};
 use crate::picture::text::{counted, shown};
@@ -19,9 +25,30 @@ const MIRROR_FROM: usize = 3;
 const ALIKE_FROM: usize = 8;
 /// File systems that show the kernel's own state, or are its plumbing.
 const KERNEL: [&str; 24] = [
-    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "cpuset", "debugfs", "devpts", "devtmpfs",
-    "efivarfs", "fusectl", "hugetlbfs", "mqueue", "nfsd", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs",
-    "selinuxfs", "smackfs", "sysfs", "tracefs",
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "cpuset",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nfsd",
+    "nsfs",
+    "proc",
+    "pstore",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "smackfs",
+    "sysfs",
+    "tracefs",
 ];
 
 /// A machine, made ready to be drawn.
@@ -137,142 +164,16 @@ fn groups(machine: &Machine) -> BTreeMap<u64, Group> {
     groups
 }
 
-/// The mounts of a namespace as a tree, in which each mount is found once, however torn the table is.
-struct Tree<'m> {
-    mounts: &'m [Mount],
-    roots: Vec<usize>,
-    children: Vec<Vec<usize>>,
-    /// Parents before their children.
-    order: Vec<usize>,
-    parent: Vec<Option<usize>>,
-}
-
-impl<'m> Tree<'m> {
-    fn of(mounts: &'m [Mount]) -> Self {
-        let by_id: HashMap<u64, usize> = mounts.iter().enumerate().map(|(n, mount)| (mount.id, n)).collect();
-        let mut children = vec![Vec::new(); mounts.len()];
-        let mut parent = vec![None; mounts.len()];
-        let mut roots = Vec::new();
-        for (n, mount) in mounts.iter().enumerate() {
-            match by_id.get(&mount.parent).filter(|&&above| above != n && mount.parent != mount.id) {
-                Some(&above) => {
-                    children[above].push(n);
-                    parent[n] = Some(above);
-                }
-                None => roots.push(n),
-            }
-        }
-        for siblings in &mut children {
-            siblings.sort_by(|&a, &b| mounts[a].mount_point.cmp(&mounts[b].mount_point));
-        }
-        let mut seen = vec![false; mounts.len()];
-        let mut order = Vec::with_capacity(mounts.len());
-        let mut waiting: Vec<usize> = roots.iter().rev().copied().collect();
-        for n in 0..=mounts.len() {
-            while let Some(at) = waiting.pop() {
-                if !std::mem::replace(&mut seen[at], true) {
-                    order.push(at);
-                    waiting.extend(children[at].iter().rev());
-                }
-            }
-            // What is left hangs on a cycle, which a torn table may hold: it is cut open here.
-            if n < mounts.len() && !seen[n] {
-                if let Some(above) = parent[n].take() {
-                    children[above].retain(|&child| child != n);
-                }
-                roots.push(n);
-                waiting.push(n);
-            }
-        }
-        Self { mounts, roots, children, order, parent }
-    }
-}
-
-/// What a subtree looks like: its place, what it shows, one number of each mount's propagation, and its children.
-type Look<'m> = (&'m Path, (u32, u32), &'m Path, Option<u64>, Vec<usize>);
-
-/// The subtrees of the namespaces so far, each look with a number.
-#[derive(Default)]
-struct Images<'m> {
-    looks: HashMap<Look<'m>, usize>,
-    /// The first namespace that has a subtree with this look, by peer groups.
-    own: HashMap<usize, usize>,
-    /// The same without regard to propagation.
-    bare: HashMap<usize, usize>,
-}
-
-impl<'m> Images<'m> {
-    fn number(&mut self, look: Look<'m>) -> usize {
-        let next = self.looks.len();
-        *self.looks.entry(look).or_insert(next)
-    }
-
-    /// Compares each subtree of a namespace with those before it; gives which one it is the image of, for each mount.
-    fn enter(
-        &mut self,
-        namespace: usize,
-        tree: &Tree<'m>,
-        groups: &BTreeMap<u64, Group>,
-    ) -> Vec<Option<(usize, Relation, usize)>> {
-        #[derive(Clone, Default)]
-        struct Seen {
-            own: usize,
-            master: usize,
-            bare: usize,
-            /// Mounts in the subtree.
-            size: usize,
-            any_peers: bool,
-            any_master: bool,
-        }
-        let mut seen = vec![Seen::default(); tree.mounts.len()];
-        for &n in tree.order.iter().rev() {
-            let mount = &tree.mounts[n];
-            let (group, master) = (mount.propagation.peer_group, mount.propagation.master);
-            let children = &tree.children[n];
-            let mut look = |tag, of: fn(&Seen) -> usize| {
-                let beneath = children.iter().map(|&child| of(&seen[child])).collect();
-                self.number((&mount.mount_point, mount.device, &mount.root, tag, beneath))
-            };
-            let (own, from, bare) =
-                (look(group, |s| s.own), look(master, |s| s.master), look(None, |s| s.bare));
-            let alone = |group| groups.get(&group).is_none_or(|group: &Group| group.colour.is_none());
-            seen[n] = Seen {
-                own,
-                master: from,
-                bare,
-                size: 1 + children.iter().map(|&child| seen[child].size).sum::<usize>(),
-                any_peers: group.is_some_and(|g| !alone(g)) || children.iter().any(|&child| seen[child].any_peers),
-                any_master: master.is_some() || children.iter().any(|&child| seen[child].any_master),
-            };
-        }
-        let found = seen
-            .iter()
-            .map(|s| {
-                let linked = s.any_peers || s.any_master;
-                let peers = self.own.get(&s.own).filter(|_| s.any_peers && !s.any_master).map(|&of| (of, Relation::Peers));
-                let slaves = self.own.get(&s.master).filter(|_| s.any_master).map(|&of| (of, Relation::Slaves));
-                let copies = self.bare.get(&s.bare).filter(|_| !linked).map(|&of| (of, Relation::Copies));
-                let (of, relation) = peers.or(slaves).or(copies)?;
-                Some((of, relation, s.size))
-            })
-            .collect();
-        for s in &seen {
-            self.own.entry(s.own).or_insert(namespace);
-            self.bare.entry(s.bare).or_insert(namespace);
-        }
-        found
-    }
-}
-
 /// Whether a mount is the kernel's own: by its type, or as part of what container runtimes lay into `/proc`, `/sys` and `/dev`.
 fn is_kernel(mount: &Mount) -> bool {
-    KERNEL.contains(&mount.fs_type.as_str()) || ["/proc", "/sys", "/dev"].iter().any(|at| mount.mount_point.starts_with(at))
+    KERNEL.contains(&mount.fs_type.as_str())
+        || ["/proc", "/sys", "/dev"].iter().any(|at| mount.mount_point.starts_with(at))
 }
 
 /// Makes the rows of one namespace.
 struct Builder<'t, 'm> {
     tree: &'t Tree<'m>,
-    mirrors: &'t [Option<(usize, Relation, usize)>],
+    mirrors: &'t [Option<Image>],
     first: usize,
     title: &'t dyn Fn(usize) -> &'t str,
 }
@@ -326,7 +227,7 @@ impl<'m> Builder<'_, 'm> {
     fn folded(&self, siblings: &[usize], depth: usize, kernel: &[usize]) -> Vec<Task> {
         let mut mirrors: BTreeMap<(usize, Relation), (Vec<usize>, usize)> = BTreeMap::new();
         for &n in siblings.iter().filter(|_| depth > 0) {
-            if let Some(&Some((of, relation, size))) = self.mirrors.get(n) {
+            if let Some(&Some(Image { of, relation, size })) = self.mirrors.get(n) {
                 let (images, count) = mirrors.entry((of, relation)).or_default();
                 images.push(n);
                 *count += size;
@@ -339,7 +240,7 @@ impl<'m> Builder<'_, 'm> {
                 && let Some(with) = mirrors.get_mut(&key)
             {
                 with.0.extend(images);
-                with.0.sort_by_key(|&n| siblings.iter().position(|&sibling| sibling == n));
+                with.0.sort_by_key(|&n| &self.tree.mounts[n].mount_point);
                 with.1 += count;
             }
         }
@@ -419,7 +320,8 @@ impl<'m> Builder<'_, 'm> {
         let mut names: Vec<String> = one.iter().take(begin).map(shown).collect();
         names.push("*".to_owned());
         names.extend(one.iter().skip(one.len() - end).map(shown));
-        let root = mounts.first().is_some_and(|&n| self.label(n).starts_with('/')) && names.first().is_some_and(|n| n != "/");
+        let root =
+            mounts.first().is_some_and(|&n| self.label(n).starts_with('/')) && names.first().is_some_and(|n| n != "/");
         format!("{}{}", if root { "/" } else { "" }, names.join("/").replacen("//", "/", 1))
     }
 }
@@ -431,4 +333,157 @@ fn mirror_label(size: usize, title: &str, relation: Relation) -> String {
         Relation::Copies => "not linked",
     };
     format!("{} as in {title}, {relation}", counted(size, "mount"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::picture::tests::machine;
+    use crate::tree::mountinfo::Table;
+
+    /// Each row as its label, indented by its depth.
+    fn lines(column: &Column<'_>) -> Vec<String> {
+        column.rows.iter().map(|row| format!("{}{}", " ".repeat(row.depth), row.label)).collect()
+    }
+
+    const NODE: &str = "\
+1 0 0:1 / / rw shared:1 - ext4 a rw
+2 1 0:2 / /proc rw shared:2 - proc proc rw
+3 1 0:3 / /sys rw shared:3 - sysfs sysfs rw
+4 3 0:4 / /sys/fs/cgroup rw shared:4 - cgroup2 c rw
+5 1 0:5 / /srv/data rw shared:5 - xfs b rw
+6 5 0:6 / /srv/data/in/sets rw - fuse.x b rw
+7 6 0:7 / /srv/data/in/sets rw - tmpfs b rw
+";
+
+    #[test]
+    fn mounts_stand_in_a_tree_and_the_kernels_are_folded() {
+        let machine = machine(&[NODE]);
+        let outline = Outline::of(&machine, false);
+        let folded = [
+            "/",
+            " /srv/data",
+            "  in/sets",
+            "   sets (on top)",
+            " 3 kernel mounts: /proc /sys",
+            "  /proc",
+            "  /sys",
+            "   fs/cgroup",
+        ];
+        assert_eq!(lines(&outline.columns[0]), folded);
+        assert_eq!(outline.columns[0].rows[4].what, What::Fold(Why::Kernel));
+        let all = Outline::of(&machine, true);
+        assert_eq!(
+            lines(&all.columns[0]),
+            ["/", " /proc", " /srv/data", "  in/sets", "   sets (on top)", " /sys", "  fs/cgroup"]
+        );
+    }
+
+    #[test]
+    fn what_another_namespace_has_as_well_is_folded_with_its_relation() {
+        // As unshare(1) leaves a copy: slaves where it was shared; and one mount more.
+        let slaves: String = NODE
+            .replace("shared", "master")
+            .lines()
+            .map(|line| {
+                let (id, rest) = line.split_once(' ').unwrap();
+                let (parent, rest) = rest.split_once(' ').unwrap();
+                format!("1{id} 1{parent} {rest}\n")
+            })
+            .collect();
+        let more = format!("{slaves}19 11 0:9 / /home rw - tmpfs t rw\n");
+        let peers = slaves.replace("master", "shared");
+        let machine = machine(&[NODE, &slaves, &more, &peers]);
+        let outline = Outline::of(&machine, false);
+        assert_eq!(lines(&outline.columns[1])[..2], ["/", " 6 mounts as in node, slaves of them"]);
+        assert_eq!(outline.columns[1].rows[1].what, What::Fold(Why::Mirror(0, Relation::Slaves)));
+        assert_eq!(lines(&outline.columns[2])[..3], ["/", " /home", " 6 mounts as in node, slaves of them"]);
+        assert_eq!(outline.columns[3].rows[1].what, What::Fold(Why::Mirror(0, Relation::Peers)));
+        assert_eq!(outline.columns[2].first, 14);
+        // A mount that is linked with something else than its image isn't the same.
+        let other = machine_with(&machine, 1, |mount| mount.id == 15, Some(77));
+        let outline = Outline::of(&other, false);
+        assert!(lines(&outline.columns[1]).contains(&" /srv/data".to_owned()), "{:?}", lines(&outline.columns[1]));
+    }
+
+    fn machine_with(machine: &Machine, namespace: usize, which: fn(&Mount) -> bool, master: Option<u64>) -> Machine {
+        let mut machine = machine.clone();
+        let mounts = machine.namespaces[namespace].table.mounts.iter_mut();
+        mounts.filter(|mount| which(mount)).for_each(|mount| mount.propagation.master = master);
+        machine
+    }
+
+    #[test]
+    fn many_siblings_of_a_kind_are_one_row() {
+        let mut text = "1 0 0:1 / / rw - ext4 a rw\n".to_owned();
+        for n in 0..9 {
+            text += &format!("{} 1 0:2{n} / /pods/{n}/volumes/data rw shared:{n}1 - xfs a rw\n", 10 + n);
+        }
+        text += "30 1 0:30 / /pods/9/volumes/data rw - xfs a rw\n";
+        let machine = machine(&[&text]);
+        let outline = Outline::of(&machine, false);
+        assert_eq!(lines(&outline.columns[0])[..2], ["/", " 9 × /pods/*/volumes/data"]);
+        assert_eq!(lines(&outline.columns[0])[11..], [" /pods/9/volumes/data"], "private is another kind");
+    }
+
+    #[test]
+    fn only_groups_that_link_have_a_colour() {
+        let machine = machine(&[
+            "1 0 0:1 / / rw shared:9 - t t rw\n2 1 0:1 / /a rw shared:8 master:3 - t t rw\n",
+            "3 0 0:1 / / rw master:8 - t t rw\n",
+        ]);
+        let outline = Outline::of(&machine, false);
+        assert_eq!(outline.groups[&8], Group { members: vec![1], slaves: vec![2], colour: Some(0) });
+        assert_eq!((outline.groups[&9].colour, outline.groups[&3].colour), (None, None));
+    }
+
+    #[test]
+    fn a_chain_of_many_needs_no_stack() {
+        let mut text = String::new();
+        for n in 0..20_000 {
+            text += &format!("{} {n} 0:1 / / rw - t t rw\n", n + 1);
+        }
+        let machine = machine(&[&text]);
+        assert_eq!(Outline::of(&machine, false).columns[0].rows.len(), 20_000);
+    }
+
+    proptest! {
+        #[test]
+        fn every_mount_stands_in_the_outline_once_however_torn_its_table(
+            tables in proptest::collection::vec(
+                proptest::collection::vec((1_u64..9, 0_u64..9, 0_usize..6, 0_usize..4, proptest::option::of(1_u64..4)), 0..14), 1..4),
+            all: bool,
+        ) {
+            let mut machine = machine(&vec![""; tables.len()]);
+            for (namespace, rows) in machine.namespaces.iter_mut().zip(&tables) {
+                let mounts = rows.iter().map(|&(id, parent, point, fs_type, group)| {
+                    let line = format!("{id} {parent} 0:1 / / rw - {} t rw\n", ["xfs", "proc", "tmpfs", "ext4"][fs_type]);
+                    let mut mount = crate::tree::mountinfo::parse(line.as_bytes()).mounts.remove(0);
+                    mount.mount_point = ["/", "/a", "/a/b", "/dev", "/a/c/d", "/e"][point].into();
+                    mount.propagation.peer_group = group;
+                    mount
+                });
+                namespace.table = Table { mounts: mounts.collect(), skipped: 0 };
+            }
+            let outline = Outline::of(&machine, all);
+            let mut seen = Vec::new();
+            for column in &outline.columns {
+                let mut depth = 0;
+                for row in &column.rows {
+                    prop_assert!(row.depth <= depth);
+                    depth = row.depth + 1;
+                    if let What::Mount(number, mount) = row.what {
+                        seen.push(number);
+                        prop_assert_eq!(mount, &column.namespace.table.mounts[number - column.first]);
+                    } else {
+                        prop_assert!(!all);
+                    }
+                }
+            }
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..tables.iter().map(Vec::len).sum()).collect::<Vec<_>>());
+        }
+    }
 }

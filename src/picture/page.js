@@ -41,6 +41,9 @@
       if (row[MOUNT] >= 0) home[row[MOUNT]] = [s, r];
       return above;
     });
+    // The nearest row above, or itself, that is drawn no deeper than the deepest.
+    space.shallow = [];
+    space.rows.forEach((row, r) => (space.shallow[r] = row[DEPTH] <= DEEPEST ? r : space.shallow[space.above[r]]));
     space.open = new Set();
     space.size = new Array(space.rows.length).fill(0);
     for (let r = space.rows.length - 1; r >= 0; r--) {
@@ -123,12 +126,16 @@
     column.append(head, tree);
     columns.append(column);
     Object.assign(space, { column, tree, current: 0 });
-    const cells = space.rows.reduce((most, row) => {
+    // As wide as what is seen before anything is unfolded needs, within bounds.
+    let closed = Infinity, cells = 0;
+    for (const row of space.rows) {
+      if (row[DEPTH] > closed) continue;
       const mount = mounts[row[MOUNT]];
-      const digits = mount ? [PEERS, MASTER].reduce((n, of) => n + (mount[of] ? `${mount[of]}`.length + 4 : 0), Math.min(texts[mount[FS]].length, 11)) : 0;
-      return Math.max(most, texts[row[LABEL]].length + digits + Math.min(row[DEPTH], DEEPEST) * 2);
-    }, 0);
-    column.style.width = `${Math.max(250, Math.min(400, cells * 7.3 + 60, 900))}px`;
+      closed = mount ? Infinity : row[DEPTH];
+      const groups = mount ? [PEERS, MASTER].reduce((n, of) => n + (mount[of] ? `${mount[of]}`.length + 4 : 0), Math.min(texts[mount[FS]].length, 11) + 2) : 0;
+      cells = Math.max(cells, texts[row[LABEL]].length + groups + Math.min(row[DEPTH], DEEPEST) * 2);
+    }
+    column.style.width = `${Math.max(240, Math.min(360, cells * 7.3 + 54))}px`;
   });
 
   // Which rows of a namespace are to be seen, by the filter and the folds.
@@ -173,6 +180,8 @@
     });
     space.nodes = space.seen.map((r, i) => makeRow(space, r, i, filter));
     space.tree.replaceChildren(...space.nodes);
+    // Not drawn as long as it is scrolled away: a hundred columns cost what a few do.
+    space.tree.style.containIntrinsicSize = `auto ${space.nodes.length * ROW + 11}px`;
     if (!space.seen.length && !space.rows.length) space.tree.append(make("p", "none", "No mount could be read."));
     if (!space.seen.includes(space.current)) space.current = space.seen[0] ?? 0;
     const tab = space.nodes[space.place[space.current]];
@@ -186,9 +195,9 @@
       const x = 12 + depth * INDENT - INDENT + 4.5;
       let path = `M${x} 0V12h7`;
       // Lines of the ancestors, and of this row's parent, that go on below.
-      for (let up = r; up >= 0; up = space.above[up]) {
+      for (let up = space.shallow[r]; up >= 0; up = space.above[up]) {
         const d = space.rows[up][DEPTH];
-        if (d && d <= DEEPEST && space.goesOn[up]) path += `M${12 + (d - 1) * INDENT + 4.5} 0V${ROW}`;
+        if (d && space.goesOn[up]) path += `M${12 + (d - 1) * INDENT + 4.5} 0V${ROW}`;
       }
       svg.append(draw("path", { d: path }));
     }

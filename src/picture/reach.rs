@@ -61,15 +61,17 @@ impl Reach {
             .collect();
         let mut reach = Self { of: vec![None; mounts.len()], ..Self::default() };
         reach.covered = mounts.iter().map(|&(namespace, mount)| covering(forest, namespace, mount)).collect();
-        let mut asker = Asker {
-            forest,
-            numbers: mounts.iter().enumerate().map(|(n, &(namespace, mount))| ((namespace, mount.id), n)).collect(),
-            links: Links::of(&mounts),
-            mounts: &mounts,
-            ways: HashMap::new(),
-        };
+        let mut numbers = HashMap::with_capacity(mounts.len());
+        for (n, &(namespace, mount)) in mounts.iter().enumerate() {
+            numbers.entry((namespace, mount.id)).or_insert(n);
+        }
+        let mut asker = Asker { forest, numbers, links: Links::of(&mounts), mounts: &mounts, ways: HashMap::new() };
         let mut alike: BTreeMap<_, Vec<usize>> = BTreeMap::new();
-        for (n, &(_, mount)) in mounts.iter().enumerate() {
+        for (n, &(namespace, mount)) in mounts.iter().enumerate() {
+            // A table that was torn while it was read may name a mount twice.
+            if asker.numbers.get(&(namespace, mount.id)) != Some(&n) {
+                continue;
+            }
             // A private mount is only like itself, and a deleted directory, which has no name, as well.
             let alone = (mount.propagation.peer_group.is_none() || mount.root_deleted).then_some(n);
             let key = (mount.propagation.peer_group, mount.device, &mount.root, alone);
@@ -77,9 +79,12 @@ impl Reach {
         }
         for members in alike.into_values() {
             // One to which a path leads, if there is any.
-            let Some(&one) = members.iter().find(|&&n| reach.covered[n].is_none()).or(members.first()) else { continue };
+            let Some(&one) = members.iter().find(|&&n| reach.covered[n].is_none()).or(members.first()) else {
+                continue;
+            };
             let class = asker.class(one, reach.covered[one].is_some());
-            let nobody = class.receivers.iter().all(|&(n, _)| n == one) && class.parts.is_empty() && class.doubt.is_none();
+            let nobody =
+                class.receivers.iter().all(|&(n, _)| n == one) && class.parts.is_empty() && class.doubt.is_none();
             if !nobody {
                 members.iter().for_each(|&n| reach.of[n] = Some(reach.classes.len()));
                 reach.classes.push(class);
@@ -200,5 +205,72 @@ impl Asker<'_, '_> {
             }
         }
         roots
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::tests::machine;
+
+    fn reach(tables: &[&str]) -> Reach {
+        let machine = machine(tables);
+        Reach::of(&machine, &Forest::of(&machine))
+    }
+
+    #[test]
+    fn peers_that_show_the_same_are_one_class() {
+        let reach = reach(&[
+            "1 0 0:1 / / rw shared:1 - t t rw\n2 1 0:1 / /a rw shared:1 - t t rw\n3 1 0:2 / /b rw - t t rw\n",
+            "4 0 0:1 / / rw shared:2 master:1 - t t rw\n",
+            "5 0 0:1 / / rw master:2 - t t rw\n",
+        ]);
+        assert_eq!(reach.of, [Some(0), Some(0), None, Some(1), None]);
+        let way = |class: usize| -> Vec<(usize, &[Link])> {
+            reach.classes[class].receivers.iter().map(|&(n, way)| (n, reach.ways[way].as_slice())).collect()
+        };
+        use Link::{Peer, Slave};
+        assert_eq!(way(0), [(0, &[Peer(1)][..]), (1, &[Peer(1)]), (3, &[Slave(1)]), (4, &[Slave(1), Slave(2)])]);
+        assert_eq!(way(1), [(3, &[Peer(2)][..]), (4, &[Slave(2)])]);
+    }
+
+    #[test]
+    fn who_shows_a_part_receives_what_happens_there() {
+        let reach = reach(&[
+            "1 0 0:1 / / rw shared:1 - t t rw\n",
+            "2 0 0:9 / / rw - t t rw\n3 2 0:1 /srv/data /data rw master:1 - t t rw\n4 2 0:1 /srv/data/x /x rw shared:1 - t t rw\n",
+        ]);
+        let class = &reach.classes[reach.of[0].unwrap()];
+        assert_eq!(
+            class.receivers.iter().map(|r| r.0).collect::<Vec<_>>(),
+            [0],
+            "an event at its root is received by nobody else"
+        );
+        let parts: Vec<(&Path, Vec<usize>)> =
+            class.parts.iter().map(|(path, all)| (path.as_path(), all.iter().map(|r| r.0).collect())).collect();
+        assert_eq!(parts, [(Path::new("srv/data"), vec![2]), (Path::new("srv/data/x"), vec![3, 2])]);
+        // The deeper one passes everything on to who shows more.
+        let deeper = &reach.classes[reach.of[3].unwrap()];
+        assert_eq!(deeper.receivers.iter().map(|r| r.0).collect::<BTreeSet<_>>(), BTreeSet::from([0, 2, 3]));
+    }
+
+    #[test]
+    fn what_is_covered_and_what_is_not_known_is_said() {
+        let reach = reach(&[
+            "1 0 0:1 / / rw - t t rw\n2 1 0:2 / /a rw shared:2 - t t rw\n3 2 0:3 / /a rw shared:3 - t t rw\n",
+            "4 0 0:1 / / rw - t t rw\n5 4 0:3 / /a rw master:99 - t t rw\n6 4 0:3 /gone//deleted /b rw shared:3 - t t rw\n",
+        ]);
+        assert_eq!(reach.covered, [None, Some(3), None, None, None, None]);
+        let doubt = |n: usize| reach.of[n].and_then(|class| reach.classes[class].doubt.as_deref()).unwrap_or_default();
+        assert!(doubt(1).contains("no path leads to it"));
+        assert!(doubt(2).contains("peer group 99, of which no mount was seen"), "{}", doubt(2));
+        assert!(doubt(5).contains("deleted"), "{}", doubt(5));
+    }
+
+    #[test]
+    fn a_mount_that_a_torn_table_names_twice_is_one() {
+        let line = "1 0 0:1 / / rw shared:1 - t t rw\n";
+        let reach = reach(&[&line.repeat(2), "2 0 0:1 / / rw master:1 - t t rw\n"]);
+        assert_eq!(reach.of[1], None);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::machine::Machine;
 use crate::picture::layout::{Card, Chip, FOOT, HEAD, LINE, Layout, Line, MARGIN, MARK, PAD, Wire, note, wide_small};
 use crate::picture::outline::{Column, Outline, What};
-use crate::picture::text::{counted, fitted, shown, xml};
+use crate::picture::text::{counted, fitted, fitted_heading, shown, xml};
 use crate::picture::{COLOURS, Options, summary, told};
 
 const STYLE: &str = concat!(include_str!("palette.css"), include_str!("svg.css"));
@@ -62,7 +62,7 @@ fn draw_card(out: &mut String, card: &Card<'_, '_>, column: &Column<'_>, outline
          <path class=\"card-rule\" d=\"M{x} {y}h{width}\"/>\n\
          <text class=\"card-title\" x=\"{left}\" y=\"{title}\">{}</text>\n\
          <text class=\"card-note\" x=\"{left}\" y=\"{note}\">{}</text>",
-        xml(&fitted(&column.title, (width - 2 * PAD) / 8)),
+        xml(&fitted_heading(&column.title, width - 2 * PAD)),
         xml(&fitted(&column_note(column), (width - 2 * PAD) / 6)),
         y = MARGIN + HEAD - 6,
         left = x + PAD,
@@ -81,9 +81,14 @@ fn draw_card(out: &mut String, card: &Card<'_, '_>, column: &Column<'_>, outline
 #[must_use]
 pub fn column_note(column: &Column<'_>) -> String {
     let processes = column.namespace.processes.len();
-    let processes = if processes == 0 { "no process".to_owned() } else { counted(processes, "process").replace("processs", "processes") };
+    let processes = if processes == 0 {
+        "no process".to_owned()
+    } else {
+        counted(processes, "process").replace("processs", "processes")
+    };
     let table = &column.namespace.table;
-    let skipped = if table.skipped > 0 { format!(" · {} not read", counted(table.skipped, "line")) } else { String::new() };
+    let skipped =
+        if table.skipped > 0 { format!(" · {} not read", counted(table.skipped, "line")) } else { String::new() };
     format!("{} · {processes} · mnt:[{}]{skipped}", counted(table.mounts.len(), "mount"), column.namespace.inode)
 }
 
@@ -153,7 +158,13 @@ fn draw_mark(out: &mut String, line: &Line<'_, '_>, outline: &Outline<'_>) {
             );
         }
         (None, Some(master)) => {
-            let _ = write!(out, "<path class=\"fill {}\" d=\"M{} {}l8 4.5-8 4.5z\"/>", colour(master, outline), x - 4, y - 4);
+            let _ = write!(
+                out,
+                "<path class=\"fill {}\" d=\"M{} {}l8 4.5-8 4.5z\"/>",
+                colour(master, outline),
+                x - 4,
+                y - 4
+            );
         }
         (None, None) if state.unbindable => {
             let _ = write!(
@@ -191,22 +202,26 @@ fn draw_chip(out: &mut String, chip: Chip, wide: usize, (x, y): (usize, usize), 
     out.push_str("</g>");
 }
 
-/// Where a wire leaves and enters, and which way it goes there.
-fn ends(wire: &Wire, layout: &Layout<'_, '_>) -> Option<((usize, usize), (usize, usize), bool)> {
+/// Where a wire leaves and enters.
+struct Ends {
+    from: (usize, usize),
+    to: (usize, usize),
+    /// Whether it enters from the left.
+    rightwards: bool,
+}
+
+fn ends(wire: &Wire, layout: &Layout<'_, '_>) -> Option<Ends> {
     let (from, to) = (layout.cards.get(wire.from.0)?, layout.cards.get(wire.to.0)?);
     let (from_y, to_y) = (from.lines.get(wire.from.1)?.y, to.lines.get(wire.to.1)?.y);
-    let right = |card: &Card<'_, '_>| card.x + card.width;
-    Some(if wire.from.0 < wire.to.0 {
-        ((right(from), from_y), (to.x, to_y), true)
-    } else if wire.from.0 > wire.to.0 {
-        ((from.x, from_y), (right(to), to_y), false)
-    } else {
-        ((right(from), from_y), (right(to), to_y), false)
-    })
+    // Within a card it is a loop at the right.
+    let (rightwards, leftwards) = (wire.from.0 < wire.to.0, wire.from.0 > wire.to.0);
+    let from_x = if leftwards { from.x } else { from.x + from.width };
+    let to_x = if rightwards { to.x } else { to.x + to.width };
+    Some(Ends { from: (from_x, from_y), to: (to_x, to_y), rightwards })
 }
 
 fn draw_wire(out: &mut String, wire: &Wire, layout: &Layout<'_, '_>) {
-    let Some(((x1, y1), (x2, y2), _)) = ends(wire, layout) else { return };
+    let Some(Ends { from: (x1, y1), to: (x2, y2), .. }) = ends(wire, layout) else { return };
     let kind = if wire.to_slave { "wire to-slave" } else { "wire" };
     let many = if wire.count > 1 { " many" } else { "" };
     let (c1, c2) = if wire.from.0 == wire.to.0 {
@@ -237,7 +252,7 @@ fn draw_wire(out: &mut String, wire: &Wire, layout: &Layout<'_, '_>) {
 fn draw_ends(out: &mut String, layout: &Layout<'_, '_>) {
     out.push_str("<g class=\"ends\">\n");
     for wire in &layout.wires {
-        let Some((from, (x, y), rightwards)) = ends(wire, layout) else { continue };
+        let Some(Ends { from, to: (x, y), rightwards }) = ends(wire, layout) else { continue };
         let colour = if wire.count > 1 { "bundle".to_owned() } else { format!("c{}", wire.colour % COLOURS) };
         let _ = write!(out, "<circle class=\"fill {colour}\" cx=\"{}\" cy=\"{}\" r=\"2.5\"/>", from.0, from.1);
         let _ = match (wire.to_slave, rightwards) {
@@ -254,9 +269,15 @@ fn draw_legend(out: &mut String, height: usize, machine: &Machine) {
     let items: [(&str, &str); 6] = [
         ("<circle class=\"fill c0\" cx=\"5\" r=\"4.5\"/>", "shared, with its peer group"),
         ("<path class=\"fill c1\" d=\"M1-4.5l8 4.5-8 4.5z\"/>", "slave, with its master"),
-        ("<path class=\"fill c1\" d=\"M-8-4l7 4-7 4z\"/><circle class=\"fill c0\" cx=\"5\" r=\"4.5\"/>", "shared and slave"),
+        (
+            "<path class=\"fill c1\" d=\"M-8-4l7 4-7 4z\"/><circle class=\"fill c0\" cx=\"5\" r=\"4.5\"/>",
+            "shared and slave",
+        ),
         ("<circle class=\"mark-private\" cx=\"5\" r=\"4\"/>", "private"),
-        ("<circle class=\"mark-private\" cx=\"5\" r=\"4\"/><path class=\"mark-private\" d=\"M2 3l6-6\"/>", "unbindable"),
+        (
+            "<circle class=\"mark-private\" cx=\"5\" r=\"4\"/><path class=\"mark-private\" d=\"M2 3l6-6\"/>",
+            "unbindable",
+        ),
         ("<path class=\"mark-fold\" d=\"M5-4v8m-4-4h8\"/>", "folded"),
     ];
     out.push_str("<g class=\"legend\">\n");
@@ -271,4 +292,31 @@ fn draw_legend(out: &mut String, height: usize, machine: &Machine) {
         let _ = write!(notes, " {} could not be read.", counted(machine.left_out.len(), "thing"));
     }
     let _ = writeln!(out, "<text x=\"{}\" y=\"{}\">{}</text>\n</g>", MARGIN + 6, y + 4, xml(&notes));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::tests::machine;
+
+    #[test]
+    fn it_tells_what_it_is_and_escapes_what_it_shows() {
+        let machine = machine(&[
+            "1 0 0:1 / / rw shared:1 - ext4 a rw\n2 1 0:1 / /<script>\\012\" rw master:9 - t<x>& t rw\n",
+            "3 0 0:1 / / rw shared:1 - ext4 a rw\n",
+        ]);
+        let text = svg(&machine, &Options { title: "A & B".to_owned(), all: false });
+        assert!(text.contains("<title id=\"hostmount-title\">A &amp; B</title>"));
+        assert!(text.contains("2 mount namespaces, 3 mounts, 1 peer group that links mounts."), "{text}");
+        assert!(text.contains("/&lt;script&gt;\\n&quot;") && text.contains("t&lt;x&gt;&amp;"), "{text}");
+        assert!(!text.contains("<script") && !text.contains("href"));
+        assert_eq!(text.matches("class=\"wire c0\"").count(), 1);
+        assert!(text.contains("prefers-color-scheme"));
+    }
+
+    #[test]
+    fn nothing_at_all_is_a_picture_too() {
+        let text = svg(&Machine::default(), &Options::default());
+        assert!(text.contains("0 mount namespaces") && text.ends_with("</svg>\n"));
+    }
 }

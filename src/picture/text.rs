@@ -120,6 +120,31 @@ pub fn fitted(text: &str, room: usize) -> String {
     out
 }
 
+/// About how many pixels a text takes in a bold proportional font of 14 pixels; rather too many than too few.
+#[must_use]
+pub fn heading_width(text: &str) -> usize {
+    let wide = |c: char| match c {
+        ' ' | '.' | ',' | ':' | ';' | '\'' | '!' | '|' | 'i' | 'j' | 'l' | 'I' | '/' | '(' | ')' | '[' | ']' => 6,
+        'm' | 'w' | 'M' | 'W' | '%' | '@' | '<' | '>' | '+' | '=' | '…' => 15,
+        c => 10 * cells(c),
+    };
+    text.chars().map(wide).sum()
+}
+
+/// The text in at most `pixels`, as [`heading_width`] counts.
+#[must_use]
+pub fn fitted_heading(text: &str, pixels: usize) -> String {
+    let mut room = width(text);
+    loop {
+        let short = fitted(text, room);
+        let over = heading_width(&short).saturating_sub(pixels);
+        if over == 0 || room == 0 {
+            return short;
+        }
+        room = room.min(width(&short)).saturating_sub((over / 15).max(1));
+    }
+}
+
 /// A number with its noun: `1 mount`, `2 mounts`.
 #[must_use]
 pub fn counted(number: usize, noun: &str) -> String {

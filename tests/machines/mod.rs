@@ -103,10 +103,24 @@ impl Maker {
     /// `/proc`, `/sys` and `/dev` as a container has them: nothing is linked.
     fn kernel_of_container(&mut self, table: &mut Table) {
         for (at, fs_type) in [
-            ("/proc", "proc"), ("/dev", "tmpfs"), ("/dev/pts", "devpts"), ("/dev/mqueue", "mqueue"), ("/dev/shm", "tmpfs"),
-            ("/sys", "sysfs"), ("/sys/fs/cgroup", "cgroup2"), ("/proc/bus", "proc"), ("/proc/fs", "proc"), ("/proc/irq", "proc"),
-            ("/proc/sys", "proc"), ("/proc/sysrq-trigger", "proc"), ("/proc/acpi", "tmpfs"), ("/proc/kcore", "tmpfs"),
-            ("/proc/keys", "tmpfs"), ("/proc/timer_list", "tmpfs"), ("/proc/scsi", "tmpfs"), ("/sys/firmware", "tmpfs"),
+            ("/proc", "proc"),
+            ("/dev", "tmpfs"),
+            ("/dev/pts", "devpts"),
+            ("/dev/mqueue", "mqueue"),
+            ("/dev/shm", "tmpfs"),
+            ("/sys", "sysfs"),
+            ("/sys/fs/cgroup", "cgroup2"),
+            ("/proc/bus", "proc"),
+            ("/proc/fs", "proc"),
+            ("/proc/irq", "proc"),
+            ("/proc/sys", "proc"),
+            ("/proc/sysrq-trigger", "proc"),
+            ("/proc/acpi", "tmpfs"),
+            ("/proc/kcore", "tmpfs"),
+            ("/proc/keys", "tmpfs"),
+            ("/proc/timer_list", "tmpfs"),
+            ("/proc/scsi", "tmpfs"),
+            ("/sys/firmware", "tmpfs"),
         ] {
             self.mount(table, at, fs_type, Link::Private);
         }
@@ -128,18 +142,35 @@ pub(crate) fn node(namespaces: usize, mounts: usize) -> Machine {
     let mut host = Table::default();
     let root = maker.mount(&mut host, "/", "ext4", Link::Shared);
     for (at, fs_type) in [
-        ("/proc", "proc"), ("/sys", "sysfs"), ("/dev", "devtmpfs"), ("/run", "tmpfs"), ("/sys/kernel/security", "securityfs"),
-        ("/dev/shm", "tmpfs"), ("/dev/pts", "devpts"), ("/sys/fs/cgroup", "cgroup2"), ("/sys/fs/pstore", "pstore"),
-        ("/sys/firmware/efi/efivars", "efivarfs"), ("/sys/fs/bpf", "bpf"), ("/proc/sys/fs/binfmt_misc", "autofs"),
-        ("/dev/hugepages", "hugetlbfs"), ("/dev/mqueue", "mqueue"), ("/sys/kernel/debug", "debugfs"),
-        ("/sys/kernel/tracing", "tracefs"), ("/sys/kernel/config", "configfs"), ("/sys/fs/fuse/connections", "fusectl"),
-        ("/boot", "ext4"), ("/boot/efi", "vfat"), ("/run/lock", "tmpfs"), ("/run/user/1000", "tmpfs"),
+        ("/proc", "proc"),
+        ("/sys", "sysfs"),
+        ("/dev", "devtmpfs"),
+        ("/run", "tmpfs"),
+        ("/sys/kernel/security", "securityfs"),
+        ("/dev/shm", "tmpfs"),
+        ("/dev/pts", "devpts"),
+        ("/sys/fs/cgroup", "cgroup2"),
+        ("/sys/fs/pstore", "pstore"),
+        ("/sys/firmware/efi/efivars", "efivarfs"),
+        ("/sys/fs/bpf", "bpf"),
+        ("/proc/sys/fs/binfmt_misc", "autofs"),
+        ("/dev/hugepages", "hugetlbfs"),
+        ("/dev/mqueue", "mqueue"),
+        ("/sys/kernel/debug", "debugfs"),
+        ("/sys/kernel/tracing", "tracefs"),
+        ("/sys/kernel/config", "configfs"),
+        ("/sys/fs/fuse/connections", "fusectl"),
+        ("/boot", "ext4"),
+        ("/boot/efi", "vfat"),
+        ("/run/lock", "tmpfs"),
+        ("/run/user/1000", "tmpfs"),
     ] {
         maker.mount(&mut host, at, fs_type, Link::Shared);
     }
     let data = maker.mount(&mut host, "/srv/data", "xfs", Link::Shared);
     let sets = maker.mount(&mut host, "/srv/data/sets", "fuse.juicefs", Link::Shared);
-    let kubelet = maker.bind(&mut host, "/var/lib/kubelet", (root.device, "/var/lib/kubelet"), "ext4", Link::Peer(group(&root)));
+    let kubelet =
+        maker.bind(&mut host, "/var/lib/kubelet", (root.device, "/var/lib/kubelet"), "ext4", Link::Peer(group(&root)));
     maker.mount(&mut host, "/srv/scratch", "xfs", Link::Unbindable);
     maker.mount(&mut host, "/srv/private", "xfs", Link::Private);
     let mut made = vec![];
@@ -165,11 +196,22 @@ pub(crate) fn node(namespaces: usize, mounts: usize) -> Machine {
         let mut table = Table::default();
         maker.bind(&mut table, "/", (overlay.device, "/"), "overlay", Link::Slave(group(&overlay)));
         maker.kernel_of_container(&mut table);
-        for (at, file) in [("/etc/hosts", "etc-hosts"), ("/dev/termination-log", "containers/main/0"), ("/etc/hostname", "hostname"), ("/etc/resolv.conf", "resolv.conf")] {
+        for (at, file) in [
+            ("/etc/hosts", "etc-hosts"),
+            ("/dev/termination-log", "containers/main/0"),
+            ("/etc/hostname", "hostname"),
+            ("/etc/resolv.conf", "resolv.conf"),
+        ] {
             let from = format!("/var/lib/kubelet/pods/{uid}/{file}");
             maker.bind(&mut table, at, (root.device, &from), "ext4", Link::Private);
         }
-        maker.bind(&mut table, "/var/run/secrets/kubernetes.io/serviceaccount", (token.device, "/"), "tmpfs", Link::Private);
+        maker.bind(
+            &mut table,
+            "/var/run/secrets/kubernetes.io/serviceaccount",
+            (token.device, "/"),
+            "tmpfs",
+            Link::Private,
+        );
         let inside = match link {
             Link::Slave(_) => Link::Slave(group(&target)),
             Link::Private => Link::Private,
@@ -180,7 +222,13 @@ pub(crate) fn node(namespaces: usize, mounts: usize) -> Machine {
             maker.bind(&mut table, "/data/sets", (sets.device, "/"), "fuse.juicefs", Link::Slave(group(&sets)));
         }
         if name == "juicefs-csi" {
-            maker.bind(&mut table, "/var/lib/kubelet", (root.device, "/var/lib/kubelet"), "ext4", Link::Peer(group(&kubelet)));
+            maker.bind(
+                &mut table,
+                "/var/lib/kubelet",
+                (root.device, "/var/lib/kubelet"),
+                "ext4",
+                Link::Peer(group(&kubelet)),
+            );
         }
         for extra in 0.. {
             if table.mounts.len() >= mounts {
@@ -215,8 +263,16 @@ pub(crate) fn node(namespaces: usize, mounts: usize) -> Machine {
     maker.mount(&mut timesyncd, "/var/tmp", "tmpfs", Link::Private);
     maker.mount(&mut timesyncd, "/home", "tmpfs", Link::Private);
     maker.mount(&mut timesyncd, "/run/credentials/systemd-timesyncd.service", "ramfs", Link::Private);
-    made.insert(0, Namespace { processes: vec![process(598, "systemd-timesyn")], table: timesyncd, ..Namespace::default() });
-    let processes = vec![process(1, "systemd"), process(310, "systemd-journal"), process(702, "kubelet"), process(688, "containerd")];
+    made.insert(
+        0,
+        Namespace { processes: vec![process(598, "systemd-timesyn")], table: timesyncd, ..Namespace::default() },
+    );
+    let processes = vec![
+        process(1, "systemd"),
+        process(310, "systemd-journal"),
+        process(702, "kubelet"),
+        process(688, "containerd"),
+    ];
     made.insert(0, Namespace { inode: 4_026_531_841, processes, table: host, ..Namespace::default() });
     made.truncate(namespaces);
     Machine { namespaces: made, left_out: vec![] }
@@ -245,7 +301,12 @@ pub(crate) fn hostile() -> Machine {
         let mut table = Table { mounts: vec![], skipped: 3 };
         let root = maker.mount(&mut table, "/", "ext4", Link::Shared);
         for at in 0..HOSTILE.len() {
-            let mut mount = maker.mount(&mut table, "/x", "tmpfs", if number == 0 { Link::Shared } else { Link::Slave(at as u64 + 2) });
+            let mut mount = maker.mount(
+                &mut table,
+                "/x",
+                "tmpfs",
+                if number == 0 { Link::Shared } else { Link::Slave(at as u64 + 2) },
+            );
             table.mounts.pop();
             mount.mount_point = PathBuf::from("/").join(text(at));
             mount.parent = root.id;
@@ -287,8 +348,12 @@ pub(crate) fn small() -> Machine {
     let data = maker.mount(&mut host, "/srv/data", "xfs", Link::Shared);
     let sets = maker.mount(&mut host, "/srv/data/sets", "fuse.juicefs", Link::Shared);
     maker.mount(&mut host, "/srv/scratch", "xfs", Link::Private);
-    let mut namespaces =
-        vec![Namespace { inode: 4_026_531_841, processes: vec![process(1, "systemd")], table: host, ..Namespace::default() }];
+    let mut namespaces = vec![Namespace {
+        inode: 4_026_531_841,
+        processes: vec![process(1, "systemd")],
+        table: host,
+        ..Namespace::default()
+    }];
     for (number, (name, link, nested)) in [
         ("reader", Link::Slave(group(&data)), Link::Slave(group(&sets))),
         ("writer", Link::Peer(group(&data)), Link::Peer(group(&sets))),
