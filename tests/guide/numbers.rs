@@ -13,7 +13,7 @@ use regex::Regex;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     Group = 1,
-    Process = 2,
+    Process = 11,
     Device = 40,
     Mount = 101,
     Inode = 4_026_532_001,
@@ -35,8 +35,8 @@ static PLACES: LazyLock<Regex> = LazyLock::new(|| {
         r"|(?:shared|master|slave|propagate_from):(?<group1>\d+)",
         r"|peer groups? (?<group2>\d+)",
         r"|\b(?<group3>\d+)(?: = |: no other|: /)",
-        // explain
-        r"|(?:peer|slave) \(?of (?<group4>\d+)",
+        // explain, watch
+        r"|(?:peer|slave) \(?(?:of|in) (?<group4>\d+)",
         r"|--target (?<process2>\d+)",
         // ls -l /proc/PID/ns, inspect
         r"|mnt:\[(?<inode1>\d+)\](?: · (?<mounts>\d+) mounts)?",
@@ -55,11 +55,11 @@ impl Numbers {
         *self.known.entry((kind, number)).or_insert_with(|| std::mem::replace(count, *count + 1))
     }
 
-    /// A text with its numbers counted anew. Columns stay where they were: what a number loses in width is given to the
-    /// next gap of its line.
+    /// A text with its numbers counted anew. Columns stay where they were: what a number loses or gains in width is
+    /// made up for in the next gap of its line.
     pub(crate) fn renumber(&mut self, text: &str) -> String {
         let mut out = String::new();
-        let mut owed = 0;
+        let mut owed = 0isize;
         let mut at = 0;
         for found in PLACES.captures_iter(text) {
             for name in PLACES.capture_names().flatten() {
@@ -79,7 +79,7 @@ impl Numbers {
                 };
                 copy(&mut out, &text[at..number.start()], &mut owed);
                 let new = new.to_string();
-                owed += number.len().saturating_sub(new.len());
+                owed += number.len().cast_signed() - new.len().cast_signed();
                 out += &new;
                 at = number.end();
             }
@@ -108,23 +108,22 @@ impl Numbers {
     }
 }
 
-/// Copies what lies between two numbers, with the spaces that are owed in its first gap.
-fn copy(out: &mut String, text: &str, owed: &mut usize) {
+/// Copies what lies between two numbers, with the spaces that are owed in its first gap, or without those that are lent.
+fn copy(out: &mut String, text: &str, owed: &mut isize) {
     let line = text.find('\n').unwrap_or(text.len());
-    match text[..line].find("  ") {
-        Some(gap) => {
-            *out += &text[..gap];
-            *out += &" ".repeat(*owed);
-            *out += &text[gap..];
+    let Some(gap) = text[..line].find("  ") else {
+        *out += text;
+        if line < text.len() {
             *owed = 0;
         }
-        None => {
-            *out += text;
-            if line < text.len() {
-                *owed = 0;
-            }
-        }
-    }
+        return;
+    };
+    let rest = text[gap..].trim_start_matches(' ');
+    let wide = text.len() - gap - rest.len();
+    *out += &text[..gap];
+    *out += &" ".repeat(wide.saturating_add_signed(*owed).max(1));
+    *out += rest;
+    *owed = 0;
 }
 
 /// A text with every gap within a line as one space: the width of columns depends on the width of numbers.
@@ -142,7 +141,8 @@ fn equal_numbers_stay_equal_and_columns_stay_where_they_are() {
         "101 102 0:40 / /a rw shared:1 - t\n103 101 0:40 / /b rw shared:1 master:2 - t\n"
     );
     assert_eq!(numbers.renumber("412 = /b on the node  y\n"), "1 = /b on the node    y\n");
-    assert_eq!(numbers.renumber("bash (1), pod (20) · mnt:[4026538356] · 24 mounts\n"), "bash (1), pod (2) · mnt:[4026532001] · 30 mounts\n");
+    assert_eq!(numbers.renumber("x (5)  y\nx (9) y  z\n"), "x (11) y\nx (12) y z\n");
+    assert_eq!(numbers.renumber("bash (1), pod (20) · mnt:[4026538356] · 24 mounts\n"), "bash (1), pod (13) · mnt:[4026532001] · 30 mounts\n");
     assert_eq!(numbers.renumber("3 files, 12:30, tmpfs 64\n"), "3 files, 12:30, tmpfs 64\n", "nothing else is changed");
     assert_ne!(numbers.renumber("shared:7\n"), numbers.renumber("shared:8\n"));
     assert_eq!(spaced("a   b  \n  c"), "a b\n  c\n");
