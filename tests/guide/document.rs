@@ -145,7 +145,8 @@ impl Document {
 
 /// The anchor that GitHub gives a heading.
 pub(crate) fn anchor(title: &str) -> String {
-    let kept = title.to_lowercase().chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c)).collect::<String>();
+    let kept =
+        title.to_lowercase().chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c)).collect::<String>();
     kept.replace(' ', "-")
 }
 
@@ -158,7 +159,13 @@ fn a_document_is_written_as_it_was_read_and_what_nobody_checks_is_refused() {
     assert_eq!(document.blocks("yaml").collect::<Vec<_>>(), ["a: 1\n"]);
     assert_eq!(document.before(1), ["ls\n"]);
     assert_eq!(document.before(2), ["ls\n", ":\n"]);
-    for bad in ["## A\n```console\nls\n```\n", "## A\n```text\nx\n```\n", "## A\n```sh\nls\n", "```sh\nls\n```\n## A\n", "# A\n"] {
+    for bad in [
+        "## A\n```console\nls\n```\n",
+        "## A\n```text\nx\n```\n",
+        "## A\n```sh\nls\n",
+        "```sh\nls\n```\n## A\n",
+        "# A\n",
+    ] {
         assert!(Document::parse(bad).is_err(), "{bad}");
     }
     assert_eq!(anchor("Bind, rbind: who's who?"), "bind-rbind-whos-who");

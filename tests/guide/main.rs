@@ -95,7 +95,8 @@ fn play(before: &[String], section: &Section) -> Result<Played, String> {
 /// Types a script into a shell, as its reader would; gives what the terminal would show.
 fn session(script: &str) -> Result<String, String> {
     let tool = PathBuf::from(env!("CARGO_BIN_EXE_hostmount"));
-    let path = format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", tool.parent().unwrap().display());
+    let path =
+        format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", tool.parent().unwrap().display());
     let (mut output, both) = std::io::pipe().unwrap();
     let mut shell = Command::new("timeout")
         .args([PATIENCE, "bash", "--norc", "--noprofile"])

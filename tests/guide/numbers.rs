@@ -9,14 +9,27 @@ use std::sync::LazyLock;
 use hostmount::machine::Machine;
 use regex::Regex;
 
-/// What a number is of, and where the count begins.
+/// What a number is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
-    Group = 1,
-    Process = 11,
-    Device = 40,
-    Mount = 101,
-    Inode = 4_026_532_001,
+    Group,
+    Process,
+    Device,
+    Mount,
+    Inode,
+}
+
+impl Kind {
+    /// Where its count begins: the numbers look like those of the kernel, and are as wide as most of them.
+    const fn first(self) -> u64 {
+        match self {
+            Self::Group => 1,
+            Self::Process => 11,
+            Self::Device => 40,
+            Self::Mount => 101,
+            Self::Inode => 4_026_532_001,
+        }
+    }
 }
 
 /// The numbers that a section has shown so far.
@@ -51,7 +64,7 @@ impl Numbers {
         if kind == Kind::Process && number == 1 {
             return 1;
         }
-        let count = self.counts.entry(kind).or_insert(kind as u64);
+        let count = self.counts.entry(kind).or_insert(kind.first());
         *self.known.entry((kind, number)).or_insert_with(|| std::mem::replace(count, *count + 1))
     }
 
@@ -142,7 +155,10 @@ fn equal_numbers_stay_equal_and_columns_stay_where_they_are() {
     );
     assert_eq!(numbers.renumber("412 = /b on the node  y\n"), "1 = /b on the node    y\n");
     assert_eq!(numbers.renumber("x (5)  y\nx (9) y  z\n"), "x (11) y\nx (12) y z\n");
-    assert_eq!(numbers.renumber("bash (1), pod (20) · mnt:[4026538356] · 24 mounts\n"), "bash (1), pod (13) · mnt:[4026532001] · 30 mounts\n");
+    assert_eq!(
+        numbers.renumber("bash (1), pod (20) · mnt:[4026538356] · 24 mounts\n"),
+        "bash (1), pod (13) · mnt:[4026532001] · 30 mounts\n"
+    );
     assert_eq!(numbers.renumber("3 files, 12:30, tmpfs 64\n"), "3 files, 12:30, tmpfs 64\n", "nothing else is changed");
     assert_ne!(numbers.renumber("shared:7\n"), numbers.renumber("shared:8\n"));
     assert_eq!(spaced("a   b  \n  c"), "a b\n  c\n");

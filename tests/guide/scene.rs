@@ -93,10 +93,14 @@ pub(crate) fn of_lab(mut machine: Machine) -> Machine {
 
 #[test]
 fn a_scene_is_the_laboratory_and_other_roots_in_a_stable_order() {
-    let namespace = |inode, text: &str| Namespace { inode, table: mountinfo::parse(text.as_bytes()), ..Namespace::default() };
+    let namespace =
+        |inode, text: &str| Namespace { inode, table: mountinfo::parse(text.as_bytes()), ..Namespace::default() };
     let machine = Machine {
         namespaces: vec![
-            namespace(1, "1 0 8:1 / / rw - ext4 d rw\n5 1 0:3 / /tmp/lab/a rw master:7 - tmpfs t rw\n2 1 0:2 / /tmp/lab rw shared:3 - tmpfs t rw\n"),
+            namespace(
+                1,
+                "1 0 8:1 / / rw - ext4 d rw\n5 1 0:3 / /tmp/lab/a rw master:7 - tmpfs t rw\n2 1 0:2 / /tmp/lab rw shared:3 - tmpfs t rw\n",
+            ),
             namespace(2, "9 8 0:2 /root / rw unbindable - tmpfs t rw\n11 9 0:9 / /proc rw - proc p rw\n"),
         ],
         left_out: vec![],
@@ -106,6 +110,6 @@ fn a_scene_is_the_laboratory_and_other_roots_in_a_stable_order() {
     };
     assert_eq!(points(&of_lab(machine.clone())), [vec![2, 5], vec![9]]);
     for mount in machine.namespaces.iter().flat_map(|namespace| &namespace.table.mounts) {
-        assert_eq!(mountinfo::parse(line(mount).as_bytes()).mounts, [mount.clone()]);
+        assert_eq!(mountinfo::parse(line(mount).as_bytes()).mounts, std::slice::from_ref(mount));
     }
 }
