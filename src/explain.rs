@@ -4,6 +4,7 @@
 //! each place that doesn't see it the one link that is missing ([`judge`]) and what would make it ([`remedy`]). Nothing is
 //! mounted, and no file system is asked anything but for symlinks in the paths that were given.
 
+pub mod index;
 pub mod judge;
 pub mod remedy;
 pub mod report;
@@ -16,10 +17,12 @@ use crate::inspect::text::visible;
 use crate::machine::whereabouts::{PlaceText, Where};
 use crate::machine::{Machine, gather, resolve};
 use crate::paint::Paint;
-use crate::subtrees::Forest;
+use crate::subtrees::{Forest, Stop};
+use crate::sys::Errno;
 use crate::sys::namespace::Proc;
 use crate::try_out::colour;
-use judge::{Index, Spot};
+use index::Index;
+use judge::Spot;
 use report::Report;
 
 const HELP: &str = "\
@@ -45,6 +48,9 @@ pub struct ExplainArgs {
     /// The namespace of PATH [default: this process' own].
     #[arg(long = "in", value_name = "WHERE")]
     within: Option<Where>,
+    /// Explain what unmounting the mount at PATH takes away, instead of a mount that is made there.
+    #[arg(short, long)]
+    unmount: bool,
     /// Print one JSON object (docs/explain.md).
     #[arg(short = 'J', long)]
     json: bool,
@@ -78,8 +84,12 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, String> {
     let to = args.to.as_ref().map(|to| spot(to, None)).transpose()?;
     let forest = Forest::of(&machine);
     let index = Index::new(&machine);
-    let explanation =
-        judge::explain(&index, &forest, machine.namespaces.len(), &from).map_err(|doubt| doubt.to_string())?;
+    let count = machine.namespaces.len();
+    let explanation = if args.unmount {
+        judge::explain_unmount(&index, &forest, count, &from).map_err(|stop| no_unmount(&from, &stop))?
+    } else {
+        judge::explain(&index, &forest, count, &from).map_err(|doubt| doubt.to_string())?
+    };
     let pair = to.as_ref().map(|to| (to, explanation.at(to)));
     let code = pair.as_ref().map_or(ExitCode::SUCCESS, |(_, pair)| {
         match (pair.seen.iter().any(|one| one.covered.is_none()), explanation.doubts.is_empty()) {
@@ -94,6 +104,19 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, String> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("the output can't be written: {error}")),
         // A reader that has gone away has seen what it wanted.
         _ => Ok(code),
+    }
+}
+
+fn no_unmount(spot: &Spot, stop: &Stop) -> String {
+    let path = visible(spot.path.as_os_str());
+    match stop {
+        Stop::Refused(Errno::EINVAL) => {
+            format!(
+                "{path} is not a mount point there, or may not be unmounted alone (EINVAL): `hostmount inspect {path}`"
+            )
+        }
+        Stop::Refused(errno) => format!("{path} can't be unmounted: {errno}"),
+        Stop::Unknown(unknown) => format!("what unmounting {path} does can't be told: {unknown}"),
     }
 }
 

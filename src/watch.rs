@@ -9,6 +9,7 @@ pub mod cut;
 pub mod diff;
 pub mod ledger;
 mod live;
+mod namer;
 pub mod origin;
 mod output;
 pub mod show;

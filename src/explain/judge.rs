@@ -1,34 +1,49 @@
-//! Who will see a mount that is made at a place, and which one link keeps it from each other place that shows the same
-//! directory. Pure.
+//! Who will see a mount that is made at a place, or loses one that is unmounted there, and which one link keeps the event
+//! from each other place that shows the same. Pure.
 //!
 //! Who sees it is the model's answer ([`Forest::receivers`]). Why somebody doesn't is found from the other end: up from
 //! the mount that shows the directory there, from master to master, until the link is met that isn't there. A mount has
 //! one master at most, so there is one such way, and one link to name.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use crate::machine::Machine;
-use crate::subtrees::{Doubt, Forest, Hop, Receiver, Showing};
-use crate::tree::mountinfo::Mount;
+use super::index::Index;
+use crate::subtrees::{Doubt, Forest, Hop, Receiver, Showing, Stop};
 
 /// A place: a path in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spot {
-    /// The namespace, by its index in [`Machine::namespaces`].
+    /// The namespace, by its index in [`crate::machine::Machine::namespaces`].
     pub namespace: usize,
     /// The path, absolute and without symlinks.
     pub path: PathBuf,
 }
 
-/// What comes of a mount that is made at a place.
+/// What happens at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Something is mounted.
+    Mount,
+    /// What is mounted there is unmounted.
+    Unmount {
+        /// That mount.
+        mount: u64,
+        /// How many others go in all namespaces because they lie on those that are listed.
+        beneath: usize,
+    },
+}
+
+/// What comes of an event at a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// The mount on which it would be made, by its id in mountinfo.
+    /// What happens.
+    pub event: Event,
+    /// The mount on which it happens, by its id in mountinfo.
     pub origin: u64,
-    /// Who sees it: first the place itself.
+    /// Who sees it: first the place itself. Of an unmount: the mounts that go.
     pub seen: Vec<Seen>,
-    /// Other places that show the directory, and don't see it.
+    /// Other places that show the same, and don't see it.
     pub stopped: Vec<Stopped>,
     /// The namespaces that don't show the directory at all.
     pub absent: Vec<usize>,
@@ -36,7 +51,7 @@ pub struct Explanation {
     pub doubts: Vec<Doubt>,
 }
 
-/// A place at which the mount appears.
+/// A place at which the mount appears, or goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// Where.
@@ -45,7 +60,7 @@ pub struct Seen {
     pub covered: Option<u64>,
 }
 
-/// A place at which the mount does not appear.
+/// A place at which the event does not happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
     /// Where it would be.
@@ -85,6 +100,18 @@ pub enum Link {
         /// Its peer group.
         group: u64,
     },
+    /// Of an unmount: the mount was bound from the one that goes, and lies on something else. An unmount goes along what
+    /// the mounts lie on, not along their copies.
+    Bound {
+        /// That mount.
+        mount: u64,
+    },
+    /// Of an unmount: the mount stays although the event comes to what it lies on, because others are mounted inside it or
+    /// a user namespace has locked it.
+    Held {
+        /// That mount.
+        mount: u64,
+    },
     /// What the mount at the upper end of the trail receives from can't be seen.
     Unseen {
         /// That mount.
@@ -92,56 +119,6 @@ pub enum Link {
         /// The peer group of which no mount was seen.
         master: u64,
     },
-}
-
-/// The mounts of a machine by id, and the peer groups.
-#[derive(Debug)]
-pub struct Index<'m> {
-    mounts: HashMap<u64, (usize, &'m Mount)>,
-    members: HashMap<u64, Vec<u64>>,
-}
-
-impl<'m> Index<'m> {
-    /// Of a whole machine.
-    #[must_use]
-    pub fn new(machine: &'m Machine) -> Self {
-        let mut index = Self { mounts: HashMap::new(), members: HashMap::new() };
-        for (number, namespace) in machine.namespaces.iter().enumerate() {
-            for mount in &namespace.table.mounts {
-                index.mounts.insert(mount.id, (number, mount));
-                if let Some(group) = mount.propagation.peer_group {
-                    index.members.entry(group).or_default().push(mount.id);
-                }
-            }
-        }
-        index
-    }
-
-    /// A mount and the namespace that it is in.
-    #[must_use]
-    pub fn get(&self, id: u64) -> Option<(usize, &'m Mount)> {
-        self.mounts.get(&id).copied()
-    }
-
-    /// The mounts of a peer group, in the order of the namespaces.
-    #[must_use]
-    pub fn members(&self, group: u64) -> &[u64] {
-        self.members.get(&group).map_or(&[], Vec::as_slice)
-    }
-
-    /// The peer groups that a mount receives from, the nearest first, each with the mount that is its slave.
-    fn above(&self, id: u64) -> Vec<(u64, u64)> {
-        let mut groups: Vec<(u64, u64)> = Vec::new();
-        let mut at = id;
-        while let Some(master) = self.get(at).and_then(|(_, mount)| mount.propagation.master)
-            && groups.iter().all(|(group, _)| *group != master)
-        {
-            groups.push((master, at));
-            let Some(&next) = self.members(master).first() else { break };
-            at = next;
-        }
-        groups
-    }
 }
 
 /// Explains what a mount made at `spot` would be seen by.
@@ -166,7 +143,49 @@ pub fn explain(index: &Index<'_>, forest: &Forest, namespaces: usize, spot: &Spo
     let stopped = others.map(|at| stop(index, origin, at)).collect();
     let seen = receivers.into_iter().map(|receiver| Seen { covered: forest.covered(&receiver), receiver }).collect();
     let absent = (0..namespaces).filter(|namespace| !shown.contains(namespace)).collect();
-    Ok(Explanation { origin, seen, stopped, absent, doubts })
+    Ok(Explanation { event: Event::Mount, origin, seen, stopped, absent, doubts })
+}
+
+/// Explains what unmounting the topmost mount at `spot` would take away, and where it would stay.
+///
+/// # Errors
+/// Nothing is mounted there, or what happens can't be told.
+pub fn explain_unmount(
+    index: &Index<'_>,
+    forest: &Forest,
+    namespaces: usize,
+    spot: &Spot,
+) -> Result<Explanation, Stop> {
+    let found = forest.unmounting(spot.namespace, &spot.path)?;
+    let (mut seen, mut stopped) = (Vec::new(), Vec::new());
+    let mut known = HashSet::new();
+    for receiver in found.receivers {
+        let Some(mount) = index.on(receiver.mount, &receiver.place) else { continue };
+        known.insert(mount);
+        if found.gone.contains(&mount) {
+            seen.push(Seen { receiver: Receiver { mount, ..receiver }, covered: None });
+        } else {
+            let at = Showing { namespace: receiver.namespace, mount, place: receiver.place, covered: None };
+            stopped.push(Stopped { at, trail: vec![mount], link: Link::Held { mount } });
+        }
+    }
+    let beneath = found.gone.len() - seen.len();
+    for (at, mount) in index.copies(found.mount) {
+        if found.gone.contains(&mount.id) || known.contains(&mount.id) {
+            continue;
+        }
+        let at = Showing { namespace: at, mount: mount.id, place: mount.mount_point.clone(), covered: None };
+        let under = found.showing.iter().find(|s| s.mount == mount.parent && s.place == mount.mount_point);
+        stopped.push(match under {
+            Some(under) => Stopped { at, ..stop(index, found.under, under.clone()) },
+            None => Stopped { at, trail: vec![mount.id], link: Link::Bound { mount: mount.id } },
+        });
+    }
+    let concerned: HashSet<usize> =
+        seen.iter().map(|s| s.receiver.namespace).chain(stopped.iter().map(|s| s.at.namespace)).collect();
+    let absent = (0..namespaces).filter(|namespace| !concerned.contains(namespace)).collect();
+    let event = Event::Unmount { mount: found.mount, beneath };
+    Ok(Explanation { event, origin: found.under, seen, stopped, absent, doubts: Vec::new() })
 }
 
 /// The link that keeps an event on `origin` from a mount that it doesn't reach.
@@ -241,18 +260,19 @@ pub fn way(origin: u64, via: &[Hop]) -> Vec<u64> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::machine::{Container, Namespace, Pod, Process};
+    use crate::machine::{Container, Machine, Namespace, Pod, Process};
     use crate::tree::mountinfo;
 
     /// The node, with `/src`, `/priv` and targets of two volumes, and containers of both pods.
     pub(in super::super) fn machine() -> Machine {
         let namespace = |pid, name: Option<&str>, text: &str| Namespace {
             inode: 4_026_532_000 + u64::try_from(pid).unwrap(),
+            // The first one: nothing is locked.
+            user_namespace: Some(0xEFFF_FFFD),
             processes: vec![Process { pid, name: "sh".into() }],
             pod: name.map(|name| Pod { uid: format!("u-{name}"), name: Some(("ns".into(), name.into())) }),
             container: name.map(|name| Container { id: "0123456789abcdef".into(), name: Some(name.into()) }),
             table: mountinfo::parse(text.as_bytes()),
-            ..Namespace::default()
         };
         let target = |name: &str| format!("/var/lib/kubelet/pods/u-{name}/volumes/kubernetes.io~csi/v/mount");
         Machine {
@@ -340,6 +360,27 @@ pub(super) mod tests {
         assert_eq!((at(1, "/data").seen.len(), at(1, "/data").stopped.len()), (1, 0));
         assert_eq!((at(2, "/data").seen.len(), at(2, "/data").stopped.len()), (0, 1));
         assert_eq!((at(2, "/data/other").seen.len(), at(2, "/data/other").stopped.len()), (0, 0));
+    }
+
+    #[test]
+    fn an_unmount_takes_what_lies_on_receivers_and_leaves_what_was_bound() {
+        let machine = machine();
+        let index = Index::new(&machine);
+        let unmounted = |path: &str| {
+            let spot = Spot { namespace: 0, path: path.into() };
+            explain_unmount(&index, &Forest::of(&machine), 4, &spot)
+        };
+        let found = unmounted("/src").unwrap();
+        let gone: Vec<u64> = found.seen.iter().map(|s| s.receiver.mount).collect();
+        assert_eq!((gone.as_slice(), found.origin), (&[2][..], 1));
+        let stays: Vec<_> = found.stopped.iter().map(|s| (s.at.mount, s.link)).collect();
+        assert_eq!(stays, [4, 5, 21, 31].map(|mount| (mount, Link::Bound { mount })));
+        assert_eq!(found.absent, [3]);
+        // /priv of the other namespace lies on a private root.
+        let found = unmounted("/priv").unwrap();
+        let stays: Vec<_> = found.stopped.iter().map(|s| (s.at.mount, s.trail.clone(), s.link)).collect();
+        assert_eq!(stays, [(41, vec![40], Link::Private { mount: 40 })]);
+        assert!(matches!(unmounted("/nothing"), Err(Stop::Refused(_))));
     }
 
     #[test]

@@ -5,7 +5,8 @@
 
 use std::path::Path;
 
-use super::judge::{Index, Link, Stopped};
+use super::index::Index;
+use super::judge::{Link, Stopped};
 use crate::inspect::text::visible;
 use crate::machine::{Machine, Namespace};
 use crate::tree::mountinfo::Mount;
@@ -90,6 +91,15 @@ pub fn advise(machine: &Machine, index: &Index<'_>, origin: u64, stopped: &Stopp
                 name(origin)
             )
         }
+        Link::Bound { mount } => {
+            format!(
+                "{} was bound from it: an unmount goes along what mounts lie on, not along their copies",
+                name(mount)
+            )
+        }
+        Link::Held { mount } => {
+            format!("{} has other mounts inside it, or is locked by a user namespace", name(mount))
+        }
         Link::Unseen { mount, master } => {
             format!("{} receives from peer group {master}, of which no mount could be seen", name(mount))
         }
@@ -98,6 +108,13 @@ pub fn advise(machine: &Machine, index: &Index<'_>, origin: u64, stopped: &Stopp
         Link::OriginPrivate | Link::OriginSlave { .. } => share(machine, index, origin),
         Link::Upwards { slave, master } => upwards(machine, index, slave, master),
         Link::Private { mount } | Link::Apart { mount, .. } => receive(machine, index, origin, mount),
+        Link::Bound { mount } => let_go(machine, index, mount),
+        Link::Held { mount } => {
+            let there = there(machine, index, mount);
+            there.map_or_else(String::new, |(namespace, at)| {
+                in_namespace(namespace, &format!("umount --recursive {}", quoted(&at.mount_point)))
+            })
+        }
         Link::Unseen { .. } => "run it as root on the node, so that all namespaces can be read".to_owned(),
     };
     Advice { missing, remedy }
@@ -145,6 +162,15 @@ fn upwards(machine: &Machine, index: &Index<'_>, slave: u64, master: u64) -> Str
         }
         None => "mount it in the namespace above instead: from there it comes down".to_owned(),
     }
+}
+
+/// How a copy goes along.
+fn let_go(machine: &Machine, index: &Index<'_>, mount: u64) -> String {
+    let Some((namespace, at)) = there(machine, index, mount) else { return String::new() };
+    if namespace.pod.is_some() || volume_of_target(&at.mount_point).is_some() {
+        return "give pods the directory that contains the mount instead of the mount itself".to_owned();
+    }
+    in_namespace(namespace, &format!("umount {}", quoted(&at.mount_point)))
 }
 
 /// How a mount comes to receive what happens on the event's mount.

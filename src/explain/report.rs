@@ -7,7 +7,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::judge::{Explanation, Index, Link, Pair, Seen, Spot, Stopped};
+use super::index::Index;
+use super::judge::{Event, Explanation, Link, Pair, Seen, Spot, Stopped};
 use super::remedy::{Advice, advise};
 use crate::inspect::json::Hex;
 use crate::inspect::text::{plural, visible, width};
@@ -62,17 +63,23 @@ impl Report<'_> {
             format!("on the mount at {}, {}", visible(mount.mount_point.as_os_str()), mount.propagation)
         });
         let from = visible(self.from.path.as_os_str());
-        write!(out, "A mount made at {from} in {}", self.label(self.from.namespace))?;
+        let words = Words::of(self.explanation.event);
+        write!(out, "{} {from} in {}", words.what, self.label(self.from.namespace))?;
         if let Some(state) = state {
             write!(out, " ({state})")?;
         }
         match &self.pair {
-            None => writeln!(out, " is seen at {}:", plural(seen.len(), "place"))?,
+            None => write!(out, " {} {}", words.is, plural(seen.len(), "place"))?,
             Some((to, _)) => {
-                let verdict = if seen.iter().any(|one| one.covered.is_none()) { "is" } else { "is not" };
-                let to_text = visible(to.path.as_os_str());
-                writeln!(out, " {verdict} seen at {to_text} in {}.", self.label(to.namespace))?;
+                let is = if seen.iter().any(|one| one.covered.is_none()) { words.is } else { words.is_not };
+                write!(out, " {is} {} in {}", visible(to.path.as_os_str()), self.label(to.namespace))?;
             }
+        }
+        match self.explanation.event {
+            Event::Unmount { beneath, .. } if beneath > 0 => {
+                writeln!(out, ", and with it {}:", plural(beneath, "mount that lies on it"))?;
+            }
+            _ => writeln!(out, ":")?,
         }
         let rows: Vec<[String; 3]> = seen.iter().map(|one| self.seen_row(one)).collect();
         let column = |n: usize| rows.iter().map(|row| width(&row[n])).max().unwrap_or(0);
@@ -83,7 +90,9 @@ impl Report<'_> {
             writeln!(out, "  {mark} {}  {}  {}", pad(&row[0], labels), pad(&row[1], places), row[2])?;
         }
         if !stopped.is_empty() && self.pair.is_none() {
-            writeln!(out, "\nIt is not seen at {} that show the directory:", plural(stopped.len(), "other place"))?;
+            let (count, verb) =
+                (plural(stopped.len(), "other place"), if stopped.len() == 1 { "shows" } else { "show" });
+            writeln!(out, "\n{} {count} that {verb} {}:", words.elsewhere, words.shown)?;
         }
         for (advice, all) in self.advised(stopped) {
             for one in all {
@@ -99,7 +108,9 @@ impl Report<'_> {
         {
             let to_text = visible(to.path.as_os_str());
             writeln!(out, "  {} nothing at or beneath {to_text} there shows the directory {from}", paint.bad("✗"))?;
-            writeln!(out, "      change  mount it there first: a volume, or a bind mount of it")?;
+            if self.explanation.event == Event::Mount {
+                writeln!(out, "      change  mount it there first: a volume, or a bind mount of it")?;
+            }
         }
         let absent = &self.explanation.absent;
         if self.pair.is_none() && !absent.is_empty() {
@@ -109,7 +120,7 @@ impl Report<'_> {
             }
             let verb = if absent.len() == 1 { "does" } else { "do" };
             let count = plural(absent.len(), "namespace");
-            writeln!(out, "\n{count} {verb} not show the directory at all: {}.", names.join("; "))?;
+            writeln!(out, "\n{count} {verb} not show {} at all: {}.", words.shown, names.join("; "))?;
         }
         for doubt in &self.explanation.doubts {
             writeln!(out, "\nThis may not be all: {}.", visible(OsStr::new(&doubt.to_string())))?;
@@ -163,6 +174,10 @@ impl Report<'_> {
     pub fn json(&self) -> Value {
         let mut value = json!({
             "version": 1,
+            "event": match self.explanation.event {
+                Event::Mount => json!({"kind": "mount"}),
+                Event::Unmount { mount, beneath } => json!({"kind": "unmount", "mount": mount, "beneath": beneath}),
+            },
             "from": self.place(self.from.namespace, &self.from.path, self.explanation.origin),
             "seen": self.seen().iter().map(|one| self.seen_json(one)).collect::<Value>(),
             "notSeen": self.stopped().iter().map(|one| self.stopped_json(one)).collect::<Value>(),
@@ -219,11 +234,43 @@ impl Report<'_> {
             Link::Upwards { slave, master } => json!({"kind": "upwards", "mount": slave, "group": master}),
             Link::Private { mount } => json!({"kind": "private", "mount": mount}),
             Link::Apart { mount, group } => json!({"kind": "apart", "mount": mount, "group": group}),
+            Link::Bound { mount } => json!({"kind": "bound", "mount": mount}),
+            Link::Held { mount } => json!({"kind": "held", "mount": mount}),
             Link::Unseen { mount, master } => json!({"kind": "unseen", "mount": mount, "group": master}),
         };
         value["why"] = json!(missing);
         value["change"] = json!(remedy);
         value
+    }
+}
+
+/// How the two events are told.
+struct Words {
+    what: &'static str,
+    is: &'static str,
+    is_not: &'static str,
+    elsewhere: &'static str,
+    shown: &'static str,
+}
+
+impl Words {
+    const fn of(event: Event) -> Self {
+        match event {
+            Event::Mount => Self {
+                what: "A mount made at",
+                is: "is seen at",
+                is_not: "is not seen at",
+                elsewhere: "It is not seen at",
+                shown: "the directory",
+            },
+            Event::Unmount { .. } => Self {
+                what: "Unmounting",
+                is: "takes it from",
+                is_not: "does not take it from",
+                elsewhere: "It stays at",
+                shown: "what is mounted there",
+            },
+        }
     }
 }
 
@@ -273,8 +320,8 @@ mod tests {
     #[test]
     fn a_pair_has_a_verdict() {
         let text = |to| reported((0, "/src/disk"), Some(to)).0;
-        assert!(text((1, "/data")).contains(" is seen at /data in pod ns/slave, slave.\n"));
-        assert!(text((2, "/data")).contains(" is not seen at /data in pod ns/none, none.\n"));
+        assert!(text((1, "/data")).contains(" is seen at /data in pod ns/slave, slave:\n"));
+        assert!(text((2, "/data")).contains(" is not seen at /data in pod ns/none, none:\n"));
         assert!(text((3, "/priv")).contains("nothing at or beneath /priv there shows the directory /src/disk"));
     }
 

@@ -184,7 +184,7 @@ fn replace_one(site: &Site, namespace: &MountNamespace, place: &Place, source: &
     let mut id = place.id;
     for _ in 0..TRIES {
         let before = nested(site, &from)?;
-        let copy = mount::copy_tree(&from)?;
+        let copy = mount::copy_tree(&from, true)?;
         let change = Change { propagation: place.propagation, attrs: place.attrs };
         if change != Change::default() {
             mount::change(&site.proc, site.calls, &copy, change, true)?;

@@ -98,6 +98,11 @@ impl Dentries {
         }
     }
 
+    /// Which file system it lies in.
+    pub(super) fn file_system_of(&self, dentry: Dentry) -> usize {
+        self.known[dentry].file_system
+    }
+
     /// Its path from the root of its file system.
     pub(super) fn path(&self, dentry: Dentry) -> &Path {
         Path::new(&*self.known[dentry].path)

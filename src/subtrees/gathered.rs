@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Component, Path};
 
-use super::{Forest, Home, Mount, MountNumber};
+use super::{Above, Forest, Home, Mount, MountNumber};
 use crate::machine::{Machine, Namespace};
 use crate::tree::mountinfo;
 
@@ -40,6 +40,7 @@ impl Forest {
             }
         }
         forest.next += 1;
+        forest.first_own = forest.next;
         forest.unseen = forest.slaves.keys().filter(|group| !forest.members.contains_key(group)).copied().collect();
         forest.unseen.sort_unstable();
         forest
@@ -48,7 +49,7 @@ impl Forest {
     fn add(&mut self, namespace: &Namespace) {
         self.incomplete |= namespace.table.skipped > 0;
         let home = self.homes.len();
-        self.homes.push(Home::default());
+        self.homes.push(Home { user: namespace.user_namespace, ..Home::default() });
         let mounts = &namespace.table.mounts;
         let first = self.mounts.len();
         let numbers: HashMap<u64, MountNumber> =
@@ -83,6 +84,12 @@ impl Forest {
             self.hang(first + index, parent, point);
         }
         self.cut_circles(home, mounts, first);
+        let root = self.homes.get(home).and_then(|home| home.root).and_then(|root| mounts.get(root - first));
+        if root.is_some_and(|root| root.parent == root.id)
+            && let Some(home) = self.homes.get_mut(home)
+        {
+            home.above = Above::Nothing;
+        }
     }
 
     /// The directory on the parent that a mount lies on, if the paths fit together.
@@ -90,16 +97,6 @@ impl Forest {
         let relative = mount.mount_point.strip_prefix(&above.mount_point).ok()?;
         let root = self.mount(parent).root;
         Some(self.dentries.beneath(root, relative))
-    }
-
-    fn hang(&mut self, number: MountNumber, parent: MountNumber, point: usize) {
-        if let Some(Some(mount)) = self.mounts.get_mut(number) {
-            mount.parent = Some((parent, point));
-        }
-        if let Some(Some(above)) = self.mounts.get_mut(parent) {
-            above.children.push(number);
-        }
-        self.on.insert((parent, point), number);
     }
 
     fn float(&mut self, home: usize, number: MountNumber, place: &Path) {
@@ -129,15 +126,7 @@ impl Forest {
             }
             let Some((index, mount)) = candidates.find(|(index, _)| !reached[*index]) else { return };
             let number = first + index;
-            if let Some((parent, point)) = self.mount(number).parent {
-                self.on.remove(&(parent, point));
-                if let Some(Some(above)) = self.mounts.get_mut(parent) {
-                    above.children.retain(|&child| child != number);
-                }
-            }
-            if let Some(Some(mount)) = self.mounts.get_mut(number) {
-                mount.parent = None;
-            }
+            self.take_off(number);
             self.float(home, number, &mount.mount_point);
             waiting.push(number);
         }

@@ -7,6 +7,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
+use super::dentry::Dentry;
 use super::walk::Place;
 use super::{Doubt, Forest, MountNumber, Unknown};
 
@@ -62,7 +63,12 @@ impl Forest {
     /// # Errors
     /// What was seen doesn't suffice to say who sees it. [`Unknown`] has the receivers that are certain all the same.
     pub fn receivers(&self, namespace: usize, path: &Path) -> Result<Vec<Receiver>, Unknown> {
-        let place = self.lead(namespace, path)?;
+        let place = self.lead_to_top(namespace, path)?;
+        self.receivers_at(&place)
+    }
+
+    /// Whom an event at a place comes to.
+    pub(super) fn receivers_at(&self, place: &Place) -> Result<Vec<Receiver>, Unknown> {
         let source = self.mount(place.mount);
         if source.deleted {
             return Err(Doubt::Deleted(source.id).into());
@@ -72,6 +78,9 @@ impl Forest {
         let mut known = Vec::new();
         for (index, one) in reached.iter().enumerate() {
             let mount = self.mount(one.mount);
+            if self.homes.get(mount.home).is_none_or(|home| home.detached) {
+                continue;
+            }
             if index > 0 && (mount.untold || source.untold) {
                 doubts.push(Doubt::Untold(mount.id));
                 continue;
@@ -87,7 +96,7 @@ impl Forest {
             );
             known.push(Receiver { namespace: mount.home, mount: mount.id, place: at, via: self.way(&reached, index) });
         }
-        self.unseen_links(&place, &reached, &mut doubts);
+        self.unseen_links(place.mount, place.dentry, &reached, &mut doubts);
         if doubts.is_empty() { Ok(known) } else { Err(Unknown { known, doubts }) }
     }
 
@@ -95,7 +104,7 @@ impl Forest {
     #[must_use]
     pub fn covered(&self, receiver: &Receiver) -> Option<u64> {
         let &number = self.by_id.get(&receiver.mount)?;
-        let found = self.lead(receiver.namespace, &receiver.place).ok()?;
+        let found = self.lead_to_top(receiver.namespace, &receiver.place).ok()?;
         (found.mount != number).then(|| self.mount(found.mount).id)
     }
 
@@ -147,8 +156,11 @@ impl Forest {
 
     /// A mount that could hold the directory, and that receives from a group of which nothing was seen, may hang on the
     /// event's mount by links that weren't seen. Not if that group is above the event's mount: events don't go up.
-    fn unseen_links(&self, place: &Place, reached: &[Reached], doubts: &mut Vec<Doubt>) {
-        let source = self.mount(place.mount);
+    pub(super) fn unseen_links(&self, from: MountNumber, at: Dentry, reached: &[Reached], doubts: &mut Vec<Doubt>) {
+        if self.unseen.is_empty() {
+            return;
+        }
+        let source = self.mount(from);
         if source.group.is_none() {
             return;
         }
@@ -161,10 +173,12 @@ impl Forest {
         }
         let seen: HashSet<MountNumber> = reached.iter().map(|r| r.mount).collect();
         for &group in self.unseen.iter().filter(|group| !above.contains(group)) {
-            let concerned =
-                self.slaves.get(&group).into_iter().flatten().find(|&&slave| {
-                    !seen.contains(&slave) && self.dentries.contains(self.mount(slave).root, place.dentry)
-                });
+            let concerned = self
+                .slaves
+                .get(&group)
+                .into_iter()
+                .flatten()
+                .find(|&&slave| !seen.contains(&slave) && self.dentries.contains(self.mount(slave).root, at));
             if let Some(&slave) = concerned {
                 doubts.push(Doubt::MasterUnseen { mount: self.mount(slave).id, group });
             }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::walk::Place;
 use super::{Doubt, Forest};
 
 /// A place that shows a directory.
@@ -24,7 +25,10 @@ impl Forest {
     /// # Errors
     /// The path leads to nothing that was seen.
     pub fn showing(&self, namespace: usize, path: &Path) -> Result<Vec<Showing>, Doubt> {
-        let place = self.lead(namespace, path)?;
+        Ok(self.showing_at(&self.lead_to_top(namespace, path)?))
+    }
+
+    pub(super) fn showing_at(&self, place: &Place) -> Vec<Showing> {
         let mut all = Vec::new();
         for (number, mount) in self.mounts.iter().enumerate() {
             let Some(mount) = mount else { continue };
@@ -35,11 +39,11 @@ impl Forest {
             let mut at = self.place(number);
             let inside = [self.dentries.relative(mount.root, place.dentry), place.rest.as_path()];
             at.extend(inside.iter().filter(|part| !part.as_os_str().is_empty()));
-            let over = self.lead(mount.home, &at).ok().filter(|found| found.mount != number);
+            let over = self.lead_to_top(mount.home, &at).ok().filter(|found| found.mount != number);
             let covered = over.map(|found| self.mount(found.mount).id);
             all.push(Showing { namespace: mount.home, mount: mount.id, place: at, covered });
         }
-        Ok(all)
+        all
     }
 }
 

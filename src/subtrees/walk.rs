@@ -1,8 +1,8 @@
 //! The way from a path to a mount, and back.
 //!
 //! As the kernel walks it (path_resolution(7), fs/namei.c): after each component whatever is mounted there is entered,
-//! and what is mounted on that, up to the topmost. What is mounted on the process' root is entered only if the path
-//! ends there: a path begins on the root itself, beneath it.
+//! and what is mounted on that, up to the topmost. What is mounted on the process' root is not: a path begins on the root
+//! itself, beneath it.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
@@ -46,7 +46,16 @@ impl Forest {
             place.dentry = next;
             self.climb(&mut place);
         }
-        self.climb(&mut place);
+        Ok(place)
+    }
+
+    /// Where something lies that is mounted at a path: unlike the path itself, on top of what is mounted on the root
+    /// (fs/namespace.c `lock_mount`).
+    pub(super) fn lead_to_top(&self, home: HomeNumber, path: &Path) -> Result<Place, Doubt> {
+        let mut place = self.lead(home, path)?;
+        if place.rest.as_os_str().is_empty() {
+            self.climb(&mut place);
+        }
         Ok(place)
     }
 
@@ -69,7 +78,8 @@ impl Forest {
         let home = self.homes.get(self.mount(at).home);
         let base = home.and_then(|home| home.floating.iter().find(|(_, root)| *root == at)).map(|(place, _)| place);
         let mut path = base.cloned().unwrap_or_else(|| PathBuf::from("/"));
-        path.extend(parts.iter().rev());
+        // Pushing an empty path would add a slash.
+        path.extend(parts.iter().rev().filter(|part| !part.as_os_str().is_empty()));
         path
     }
 }

@@ -41,15 +41,14 @@ pub fn bind_recursive(source: impl AsFd, target: impl AsFd) -> Result<(), Errno>
     )
 }
 
-/// A copy of a directory with all mounts beneath it, attached nowhere (open_tree(2), Linux 5.2). It receives no mount
-/// events until it is attached, and goes away when it is dropped before that.
+/// A copy of a directory, with `recursive` also of all mounts beneath it, attached nowhere (open_tree(2), Linux 5.2). It
+/// receives no mount events until it is attached, and goes away when it is dropped before that.
 ///
 /// # Errors
-/// EINVAL: the directory's mount is unbindable or not in this namespace.
-pub fn copy_tree(of: impl AsFd) -> Result<OwnedFd, Errno> {
-    let flags = raw::OPEN_TREE_CLONE
-        | raw::OPEN_TREE_CLOEXEC
-        | u32::try_from(libc::AT_EMPTY_PATH | libc::AT_RECURSIVE).map_err(|_| Errno::EINVAL)?;
+/// EINVAL: the directory's mount is unbindable or not in this namespace, or what is locked on it would be left out.
+pub fn copy_tree(of: impl AsFd, recursive: bool) -> Result<OwnedFd, Errno> {
+    let at = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let flags = raw::OPEN_TREE_CLONE | raw::OPEN_TREE_CLOEXEC | u32::try_from(at).map_err(|_| Errno::EINVAL)?;
     // SAFETY: `of` is open, the path is an empty NUL-terminated string.
     let result = unsafe { libc::syscall(i64::from(raw::__NR_open_tree), of.as_fd().as_raw_fd(), c"".as_ptr(), flags) };
     let fd = i32::try_from(Errno::result(result)?).map_err(|_| Errno::EMFILE)?;

@@ -5,13 +5,20 @@
 //! is whole at the second. One of which no part was seen at the first may be cut in two; it is left to the next round, as
 //! if it had not been seen yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::diff::{Kind, is_same};
 use super::ledger::Named;
 use super::origin::Told;
 use crate::machine::Machine;
-use crate::tree::mountinfo::Table;
+use crate::tree::mountinfo::{Mount, Table};
+
+/// Mounts by the place of their namespace and their id.
+type Index<'t> = HashMap<(usize, u64), &'t Mount>;
+
+fn index(tables: &HashMap<usize, Table>) -> Index<'_> {
+    tables.iter().flat_map(|(&at, table)| table.mounts.iter().map(move |mount| ((at, mount.id), mount))).collect()
+}
 
 /// Takes out of `events` those that may be cut in two, and out of the machine's tables what they have changed. `first` has
 /// the first readings, `before` the tables before them. Gives back the names of mounts that are left to the next round.
@@ -21,61 +28,64 @@ pub fn leave(
     first: &HashMap<usize, Table>,
     events: &mut Vec<Vec<Told>>,
 ) -> Vec<Named> {
-    let was_seen = |told: &Told| {
-        let change = &told.change;
-        // What the first reading had under its number, if that namespace was read then.
-        let there = first.get(&change.namespace).map(|t| t.mounts.iter().find(|m| is_same(m, &change.mount)));
-        match (&change.kind, there) {
-            (Kind::Brief, _) => true,
-            (Kind::Mounted, Some(found)) => found.is_some(),
-            (Kind::Unmounted, Some(found)) => found.is_none(),
-            (Kind::Moved { .. }, Some(found)) => found.is_some_and(|m| m.mount_point == change.mount.mount_point),
-            (_, None) => false,
+    let (was, seen) = (index(before), index(first));
+    let was_seen = |Told { change, .. }: &Told| {
+        let there = seen.get(&(change.namespace, change.mount.id)).filter(|m| is_same(m, &change.mount));
+        match &change.kind {
+            Kind::Brief => true,
+            Kind::Mounted => there.is_some(),
+            // One that was not read then had not changed yet.
+            Kind::Unmounted => there.is_none() && first.contains_key(&change.namespace),
+            Kind::Moved { .. } => there.is_some_and(|m| m.mount_point == change.mount.mount_point),
         }
     };
-    let mut names = Vec::new();
-    events.retain(|event| {
-        if event.iter().any(was_seen) || !can_be_undone(machine, before, event) {
-            return true;
-        }
-        for told in event {
-            undo(machine, before, told);
-            if let Some(unique) = told.change.unique {
-                names.push(Named { namespace: told.change.namespace, unique, mount: told.change.mount.clone() });
-            }
-        }
-        false
-    });
-    names
-}
-
-/// Whether the tables can be put back: not where the kernel has given a number anew.
-fn can_be_undone(machine: &Machine, before: &HashMap<usize, Table>, event: &[Told]) -> bool {
-    event.iter().all(|told| {
-        let Some(table) = machine.namespaces.get(told.change.namespace).map(|n| &n.table) else { return false };
-        let now = table.mounts.iter().filter(|m| m.id == told.change.mount.id).count();
-        let was =
-            before.get(&told.change.namespace).is_some_and(|t| t.mounts.iter().any(|m| m.id == told.change.mount.id));
-        match told.change.kind {
-            Kind::Mounted => now == 1 && !was,
-            Kind::Unmounted => now == 0 && was,
-            Kind::Moved { .. } => now == 1 && was,
+    let (mut left, kept): (Vec<_>, Vec<_>) = events.drain(..).partition(|event| !event.iter().any(was_seen));
+    *events = kept;
+    if left.is_empty() {
+        return Vec::new();
+    }
+    let mut now: HashMap<(usize, u64), usize> = HashMap::new();
+    for (at, namespace) in machine.namespaces.iter().enumerate().filter(|(at, _)| before.contains_key(at)) {
+        now.extend(namespace.table.mounts.iter().enumerate().map(|(n, mount)| ((at, mount.id), n)));
+    }
+    // Not where the kernel has given a number anew: such a table can't be put back.
+    let can_be_undone = |Told { change, .. }: &Told| {
+        let key = (change.namespace, change.mount.id);
+        match change.kind {
+            Kind::Mounted => now.contains_key(&key) && !was.contains_key(&key),
+            Kind::Unmounted => !now.contains_key(&key) && was.contains_key(&key),
+            Kind::Moved { .. } => now.contains_key(&key) && was.contains_key(&key),
             Kind::Brief => false,
         }
-    })
-}
-
-fn undo(machine: &mut Machine, before: &HashMap<usize, Table>, told: &Told) {
-    let Some(namespace) = machine.namespaces.get_mut(told.change.namespace) else { return };
-    let mounts = &mut namespace.table.mounts;
-    let id = told.change.mount.id;
-    let was = before.get(&told.change.namespace).and_then(|t| t.mounts.iter().find(|m| m.id == id));
-    match (mounts.iter().position(|m| m.id == id), was) {
-        (Some(at), Some(was)) => mounts[at] = was.clone(),
-        (Some(at), None) => drop(mounts.remove(at)),
-        (None, Some(was)) => mounts.push(was.clone()),
-        (None, None) => {}
+    };
+    left.retain(|event| {
+        let can = event.iter().all(can_be_undone);
+        if !can {
+            events.push(event.clone());
+        }
+        can
+    });
+    let mut names = Vec::new();
+    let mut taken: HashSet<(usize, u64)> = HashSet::new();
+    for Told { change, .. } in left.into_iter().flatten() {
+        let key = (change.namespace, change.mount.id);
+        let Some(namespace) = machine.namespaces.get_mut(change.namespace) else { continue };
+        match (now.get(&key), was.get(&key)) {
+            (Some(&at), Some(&was)) => namespace.table.mounts[at] = was.clone(),
+            (Some(_), None) => drop(taken.insert(key)),
+            (None, Some(&was)) => namespace.table.mounts.push(was.clone()),
+            (None, None) => {}
+        }
+        if let Some(unique) = change.unique {
+            names.push(Named { namespace: namespace.inode, unique, mount: change.mount });
+        }
     }
+    for (at, namespace) in machine.namespaces.iter_mut().enumerate() {
+        if taken.iter().any(|(of, _)| *of == at) {
+            namespace.table.mounts.retain(|mount| !taken.contains(&(at, mount.id)));
+        }
+    }
+    names
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ const LATE: u64 = 16;
 /// A mount that the kernel has told of, and as it was when it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
-    /// Its namespace, by its place in [`Machine::namespaces`].
-    pub namespace: usize,
+    /// Its namespace, by inode.
+    pub namespace: u64,
     /// Its unique id.
     pub unique: u64,
     /// What it was.
@@ -51,11 +51,17 @@ impl Ledger {
         for (index, change) in changes.iter().enumerate().filter(|(_, change)| arrived(&change.kind)) {
             came.insert((change.namespace, change.mount.id), index);
         }
+        let places: HashMap<u64, usize> = machine.namespaces.iter().enumerate().map(|(at, n)| (n.inode, at)).collect();
+        fn by_id(table: &Table) -> HashMap<u64, &Mount> {
+            table.mounts.iter().map(|mount| (mount.id, mount)).collect()
+        }
         let mut now: HashMap<usize, HashMap<u64, &Mount>> = HashMap::new();
+        let mut old: HashMap<usize, HashMap<u64, &Mount>> = HashMap::new();
         let mut more = Vec::new();
         // The last event of an id is that of the mount which is there.
-        for Named { namespace, unique, mount } in named.into_iter().rev() {
-            let inode = machine.namespaces.get(namespace).map_or(0, |n| n.inode);
+        for Named { namespace: inode, unique, mount } in named.into_iter().rev() {
+            // Of one that has ended meanwhile nobody wants to know.
+            let Some(&namespace) = places.get(&inode) else { continue };
             let change = came.get(&(namespace, mount.id)).and_then(|&index| changes.get_mut(index));
             if let Some(change) = change
                 && change.unique.is_none()
@@ -70,11 +76,10 @@ impl Ledger {
                 early.remove();
                 continue;
             }
-            let there = now.entry(namespace).or_insert_with(|| {
-                let table = machine.namespaces.get(namespace).map(|n| &n.table);
-                table.into_iter().flat_map(|t| &t.mounts).map(|m| (m.id, m)).collect()
+            let there = now.entry(namespace).or_insert_with(|| by_id(&machine.namespaces[namespace].table));
+            let known = before.get(&namespace).is_none_or(|table| {
+                old.entry(namespace).or_insert_with(|| by_id(table)).get(&mount.id).is_some_and(|m| is_same(m, &mount))
             });
-            let known = before.get(&namespace).is_none_or(|t| t.mounts.iter().any(|m| is_same(m, &mount)));
             let same = there.get(&mount.id).is_some_and(|there| is_same(there, &mount));
             let change = |kind| Change { namespace, kind, mount: mount.clone(), unique: Some(unique) };
             if same && known && !came.contains_key(&(namespace, mount.id)) {
@@ -128,7 +133,7 @@ mod tests {
             let before = std::mem::replace(&mut self.machine.namespaces[0].table, table(lines));
             let mut changes = diff::tables(0, &before, &self.machine.namespaces[0].table);
             let named = named.iter().map(|&(unique, line)| Named {
-                namespace: 0,
+                namespace: 7,
                 unique,
                 mount: table(&[line]).mounts.remove(0),
             });

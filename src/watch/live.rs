@@ -4,6 +4,8 @@
 //! (fs/proc_namespace.c, `mounts_poll`). That is the whole of it for those without rights, and on kernels before 6.15;
 //! there, what comes and goes between two readings is missed. With fanotify each mount is named, and asked for at once.
 //!
+//! (A thread does that, so that reading large tables keeps no mount from being asked for while it is there.)
+//!
 //! An open mountinfo keeps its namespace alive, with all that is mounted there. So of each namespace one process is
 //! watched too, and when the last has ended the table is closed at once.
 
@@ -18,12 +20,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::cut;
 use super::diff::{self, Change};
 use super::ledger::{Ledger, Named};
+use super::namer::{Inbox, Namer};
 use super::origin::{self, Told};
 use crate::machine::{Machine, Namespace, gather, names};
 use crate::sys::Errno;
-use crate::sys::mount_events::MountGroup;
 use crate::sys::namespace::Proc;
-use crate::sys::stat;
 use crate::tree::mountinfo::{self, Table};
 use crate::visit::find_kubelet;
 
@@ -37,8 +38,6 @@ const READINGS: usize = 5;
 /// A namespace that is watched.
 #[derive(Debug)]
 struct Watched {
-    /// Its id for statmount(2), where the kernel has that.
-    id: Option<u64>,
     /// Its open mountinfo.
     table: File,
     /// A process in it; readable when that has ended. None where the kernel has no such thing.
@@ -71,19 +70,15 @@ pub(super) struct Round {
 #[derive(Debug)]
 pub(super) struct Live {
     proc: Proc,
-    group: Option<MountGroup>,
+    namer: Option<Namer>,
     /// In the same order as the machine's.
     watched: Vec<Watched>,
     machine: Machine,
     kubelet: i32,
     ledger: Ledger,
-    /// Mounts that were named and not told of yet.
+    /// Mounts that were named and left to the next round.
     named: Vec<Named>,
-    nameless: usize,
-    lost: bool,
     settle: Duration,
-    /// The namespace in which a mount was found last.
-    last_hit: usize,
     /// Processes whose namespaces we may not watch.
     closed: usize,
 }
@@ -95,24 +90,21 @@ impl Live {
     /// That there is no usable `/proc`.
     pub(super) fn begin(poll_only: bool) -> Result<(Self, Option<Errno>), String> {
         let proc = Proc::new().map_err(|e| format!("/proc cannot be opened: {e}"))?;
-        let (group, refusal) = match MountGroup::new() {
+        let (namer, refusal) = match Namer::start() {
             _ if poll_only => (None, None),
-            Ok(group) => (Some(group), None),
+            Ok(namer) => (Some(namer), None),
             Err(errno) => (None, Some(errno)),
         };
         let kubelet = find_kubelet(&proc, None).0.pid;
         let mut live = Self {
             proc,
-            group,
+            namer,
             watched: Vec::new(),
             machine: Machine::default(),
             kubelet,
             ledger: Ledger::default(),
             named: Vec::new(),
-            nameless: 0,
-            lost: false,
             settle: SETTLE,
-            last_hit: 0,
             closed: 0,
         };
         live.scan()?;
@@ -130,7 +122,7 @@ impl Live {
 
     /// Whether mounts are named by the kernel.
     pub(super) const fn by_events(&self) -> bool {
-        self.group.is_some()
+        self.namer.is_some()
     }
 
     /// The namespace of a process.
@@ -162,11 +154,11 @@ impl Live {
         for index in (0..self.watched.len()).rev() {
             let Some(pids) = found.remove(&self.machine.namespaces[index].inode) else {
                 self.watched.remove(index);
-                scan.ended.push(self.machine.namespaces.remove(index));
-                self.named.retain(|named| named.namespace != index);
-                for named in self.named.iter_mut().filter(|named| named.namespace > index) {
-                    named.namespace -= 1;
+                let ended = self.machine.namespaces.remove(index);
+                if let Some(namer) = &self.namer {
+                    namer.forget(ended.inode);
                 }
+                scan.ended.push(ended);
                 continue;
             };
             self.keep(index, &pids);
@@ -218,10 +210,10 @@ impl Live {
             return Err(Errno::ESRCH);
         }
         // Before the table is read, so that nothing is missed in between.
-        if let Some(group) = &self.group {
-            group.add(&namespace)?;
+        if let Some(namer) = &self.namer {
+            namer.add(&namespace)?;
         }
-        let mut watched = Watched { id: namespace.id().ok(), table, process, dirty: false };
+        let mut watched = Watched { table, process, dirty: false };
         let table = watched.read()?;
         self.watched.push(watched);
         let processes = pids.iter().map(|&pid| gather::process(&self.proc, pid)).collect();
@@ -231,16 +223,16 @@ impl Live {
 
     /// What is to be polled beside what the caller polls.
     pub(super) fn descriptors(&self) -> Vec<PollFd<'_>> {
-        let group = self.group.iter().map(|group| PollFd::new(group.as_fd(), PollFlags::POLLIN));
+        let named = self.namer.iter().map(|namer| PollFd::new(namer.came.as_fd(), PollFlags::POLLIN));
         let tables = self.watched.iter().map(|w| PollFd::new(w.table.as_fd(), PollFlags::POLLPRI));
         let processes = self.watched.iter().filter_map(|w| w.process.as_ref());
-        group.chain(tables).chain(processes.map(|process| PollFd::new(process.as_fd(), PollFlags::POLLIN))).collect()
+        named.chain(tables).chain(processes.map(|process| PollFd::new(process.as_fd(), PollFlags::POLLIN))).collect()
     }
 
     /// Takes down what poll(2) said of these descriptors. Whether a watched process has ended, and whether there is
     /// something to be looked at.
     pub(super) fn take(&mut self, events: &[PollFlags]) -> (bool, bool) {
-        let groups = usize::from(self.group.is_some());
+        let groups = usize::from(self.namer.is_some());
         let said = |at: usize| events.get(at).is_some_and(|events| !events.is_empty());
         for (index, watched) in self.watched.iter_mut().enumerate() {
             watched.dirty |= said(groups + index);
@@ -249,52 +241,12 @@ impl Live {
         (ended, (groups > 0 && said(0)) || self.watched.iter().any(|watched| watched.dirty))
     }
 
-    /// Reads what has come from the kernel, and asks for each mount at once.
-    fn drain(&mut self) {
-        let Some(group) = &self.group else { return };
-        let Ok(attached) = group.read() else {
-            self.lost = true;
-            return;
-        };
-        self.lost |= attached.lost;
-        for unique in attached.ids {
-            let count = self.watched.len();
-            let order = (0..count).map(|n| (n + self.last_hit) % count);
-            let found = order.into_iter().find_map(|namespace| {
-                let mount = stat::mount_in(unique, self.watched[namespace].id?).ok()?;
-                Some(Named { namespace, unique, mount })
-            });
-            match found {
-                Some(named) => {
-                    self.last_hit = named.namespace;
-                    self.named.push(named);
-                }
-                None => self.nameless += 1,
-            }
-        }
-    }
-
     /// Reads the tables that have changed and finds out what has happened.
     pub(super) fn round(&mut self) -> Round {
-        let until = Instant::now() + self.settle;
-        loop {
-            self.drain();
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            match &self.group {
-                Some(group) => drop(poll(&mut [PollFd::new(group.as_fd(), PollFlags::POLLIN)], timeout)),
-                None => std::thread::sleep(left),
-            }
-        }
+        std::thread::sleep(self.settle);
         let begun = Instant::now();
         let mut before = HashMap::new();
         self.poll_tables();
-        if self.lost {
-            self.watched.iter_mut().for_each(|watched| watched.dirty = true);
-        }
         self.read_dirty(&mut before);
         let first: HashMap<usize, Table> =
             before.keys().map(|&index| (index, self.machine.namespaces[index].table.clone())).collect();
@@ -304,7 +256,7 @@ impl Live {
             self.read_dirty(&mut before);
         }
         // What the tables show now was queued by now, or is about to be.
-        self.drain();
+        let Inbox { named, nameless, lost } = self.namer.as_ref().map(Namer::take).unwrap_or_default();
         let mut changes: Vec<Change> = Vec::new();
         let mut indices: Vec<usize> = before.keys().copied().collect();
         indices.sort_unstable();
@@ -312,19 +264,23 @@ impl Live {
             changes.extend(diff::tables(index, &before[&index], &self.machine.namespaces[index].table));
         }
         if self.by_events() {
-            let named = std::mem::take(&mut self.named);
-            self.ledger.explain(&self.machine, &before, named, &mut changes);
+            let all = std::mem::take(&mut self.named).into_iter().chain(named).collect();
+            self.ledger.explain(&self.machine, &before, all, &mut changes);
         }
         let mut events = origin::events(&self.machine, &before, changes);
         if again {
-            self.named.extend(cut::leave(&mut self.machine, &before, &first, &mut events));
+            self.named = cut::leave(&mut self.machine, &before, &first, &mut events);
             // What was left is told in the next round, whether or not anything else happens.
             for &index in before.keys() {
                 self.watched[index].dirty = true;
             }
         }
         self.settle = begun.elapsed().clamp(SETTLE, SETTLE_MAX);
-        Round { events, nameless: std::mem::take(&mut self.nameless), lost: std::mem::take(&mut self.lost) }
+        if lost {
+            // The tables are compared all the same: those that have changed say so by themselves.
+            self.ledger = Ledger::default();
+        }
+        Round { events, nameless, lost }
     }
 
     /// Whether another round is due at once.
