@@ -10,9 +10,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chromium::Page;
-use hostmount::machine::Machine;
+use hostmount::machine::{Machine, Namespace};
 use hostmount::picture::{self, Options};
 use hostmount::subtrees::Forest;
+use hostmount::tree::mountinfo::{self, Mount};
 use serde_json::Value;
 
 fn page_of(machine: &Machine) -> String {
@@ -51,7 +52,7 @@ fn by_the_model(machine: &Machine) -> BTreeMap<usize, BTreeSet<usize>> {
     all
 }
 
-fn mounts_of(namespace: &hostmount::machine::Namespace) -> std::slice::Iter<'_, hostmount::tree::mountinfo::Mount> {
+fn mounts_of(namespace: &Namespace) -> std::slice::Iter<'_, Mount> {
     namespace.table.mounts.iter()
 }
 
@@ -64,9 +65,14 @@ const LIT: &str = "[...document.querySelectorAll('.row.lit[data-mount]')].map((r
 #[test]
 fn the_page_is_silent_and_alone_whatever_mount_points_are_called() {
     let Some(mut page) = Page::start(1400, 900) else { return };
-    for (name, machine) in
-        [("small", machines::small()), ("node", machines::node(5, 60)), ("hostile", machines::hostile())]
-    {
+    let table = mountinfo::parse(&std::fs::read("/proc/self/mountinfo").unwrap());
+    let real = Machine { namespaces: vec![Namespace { table, ..Namespace::default() }], left_out: vec![] };
+    for (name, machine) in [
+        ("small", machines::small()),
+        ("real", real),
+        ("node", machines::node(5, 60)),
+        ("hostile", machines::hostile()),
+    ] {
         page.open(&file(&format!("{name}.html"), &page_of(&machine)), false);
         page.run("document.getElementById('unfold').click()");
         let rows = page.run("document.querySelectorAll('.row[data-mount]').length");
@@ -104,6 +110,43 @@ fn the_policy_of_the_page_forbids_the_network() {
          const style = document.createElement('link'); style.rel = 'stylesheet'; style.href = 'http://127.0.0.1:9/y'; document.head.append(style); })",
     );
     assert_eq!(refused, serde_json::json!(["connect-src", "img-src", "style-src-elem"]));
+}
+
+/// The SHA-256 of a text in base64, by coreutils.
+fn sha256(name: &str, text: &str) -> String {
+    let output = Command::new("sha256sum").arg(file(name, text)).output().unwrap();
+    let hex = String::from_utf8(output.stdout).unwrap();
+    let bytes: Vec<u32> = (0..32).map(|at| u32::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let digits: Vec<char> = ('A'..='Z').chain('a'..='z').chain('0'..='9').chain(['+', '/']).collect();
+    let mut out = String::new();
+    for three in bytes.chunks(3) {
+        let number = three.iter().fold(0, |number, byte| number << 8 | byte) << (8 * (3 - three.len()));
+        let digit = |at: usize| digits[usize::try_from(number >> (18 - 6 * at) & 63).unwrap()];
+        out.extend((0..4).map(|at| if at <= three.len() { digit(at) } else { '=' }));
+    }
+    out
+}
+
+#[test]
+fn the_policy_of_the_page_names_its_script_and_style() {
+    assert_eq!(sha256("abc", "abc"), "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=", "FIPS 180-2, B.1");
+    let page = page_of(&machines::small());
+    for what in ["style", "script"] {
+        let text = page.split(&format!("<{what}>")).nth(1).unwrap().split(&format!("</{what}>")).next().unwrap();
+        let hash = sha256(what, text);
+        let policy = format!("{what}-src 'sha256-{hash}'");
+        assert!(page.contains(&policy), "src/picture/html.rs: the hash of the {what} must be {hash}");
+    }
+}
+
+#[test]
+fn the_pictures_in_the_documentation_are_what_is_drawn() {
+    let options = Options { title: "A directory of a node in three pods".to_owned(), all: false };
+    let drawn = picture::svg(&machines::small(), &options);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/pictures/three-pods.svg");
+    let kept = std::fs::read_to_string(&path).unwrap_or_default();
+    let copy = file("three-pods.svg", &drawn);
+    assert!(kept == drawn, "the picture has changed: look at it, then cp {} {}", copy.display(), path.display());
 }
 
 #[test]
@@ -170,6 +213,28 @@ fn words_and_counts_say_why() {
         let told = page.run("document.querySelector('#panel .verdict').innerText");
         assert!(told.as_str().unwrap().contains(words), "{at} {told}");
     }
+    // Who shows a part of a mount is marked as such, and told with the directory.
+    let table = |text: &str| Namespace { table: mountinfo::parse(text.as_bytes()), ..Namespace::default() };
+    let parts = Machine {
+        namespaces: vec![
+            table("1 0 0:1 / / rw - t t rw\n2 1 0:2 / /srv rw shared:1 - t t rw\n"),
+            table(
+                "3 0 0:3 / / rw - t t rw\n4 3 0:2 /sets/a /data rw master:1 - t t rw\n5 3 0:2 / /all rw shared:1 - t t rw\n",
+            ),
+        ],
+        left_out: vec![],
+    };
+    page.open(&file("parts.html", &page_of(&parts)), false);
+    page.point_at(".row[data-mount='1']");
+    let marked =
+        "['lit', 'part'].map((how) => [...document.querySelectorAll(`.row.${how}`)].map((row) => +row.dataset.mount))";
+    assert_eq!(page.run(marked), serde_json::json!([[4], [3]]));
+    let told = page.run("document.getElementById('panel').innerText");
+    assert!(
+        told.as_str().unwrap().contains("What is mounted at /srv/sets/a, or beneath it, is received by these as well:")
+    );
+    page.open(&file("words.html", &page_of(&machines::node(5, 60))), false);
+    page.point_at(".row[aria-label^='/srv/data,']");
     // Away from the mounts, nothing is lit.
     page.call("Input.dispatchMouseEvent", &serde_json::json!({"type": "mouseMoved", "x": 1300, "y": 20}));
     assert_eq!(page.run("document.querySelectorAll('.lit, .source').length"), 0);

@@ -3,6 +3,8 @@
 //! Widths of text are taken from the advance of common monospaced fonts, since nothing here can measure a font. Shared by the
 //! formats that draw by themselves; the page lays itself out, as its rows come and go.
 
+use std::collections::BTreeMap;
+
 use crate::picture::outline::{Outline, Relation, Row, What, Why};
 use crate::picture::text::{fitted, heading_width, shown, width};
 use crate::propagation::PropagationState;
@@ -20,9 +22,11 @@ pub const MARK: usize = 16;
 /// Around everything.
 pub const MARGIN: usize = 24;
 /// Between two cards, where the wires run.
-const GUTTER: usize = 84;
+const GUTTER: usize = 68;
 /// Of the legend.
 pub const FOOT: usize = 74;
+/// The radius of a wire's corner.
+pub const CORNER: usize = 7;
 /// Deeper rows are drawn no further to the right.
 const DEEPEST: usize = 10;
 const CARD: (usize, usize) = (236, 430);
@@ -99,6 +103,17 @@ pub struct Wire {
     pub to_slave: bool,
     /// For how many it stands.
     pub count: usize,
+    /// The way around the cards that lie between its ends; none if there are none.
+    pub around: Option<Lane>,
+}
+
+/// A way beneath cards. Wires that leave the same line for the same group share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lane {
+    /// How far down it runs.
+    pub y: usize,
+    /// Its number, of those that run beside it.
+    pub number: usize,
 }
 
 /// The width of monospaced text of 12 pixels.
@@ -169,9 +184,12 @@ impl<'o, 'm> Layout<'o, 'm> {
             x += card.width + GUTTER;
             cards.push(card);
         }
-        let height = cards.iter().map(|card| card.height).max().unwrap_or(HEAD) + 2 * MARGIN + FOOT;
+        let mut wires = wires(outline, &cards, &place);
+        lead_around(&mut wires, &cards);
+        let lowest = wires.iter().filter_map(|wire| wire.around).map(|lane| lane.y).max().unwrap_or(0);
+        let height = cards.iter().map(|card| card.height + MARGIN).max().unwrap_or(HEAD).max(lowest) + MARGIN + FOOT;
         let width = (x.saturating_sub(GUTTER) + MARGIN).max(760);
-        Self { size: (width, height), wires: wires(outline, &cards, &place), cards }
+        Self { size: (width, height), wires, cards }
     }
 }
 
@@ -244,7 +262,7 @@ fn wires(outline: &Outline<'_>, cards: &[Card<'_, '_>], place: &[At]) -> Vec<Wir
         let mut members = at(&group.members, Relation::Peers);
         members.sort_unstable();
         members.dedup();
-        let wire = |from, to, to_slave| Wire { group: number, colour, from, to, to_slave, count: 1 };
+        let wire = |from, to, to_slave| Wire { group: number, colour, from, to, to_slave, count: 1, around: None };
         wires.extend(members.windows(2).map(|pair| wire(pair[0], pair[1], false)));
         for to in at(&group.slaves, Relation::Slaves) {
             let next = members.partition_point(|&member| member <= to);
@@ -275,11 +293,43 @@ fn wires(outline: &Outline<'_>, cards: &[Card<'_, '_>], place: &[At]) -> Vec<Wir
                     to: (number, at),
                     to_slave,
                     count: line.folded.max(2),
+                    around: None,
                 });
             }
         }
     }
     wires
+}
+
+/// Leads the wires between cards that don't stand side by side around those between: a line that vanished behind a card
+/// and came out again would seem to begin there.
+fn lead_around(wires: &mut [Wire], cards: &[Card<'_, '_>]) {
+    // Per line and group: how far it reaches, and how deep it must go.
+    let mut buses: BTreeMap<(At, u64, bool), (usize, usize, usize)> = BTreeMap::new();
+    let key = |wire: &Wire| (wire.from, wire.group, wire.from.0 < wire.to.0);
+    let y = |at: At| cards.get(at.0).and_then(|card| card.lines.get(at.1)).map_or(0, |line| line.y);
+    for wire in wires.iter().filter(|wire| wire.from.0.abs_diff(wire.to.0) > 1) {
+        let (left, right) = (wire.from.0.min(wire.to.0), wire.from.0.max(wire.to.0));
+        let between = cards.iter().take(right).skip(left + 1).map(|card| MARGIN + card.height + 10).max();
+        let depth = between.unwrap_or(0).max(y(wire.from) + 2 * CORNER).max(y(wire.to) + 2 * CORNER);
+        let bus = buses.entry(key(wire)).or_insert((left, right, depth));
+        *bus = (bus.0.min(left), bus.1.max(right), bus.2.max(depth));
+    }
+    // To each the first number that is free between its ends.
+    let mut taken: Vec<Vec<(usize, usize)>> = Vec::new();
+    let mut lanes = BTreeMap::new();
+    for (key, (left, right, depth)) in buses {
+        let free = |lane: &Vec<(usize, usize)>| lane.iter().all(|&(l, r)| r <= left || right <= l);
+        let number = taken.iter().position(free).unwrap_or(taken.len());
+        if number == taken.len() {
+            taken.push(Vec::new());
+        }
+        taken[number].push((left, right));
+        lanes.insert(key, Lane { y: depth + number * 6, number });
+    }
+    for wire in wires.iter_mut().filter(|wire| wire.from.0.abs_diff(wire.to.0) > 1) {
+        wire.around = lanes.get(&key(wire)).copied();
+    }
 }
 
 #[cfg(test)]
@@ -315,6 +365,27 @@ mod tests {
         let machine = machine(&[&table(10, "shared"), &table(20, "master")]);
         assert_eq!(links(&Outline::of(&machine, false)), [((0, 0), (1, 1), true, 4)]);
         assert_eq!(links(&Outline::of(&machine, true)).len(), 4);
+    }
+
+    #[test]
+    fn wires_go_around_the_cards_between_and_share_their_way() {
+        let one = "0 0:1 / / rw shared:1 - t t rw\n";
+        let slave = "0 0:1 / / rw master:1 - t t rw\n";
+        let tall: String = (30..40).map(|n| format!("{n} 3 0:{n} / /{n} rw - t{n} t rw\n")).collect();
+        let tables = [
+            format!("1 {one}"),
+            format!("2 {slave}"),
+            format!("3 0 0:1 / / rw - t t rw\n{tall}"),
+            format!("4 {slave}"),
+            format!("5 {slave}"),
+        ];
+        let machine = machine(&tables.each_ref().map(String::as_str));
+        let outline = Outline::of(&machine, false);
+        let layout = Layout::of(&outline);
+        let around: Vec<Option<Lane>> = layout.wires.iter().map(|wire| wire.around).collect();
+        let deep = layout.cards[2].height + MARGIN + 10;
+        assert_eq!(around, [None, Some(Lane { y: deep, number: 0 }), Some(Lane { y: deep, number: 0 })]);
+        assert!(layout.size.1 > deep + FOOT);
     }
 
     #[test]

@@ -10,7 +10,7 @@
   const DEPTH = 0, LABEL = 1, MOUNT = 2, WHY = 3, OF = 4;
   const { mounts, texts, namespaces, classes, ways } = data;
   const colours = new Map(data.colours);
-  const ROW = 24, HEAD = 68 + 5, INDENT = 14, DEEPEST = 10, WIRES = 260, LISTED = 400;
+  const ROW = 24, HEAD = 68 + 5, INDENT = 14, DEEPEST = 10, CORNER = 7, WIRES = 260, LISTED = 400;
 
   const make = (name, className, text) => {
     const node = document.createElement(name);
@@ -125,7 +125,7 @@
     tree.setAttribute("aria-labelledby", title.id);
     column.append(head, tree);
     columns.append(column);
-    Object.assign(space, { column, tree, current: 0 });
+    Object.assign(space, { column, tree, number: s, current: 0 });
     // As wide as what is seen before anything is unfolded needs, within bounds.
     let closed = Infinity, cells = 0;
     for (const row of space.rows) {
@@ -219,7 +219,7 @@
     node.setAttribute("role", "treeitem");
     node.setAttribute("aria-level", row[DEPTH] + 1);
     node.tabIndex = -1;
-    node.dataset.space = namespaces.indexOf(space);
+    node.dataset.space = space.number;
     node.dataset.row = r;
     node.append(guides(space, r, i));
     const label = texts[row[LABEL]], path = make("span", "path");
@@ -301,13 +301,45 @@
     paintWires();
   };
 
+  // The wires between columns that do not stand side by side are led around those between: a line that vanished behind
+  // a column and came out again would seem to begin there. Those that leave one line for one group share their way.
+  const leadAround = (drawn) => {
+    const order = [];
+    namespaces.forEach((space, s) => (order[s] = space.column.hidden ? order[s - 1] ?? -1 : (order[s - 1] ?? -1) + 1));
+    const shown = namespaces.filter((space) => !space.column.hidden);
+    const place = (end) => [order[Math.floor(end / 1e6)], HEAD + (end % 1e6) * ROW + ROW / 2];
+    const buses = new Map(), lanes = new Map();
+    for (const wire of drawn) {
+      const [s, y1] = place(wire.from), [t, y2] = place(wire.to);
+      if (Math.abs(s - t) < 2) continue;
+      const key = `${wire.from} ${wire.group} ${s < t}`, left = Math.min(s, t), right = Math.max(s, t);
+      const bus = buses.get(key) ?? { left, right, y: 0, wires: [] };
+      bus.left = Math.min(bus.left, left);
+      bus.right = Math.max(bus.right, right);
+      for (let at = left + 1; at < right; at++) bus.y = Math.max(bus.y, HEAD + shown[at].seen.length * ROW + 16);
+      bus.y = Math.max(bus.y, y1 + 2 * CORNER, y2 + 2 * CORNER);
+      bus.wires.push(wire);
+      buses.set(key, bus);
+    }
+    const taken = [];
+    for (const bus of buses.values()) {
+      let number = taken.findIndex((lane) => lane.every(([left, right]) => right <= bus.left || bus.right <= left));
+      if (number < 0) number = taken.push([]) - 1;
+      taken[number].push([bus.left, bus.right]);
+      for (const wire of bus.wires) lanes.set(wire, { y: bus.y + number * 6, number });
+    }
+    return lanes;
+  };
+
   const paintWires = () => {
     const left = namespaces.map((space) => space.column.offsetLeft), wide = namespaces.map((space) => space.column.offsetWidth);
     const lit = at < 0 ? null : litNow;
     const on = (m) => m === at || m === -1 || lit.has(m);
     const hot = (wire) => lit !== null && wire.ends.some(([a, b]) => on(a) && on(b));
     const drawn = shownWires.length > (lit === null ? WIRES : WIRES / 2) ? shownWires.filter(hot) : shownWires;
+    const lanes = leadAround(drawn);
     const nodes = [];
+    let lowest = 0;
     for (const wire of drawn) {
       const s = Math.floor(wire.from / 1e6), t = Math.floor(wire.to / 1e6);
       const y1 = HEAD + (wire.from % 1e6) * ROW + ROW / 2, y2 = HEAD + (wire.to % 1e6) * ROW + ROW / 2;
@@ -316,16 +348,26 @@
       const x2 = right ? left[t] : left[t] + wide[t];
       const pull = s === t ? 0 : Math.min(120, Math.abs(x2 - x1) / 2) * (right ? 1 : -1);
       const bulge = s === t ? 16 + Math.min(38, Math.abs(y2 - y1) / 5) : 0;
-      const classes = `${wire.group ? colour(wire.group) : "bundle"}${hot(wire) ? " hot" : ""}`;
+      const far = Math.abs(s - t) > 4 ? " far" : "";
+      const classes = `${wire.group ? colour(wire.group) : "bundle"}${hot(wire) ? ` hot${far}` : ""}`;
+      const lane = lanes.get(wire);
+      let d = `M${x1} ${y1}C${x1 + pull + bulge} ${y1} ${x2 - pull + bulge} ${y2} ${x2} ${y2}`;
+      if (lane) {
+        const on = right ? 1 : -1, c = CORNER, y = lane.y, shift = (lane.number % 6) * 4;
+        const a = x1 + on * (16 + shift), b = x2 - on * (20 + shift);
+        d = `M${x1} ${y1}H${a - on * c}Q${a} ${y1} ${a} ${y1 + c}V${y - c}Q${a} ${y} ${a + on * c} ${y}H${b - on * c}Q${b} ${y} ${b} ${y - c}V${y2 + c}Q${b} ${y2} ${b + on * c} ${y2}H${x2}`;
+        lowest = Math.max(lowest, y);
+      }
       nodes.push(draw("path", {
         class: `wire ${classes}${wire.toSlave ? " to-slave" : ""}${wire.ends.length > 1 ? " many" : ""}`,
-        d: `M${x1} ${y1}C${x1 + pull + bulge} ${y1} ${x2 - pull + bulge} ${y2} ${x2} ${y2}`,
+        d,
       }));
       if (wire.toSlave) {
         const back = right ? -9 : 9;
         nodes.push(draw("path", { class: `arrow ${classes}`, d: `M${x2 + back} ${y2 - 4.5}L${x2} ${y2}L${x2 + back} ${y2 + 4.5}z` }));
       }
     }
+    if (lowest + 24 > columns.offsetHeight) columns.style.minHeight = `${lowest + 24}px`;
     wires.setAttribute("width", columns.offsetWidth);
     wires.setAttribute("height", columns.offsetHeight);
     wires.replaceChildren(...nodes);
@@ -334,7 +376,10 @@
   // Lighting up.
   let litNow = new Set(), marked = [];
   const show = (m) => {
-    for (const node of marked) node.classList.remove("lit", "part", "source", "pinned");
+    for (const node of marked) {
+      node.classList.remove("lit", "part", "source", "pinned");
+      node.removeAttribute("aria-current");
+    }
     for (const node of columns.querySelectorAll(".in")) node.remove();
     marked = [];
     at = m;
@@ -363,6 +408,7 @@
       if (node) {
         node.classList.add("source");
         node.classList.toggle("pinned", m === held);
+        node.setAttribute("aria-current", String(m === held));
         marked.push(node);
       }
     }
@@ -441,7 +487,8 @@
     list(found.whole);
     for (const [path, all] of found.parts) {
       if (!all.length || listed >= LISTED) continue;
-      nodes.push(make("p", "verdict", `Only what is mounted at ${path}, or beneath it, is also received by:`));
+      const full = `${point(m) === "/" ? "" : point(m)}/${path}`;
+      nodes.push(make("p", "verdict", `What is mounted at ${full}, or beneath it, is received by these as well:`));
       list(all);
     }
     if (listed > LISTED) nodes.push(make("p", "", `The first ${LISTED} are listed; all are lit up.`));

@@ -1,9 +1,12 @@
 //! The picture as SVG: one file that stands for itself, light or dark as its reader's desktop is.
 
+use std::cmp::Ordering;
 use std::fmt::Write;
 
 use crate::machine::Machine;
-use crate::picture::layout::{Card, Chip, FOOT, HEAD, LINE, Layout, Line, MARGIN, MARK, PAD, Wire, note, wide_small};
+use crate::picture::layout::{
+    CORNER, Card, Chip, FOOT, HEAD, LINE, Lane, Layout, Line, MARGIN, MARK, PAD, Wire, note, wide_small,
+};
 use crate::picture::outline::{Column, Outline, What};
 use crate::picture::text::{counted, fitted, fitted_heading, shown, xml};
 use crate::picture::{COLOURS, Options, summary, told};
@@ -224,16 +227,9 @@ fn draw_wire(out: &mut String, wire: &Wire, layout: &Layout<'_, '_>) {
     let Some(Ends { from: (x1, y1), to: (x2, y2), .. }) = ends(wire, layout) else { return };
     let kind = if wire.to_slave { "wire to-slave" } else { "wire" };
     let many = if wire.count > 1 { " many" } else { "" };
-    let (c1, c2) = if wire.from.0 == wire.to.0 {
-        // A loop at the right of the card; the gutter bounds it.
-        let out = 18 + (y1.abs_diff(y2) / 5).min(40);
-        (x1 + out, x2 + out)
-    } else if x1 < x2 {
-        let pull = ((x2 - x1) / 2).min(140);
-        (x1 + pull, x2 - pull)
-    } else {
-        let pull = ((x1 - x2) / 2).min(140);
-        (x1 - pull, x2 + pull)
+    let way = match wire.around {
+        Some(lane) => around((x1, y1), (x2, y2), lane),
+        None => beside((x1, y1), (x2, y2)),
     };
     let colour = if wire.count > 1 { "bundle".to_owned() } else { format!("c{}", wire.colour % COLOURS) };
     let what = match (wire.to_slave, wire.count) {
@@ -242,10 +238,40 @@ fn draw_wire(out: &mut String, wire: &Wire, layout: &Layout<'_, '_>) {
         (true, count) => format!("{count} slaves of {count} mounts"),
         (false, count) => format!("{count} pairs of peers"),
     };
-    let _ = writeln!(
-        out,
-        "<path class=\"{kind} {colour}{many}\" d=\"M{x1} {y1}C{c1} {y1} {c2} {y2} {x2} {y2}\"><title>{what}</title></path>"
-    );
+    let _ = writeln!(out, "<path class=\"{kind} {colour}{many}\" d=\"{way}\"><title>{what}</title></path>");
+}
+
+/// Between cards that stand side by side; or, where both ends are at the same edge, a loop at the right of it.
+fn beside((x1, y1): (usize, usize), (x2, y2): (usize, usize)) -> String {
+    let (pull, bulge) = ((x1.abs_diff(x2) / 2).min(140), 16 + (y1.abs_diff(y2) / 5).min(40));
+    let (c1, c2) = match x1.cmp(&x2) {
+        Ordering::Less => (x1 + pull, x2 - pull),
+        Ordering::Greater => (x1 - pull, x2 + pull),
+        Ordering::Equal => (x1 + bulge, x2 + bulge),
+    };
+    format!("M{x1} {y1}C{c1} {y1} {c2} {y2} {x2} {y2}")
+}
+
+/// Out into the gap beside the card, down, across, up and in, with round corners.
+fn around((x1, y1): (usize, usize), (x2, y2): (usize, usize), lane: Lane) -> String {
+    let (r, down, shift) = (CORNER, lane.y, lane.number % 6 * 4);
+    let (leave, enter) = (16 + shift, 20 + shift);
+    // The places before and after each corner, by the direction in which it goes.
+    let rightwards = x1 < x2;
+    let on = |x: usize, by: usize| if rightwards { x + by } else { x - by };
+    let back = |x: usize, by: usize| if rightwards { x - by } else { x + by };
+    let (a, b) = (on(x1, leave), back(x2, enter));
+    format!(
+        "M{x1} {y1}H{}Q{a} {y1} {a} {}V{}Q{a} {down} {} {down}H{}Q{b} {down} {b} {}V{}Q{b} {y2} {} {y2}H{x2}",
+        back(a, r),
+        y1 + r,
+        down - r,
+        on(a, r),
+        back(b, r),
+        down - r,
+        y2 + r,
+        on(b, r),
+    )
 }
 
 /// What the wires end with, drawn over the cards' edges: a dot at a peer, an arrowhead at a slave.
