@@ -1,1 +1,145 @@
-fn main() {}
+//! What `hostmount inspect` costs on a machine with 200 mount namespaces of 500 mounts, beside findmnt and lsns on the
+//! same state, and beside its targets.
+//!
+//! `cargo bench --bench inspect` makes the namespaces in one of its own (and a user namespace, where it isn't root), so
+//! that nothing is left behind. The commands take turns, and the figure of each is its best round: on a busy machine the
+//! others measure the neighbours. Peak memory is the kernel's (getrusage(2)), of a process that has waited for this command
+//! alone. No figure fails the run; `HOSTMOUNT_BENCH_NAMESPACES` (200) and `HOSTMOUNT_BENCH_MOUNTS` (500) change the state.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "a benchmark")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::resource::{UsageWho, getrusage};
+
+const INSIDE: &str = "HOSTMOUNT_BENCH_INSIDE";
+/// The first word of the command line of a process that measures one command.
+const MEASURE: &str = "--measure";
+const HOSTMOUNT: &str = env!("CARGO_BIN_EXE_hostmount");
+const ROUNDS: usize = 5;
+const TARGET_SECONDS: f64 = 2.0;
+const TARGET_MIB: f64 = 200.0;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == MEASURE) {
+        return measure(&words[1..]);
+    }
+    if std::env::var_os(INSIDE).is_none() {
+        let user: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
+        let status = Command::new("unshare")
+            .args(user)
+            .args(["--mount", "--propagation", "private"])
+            .arg(std::env::current_exe().unwrap())
+            .env(INSIDE, "1")
+            .status()
+            .expect("unshare (util-linux) starts");
+        return if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let count = |name: &str, usual| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(usual);
+    run(count("HOSTMOUNT_BENCH_NAMESPACES", 200), count("HOSTMOUNT_BENCH_MOUNTS", 500));
+    ExitCode::SUCCESS
+}
+
+/// Runs a command and prints its seconds and its peak memory in KiB.
+fn measure(words: &[String]) -> ExitCode {
+    let begun = Instant::now();
+    let status =
+        Command::new(&words[0]).args(&words[1..]).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{seconds} {}", getrusage(UsageWho::RUSAGE_CHILDREN).unwrap().max_rss());
+    if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn measured(words: &[&str]) -> (f64, f64) {
+    let output = Command::new(std::env::current_exe().unwrap()).arg(MEASURE).args(words).output().unwrap();
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (seconds, kib) = text.trim().split_once(' ').unwrap();
+    (seconds.parse().unwrap(), kib.parse::<f64>().unwrap() / 1024.0)
+}
+
+struct Namespaces(Vec<Child>);
+
+impl Namespaces {
+    /// Copies of this namespace, whose mounts are slaves, peers or private by turns.
+    fn make(count: usize) -> Self {
+        let kinds = ["slave", "unchanged", "private"];
+        let one = |n: usize| {
+            let mut child = Command::new("unshare")
+                .args(["--mount", "--propagation", kinds[n % kinds.len()], "sh", "-c", "echo ready; read never"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            assert_eq!(line, "ready\n");
+            child
+        };
+        Self((0..count).map(one).collect())
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn mounts() -> usize {
+    std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+}
+
+fn run(namespaces: usize, mounts_each: usize) {
+    let tmpfs = |at: &Path| {
+        std::fs::create_dir_all(at).unwrap();
+        mount(Some("bench"), at, Some("tmpfs"), MsFlags::empty(), Some("size=64k")).unwrap();
+    };
+    let base = PathBuf::from("/mnt");
+    tmpfs(&base);
+    mount(None::<&str>, &base, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+    let mut n = 0;
+    while mounts() < mounts_each {
+        tmpfs(&base.join(format!("pods/{}/volumes/kubernetes.io~csi/{n}/mount", n / 10)));
+        n += 1;
+    }
+    let others = Namespaces::make(namespaces.saturating_sub(1));
+    println!("{namespaces} namespaces of {} mounts, and those that the machine has", mounts());
+
+    let pids: Vec<String> =
+        std::iter::once(std::process::id()).chain(others.0.iter().map(Child::id)).map(|pid| pid.to_string()).collect();
+    let each = format!("for p in {}; do findmnt -N $p -o TARGET,PROPAGATION; done", pids.join(" "));
+    let commands: [(&str, Vec<&str>); 6] = [
+        ("inspect --json", vec![HOSTMOUNT, "inspect", "--json"]),
+        ("inspect", vec![HOSTMOUNT, "inspect"]),
+        ("inspect --all", vec![HOSTMOUNT, "inspect", "--all"]),
+        ("inspect --list", vec![HOSTMOUNT, "inspect", "--list"]),
+        ("findmnt -N, each namespace", vec!["sh", "-c", &each]),
+        ("lsns -t mnt", vec!["lsns", "-t", "mnt"]),
+    ];
+    let mut best = vec![(f64::INFINITY, 0.0_f64); commands.len()];
+    for _ in 0..ROUNDS {
+        for ((_, words), best) in commands.iter().zip(&mut best) {
+            let (seconds, mib) = measured(words);
+            *best = (best.0.min(seconds), best.1.max(mib));
+        }
+    }
+    let findmnt = best[4].0;
+    println!("{:28} {:>9} {:>9} {:>16}", "", "seconds", "peak MiB", "to findmnt's time");
+    for ((name, _), (seconds, mib)) in commands.iter().zip(&best) {
+        println!("{name:28} {seconds:9.3} {mib:9.1} {:16.2}", seconds / findmnt);
+    }
+    let met =
+        |(seconds, mib): (f64, f64)| if seconds <= TARGET_SECONDS && mib <= TARGET_MIB { "met" } else { "MISSED" };
+    println!("target: {TARGET_SECONDS} s and {TARGET_MIB} MiB");
+    for ((name, _), best) in commands.iter().zip(&best).take(4) {
+        println!("  {name}: {}", met(*best));
+    }
+}

@@ -1,15 +1,22 @@
 // What is done with the bytes: shared by the fuzz targets and by tests/corpus.rs, which replays the corpus.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use hostmount::config::AllowList;
 use hostmount::csi::request::{Publish, Stage, VolumeAt, handle};
 use hostmount::csi::status::{CallError, status};
 use hostmount::heal::find;
+use hostmount::inspect::columns::{Column, View};
+use hostmount::inspect::draw::{self, Style};
+use hostmount::inspect::select::{self, Filter};
+use hostmount::inspect::{json, subtree};
+use hostmount::machine::{Machine, Namespace, Process, names};
 use hostmount::note::Note;
 use hostmount::plan;
 use hostmount::policy::{self, Wish};
-use hostmount::tree::mountinfo::{self, Walk};
+use hostmount::tree::mountinfo::{self, Table, Walk};
 use hostmount::volume::{AbsPath, EntryName, KubeletPath, SubPath, VolumeRef};
 use hostmount::wire::{csi, registration};
 use prost::Message;
@@ -36,6 +43,7 @@ pub fn config(bytes: &[u8]) {
 
 pub fn mountinfo(bytes: &[u8]) {
     let table = mountinfo::parse(bytes);
+    inspect(&table);
     let walk = Walk::new(&table);
     let kubelet = Path::new("/var/lib/kubelet");
     for mount in table.mounts.iter().take(64) {
@@ -55,7 +63,50 @@ pub fn mountinfo(bytes: &[u8]) {
     }
 }
 
+/// What `hostmount inspect` makes of a table, which is here that of two namespaces at once.
+fn inspect(table: &Table) {
+    let rows = subtree::rows(table);
+    let told = subtree::tell(table, &rows);
+    assert_eq!((rows.len(), told.len()), (table.mounts.len(), table.mounts.len()), "each mount once");
+    for told in &told {
+        assert_eq!(told.is_mixed(), !told.note().is_empty());
+        assert_eq!(told.counts.iter().sum::<usize>(), told.beneath);
+    }
+    let _ = table.tear();
+    let _ = names::kubelet_files(table);
+    let of = |inode, pid| Namespace {
+        inode,
+        processes: vec![Process { pid, name: "p\u{1b}".into() }],
+        table: table.clone(),
+        ..Namespace::default()
+    };
+    let machine = Machine { namespaces: vec![of(1, 1), of(2, 2)], left_out: vec![] };
+    let view = View::new(&machine, 2);
+    let everything = Filter { own: Some(1), ..Filter::default() };
+    let chosen = select::choose(&machine, &everything).unwrap();
+    let columns: Vec<Column> = Column::ALL.iter().map(|(column, ..)| *column).collect();
+    let style = Style { columns, width: Some(80), ascii: false, colour: false, headings: true };
+    let harmless = |text: &str| assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+    for chosen in &chosen {
+        harmless(&draw::tree(&view, chosen, None, &style));
+        harmless(&draw::tree(&view, chosen, Some(0), &style));
+    }
+    harmless(&draw::list(&view, &chosen, &style, true));
+    assert!(serde_json::to_string(&json::Document::of(&view, &chosen)).is_ok());
+    for mount in table.mounts.iter().take(8) {
+        let filter = Filter { path: Some(mount.mount_point.clone()), ..everything.clone() };
+        let _ = select::choose(&machine, &filter);
+        let filter = Filter { volume: Some("v".into()), ..filter };
+        let _ = select::choose(&machine, &filter);
+    }
+}
+
 pub fn names(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let group = names::group(&text);
+    assert!(group.container.is_none_or(|id| id.len() == 64));
+    let _ = names::log_directory(OsStr::from_bytes(bytes));
+    let _ = names::namespace_link(OsStr::from_bytes(bytes));
     let _ = Note::parse(bytes);
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(volume) = VolumeRef::parse_handle(text) {
