@@ -103,7 +103,7 @@ pub fn run(args: &WatchArgs) -> Result<ExitCode, String> {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
     let output = Output::new().map_err(|errno| format!("signals cannot be waited for: {errno}"))?;
-    let (live, refusal) = Live::begin(args.poll)?;
+    let (live, refusal, first) = Live::begin(args.poll)?;
     let of_process = args.pid.map(|pid| {
         live.namespace_of(pid).map_err(|errno| format!("--pid {pid}: its mount namespace cannot be found: {errno}"))
     });
@@ -118,7 +118,7 @@ pub fn run(args: &WatchArgs) -> Result<ExitCode, String> {
         event: 0,
     };
     watch.introduce(refusal);
-    match watch.go(args.interval) {
+    match watch.go(args.interval, &first) {
         Ok(never) => match never {},
         Err(Stop::Ended) => Ok(ExitCode::SUCCESS),
         Err(Stop::Failed(why)) => Err(why),
@@ -174,13 +174,14 @@ impl Watch {
         }
     }
 
-    fn go(&mut self, interval: Duration) -> Result<std::convert::Infallible, Stop> {
+    fn go(&mut self, interval: Duration, first: &Scan) -> Result<std::convert::Infallible, Stop> {
         if self.json {
             let count = self.live.machine().namespaces.len();
             self.object(
                 json!({"type": "watching", "version": 1, "namespaces": count, "byEvents": self.live.by_events()}),
             )?;
         }
+        self.tell_refused(first)?;
         let mut next_scan = Instant::now() + interval;
         loop {
             let left =
@@ -250,6 +251,7 @@ impl Watch {
     }
 
     fn tell_namespaces(&mut self, scan: &Scan) -> Result<(), Stop> {
+        self.tell_refused(scan)?;
         if self.filter.path.is_some() {
             return Ok(());
         }
@@ -268,6 +270,18 @@ impl Watch {
                 } else {
                     format!("-- {name}: no process is left in mnt:[{inode}], which had {mounts} mounts")
                 })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_refused(&self, scan: &Scan) -> Result<(), Stop> {
+        for (inode, errno) in &scan.refused {
+            let why = errno.to_string();
+            if self.json {
+                self.object(json!({"type": "refused", "inode": inode, "message": why}))?;
+            } else {
+                self.line(&format!("! mnt:[{inode}] cannot be watched: {why}"))?;
             }
         }
         Ok(())

@@ -35,7 +35,8 @@ impl MountGroup {
     /// A group without namespaces. The kernel keeps `fs.fanotify.max_queued_events` of its events and no more.
     ///
     /// # Errors
-    /// EINVAL: a kernel before 6.15. EPERM: no `CAP_SYS_ADMIN` in the first user namespace.
+    /// EINVAL: a kernel before 6.15. EPERM: the kernel, or a seccomp profile, leaves it to `CAP_SYS_ADMIN` in the first
+    /// user namespace. EMFILE: the user has `fs.fanotify.max_user_groups` groups already.
     pub fn new() -> Result<Self, Errno> {
         let flags = FAN_REPORT_MNT | libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
         // SAFETY: the call takes two integers.

@@ -35,14 +35,16 @@ pub struct Ledger {
 
 impl Ledger {
     /// Adds to the changes of a round what they don't show, and to each the unique id. `before` has the earlier tables of
-    /// the namespaces that have changed, `machine` all the present ones.
+    /// the namespaces that have changed, `machine` all the present ones. `named` were named before the tables were read,
+    /// `late` afterwards: those of the latter that nothing explains are given back, for the next round.
+    #[must_use]
     pub fn explain(
         &mut self,
         machine: &Machine,
         before: &HashMap<usize, Table>,
-        named: Vec<Named>,
+        (named, late): (Vec<Named>, Vec<Named>),
         changes: &mut Vec<Change>,
-    ) {
+    ) -> Vec<Named> {
         self.round += 1;
         let round = self.round;
         self.early.retain(|_, (_, since)| *since + LATE > round);
@@ -58,8 +60,10 @@ impl Ledger {
         let mut now: HashMap<usize, HashMap<u64, &Mount>> = HashMap::new();
         let mut old: HashMap<usize, HashMap<u64, &Mount>> = HashMap::new();
         let mut more = Vec::new();
+        let mut left = Vec::new();
         // The last event of an id is that of the mount which is there.
-        for Named { namespace: inode, unique, mount } in named.into_iter().rev() {
+        let all = named.into_iter().map(|named| (false, named)).chain(late.into_iter().map(|named| (true, named)));
+        for (is_late, Named { namespace: inode, unique, mount }) in all.rev() {
             // Of one that has ended meanwhile nobody wants to know.
             let Some(&namespace) = places.get(&inode) else { continue };
             let change = came.get(&(namespace, mount.id)).and_then(|&index| changes.get_mut(index));
@@ -74,6 +78,10 @@ impl Ledger {
                 && is_same(&early.get().0, &mount)
             {
                 early.remove();
+                continue;
+            }
+            if is_late {
+                left.push(Named { namespace: inode, unique, mount });
                 continue;
             }
             let there = now.entry(namespace).or_insert_with(|| by_id(&machine.namespaces[namespace].table));
@@ -96,6 +104,8 @@ impl Ledger {
         }
         more.reverse();
         changes.extend(more);
+        left.reverse();
+        left
     }
 }
 
@@ -130,15 +140,29 @@ mod tests {
 
         /// A round in which the table became this and these were named: unique id, id and place.
         fn round(&mut self, lines: &[&str], named: &[(u64, &str)]) -> Vec<String> {
+            self.round_with_late(lines, named, &[]).0
+        }
+
+        /// The same with names that came after the table was read. Also which of those are left.
+        fn round_with_late(
+            &mut self,
+            lines: &[&str],
+            named: &[(u64, &str)],
+            late: &[(u64, &str)],
+        ) -> (Vec<String>, Vec<u64>) {
             let before = std::mem::replace(&mut self.machine.namespaces[0].table, table(lines));
             let mut changes = diff::tables(0, &before, &self.machine.namespaces[0].table);
-            let named = named.iter().map(|&(unique, line)| Named {
-                namespace: 7,
-                unique,
-                mount: table(&[line]).mounts.remove(0),
-            });
-            self.ledger.explain(&self.machine, &HashMap::from([(0, before)]), named.collect(), &mut changes);
-            changes
+            let of = |names: &[(u64, &str)]| {
+                let name = |&(unique, line): &(u64, &str)| Named {
+                    namespace: 7,
+                    unique,
+                    mount: table(&[line]).mounts.remove(0),
+                };
+                names.iter().map(name).collect()
+            };
+            let before = HashMap::from([(0, before)]);
+            let left = self.ledger.explain(&self.machine, &before, (of(named), of(late)), &mut changes);
+            let changes = changes
                 .into_iter()
                 .map(|c| {
                     let sign = match c.kind {
@@ -150,7 +174,8 @@ mod tests {
                     let unique = c.unique.map(|u| format!(" {u}")).unwrap_or_default();
                     format!("{sign} {}{unique}", c.mount.mount_point.display())
                 })
-                .collect()
+                .collect();
+            (changes, left.into_iter().map(|named| named.unique).collect())
         }
     }
 
@@ -165,6 +190,16 @@ mod tests {
     fn a_mount_that_was_replaced_by_one_like_it_is_told() {
         let mut watch = Watch::new(&["1 /", "9 /x"]);
         assert_eq!(watch.round(&["1 /", "9 /x"], &[(50, "9 /x")]), ["- /x", "+ /x 50"]);
+    }
+
+    #[test]
+    fn what_was_mounted_after_the_table_was_read_is_left_to_the_next_round() {
+        let mut watch = Watch::new(&["1 /", "8 /y"]);
+        let late = [(50, "9 /x"), (51, "10 /z"), (52, "8 /y")];
+        let (told, left) = watch.round_with_late(&["1 /", "8 /y", "10 /z"], &[], &late);
+        assert_eq!((told, left), (vec!["+ /z 51".to_owned()], vec![50, 52]));
+        let left = [(50, "9 /x"), (52, "8 /y")];
+        assert_eq!(watch.round(&["1 /", "8 /y", "9 /x", "10 /z"], &left), ["+ /x 50", "- /y", "+ /y 52"]);
     }
 
     #[test]

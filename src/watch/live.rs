@@ -9,7 +9,7 @@
 //! An open mountinfo keeps its namespace alive, with all that is mounted there. So of each namespace one process is
 //! watched too, and when the last has ended the table is closed at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,7 +22,7 @@ use super::diff::{self, Change};
 use super::ledger::{Ledger, Named};
 use super::namer::{Inbox, Namer};
 use super::origin::{self, Told};
-use crate::machine::{Machine, Namespace, gather, names};
+use crate::machine::{Machine, Namespace, Process, gather, names};
 use crate::sys::Errno;
 use crate::sys::namespace::Proc;
 use crate::tree::mountinfo::{self, Table};
@@ -34,6 +34,8 @@ const SETTLE: Duration = Duration::from_millis(10);
 const SETTLE_MAX: Duration = Duration::from_millis(500);
 /// How often a table is read that is torn each time.
 const READINGS: usize = 5;
+/// For so long it is asked anew whose a namespace is: a container gets the files that tell its name while it is set up.
+const SETTING_UP: Duration = Duration::from_secs(30);
 
 /// A namespace that is watched.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ struct Watched {
     process: Option<OwnedFd>,
     /// Whether its table has changed since it was read.
     dirty: bool,
+    /// When it was met.
+    since: Instant,
 }
 
 /// What a look at the processes found.
@@ -53,6 +57,8 @@ pub(super) struct Scan {
     pub(super) started: Vec<usize>,
     /// Namespaces that no process is in any more. Their places are others' by now.
     pub(super) ended: Vec<Namespace>,
+    /// Namespaces that can't be watched though we may, by inode: EMFILE above all. Each is told once.
+    pub(super) refused: Vec<(u64, Errno)>,
 }
 
 /// What a round found.
@@ -81,14 +87,17 @@ pub(super) struct Live {
     settle: Duration,
     /// Processes whose namespaces we may not watch.
     closed: usize,
+    /// Namespaces that can't be watched for another reason.
+    refused: HashSet<u64>,
 }
 
 impl Live {
-    /// Begins to watch, by polling alone if told so. Says also why there are no events, if so.
+    /// Begins to watch, by polling alone if told so. Says also why there are no events, if so, and
+    /// what the first scan found.
     ///
     /// # Errors
     /// That there is no usable `/proc`.
-    pub(super) fn begin(poll_only: bool) -> Result<(Self, Option<Errno>), String> {
+    pub(super) fn begin(poll_only: bool) -> Result<(Self, Option<Errno>, Scan), String> {
         let proc = Proc::new().map_err(|e| format!("/proc cannot be opened: {e}"))?;
         let (namer, refusal) = match Namer::start() {
             _ if poll_only => (None, None),
@@ -106,9 +115,10 @@ impl Live {
             named: Vec::new(),
             settle: SETTLE,
             closed: 0,
+            refused: HashSet::new(),
         };
-        live.scan()?;
-        Ok((live, refusal))
+        let first = live.scan()?;
+        Ok((live, refusal, first))
     }
 
     pub(super) fn machine(&self) -> &Machine {
@@ -169,9 +179,13 @@ impl Live {
         new.sort_by_key(|(_, pids)| pids.first().copied());
         let from = self.watched.len();
         for (inode, pids) in new {
-            // One that can't be watched has ended meanwhile, or is not ours to see.
-            if self.add(inode, &pids).is_err() {
-                self.closed += pids.len();
+            match self.add(inode, &pids) {
+                Ok(()) => {}
+                Err(Errno::EACCES | Errno::EPERM) => self.closed += pids.len(),
+                // It has ended meanwhile.
+                Err(Errno::ENOENT | Errno::ESRCH | Errno::EINVAL) => {}
+                Err(errno) if self.refused.insert(inode) => scan.refused.push((inode, errno)),
+                Err(_) => {}
             }
         }
         let kubelets = vec![1, self.kubelet];
@@ -184,13 +198,16 @@ impl Live {
     fn keep(&mut self, index: usize, pids: &[i32]) {
         let (watched, namespace) = (&mut self.watched[index], &mut self.machine.namespaces[index]);
         if namespace.processes.iter().map(|process| process.pid).ne(pids.iter().copied()) {
-            namespace.processes = pids.iter().map(|&pid| gather::process(&self.proc, pid)).collect();
+            let mut known: HashMap<i32, Process> = namespace.processes.drain(..).map(|p| (p.pid, p)).collect();
+            let process = |&pid: &i32| known.remove(&pid).unwrap_or_else(|| gather::process(&self.proc, pid));
+            namespace.processes = pids.iter().map(process).collect();
         }
         if watched.process.as_ref().is_none_or(|process| is_ready(process, PollFlags::POLLIN)) {
             watched.process = pids.iter().find_map(|&pid| Proc::process(pid).ok());
         }
-        // A container gets the files that tell its name while it is set up.
-        if namespace.container.as_ref().is_some_and(|container| container.name.is_none()) || namespace.pod.is_none() {
+        let is_named = namespace.pod.as_ref().is_some_and(|pod| pod.name.is_some())
+            && namespace.container.as_ref().is_some_and(|container| container.name.is_some());
+        if !is_named && watched.since.elapsed() < SETTING_UP {
             let known = (namespace.container.take(), namespace.pod.take());
             gather::name_all(&self.proc, std::slice::from_mut(namespace), vec![1, self.kubelet]);
             if namespace.pod.is_none() && namespace.container.is_none() {
@@ -213,7 +230,7 @@ impl Live {
         if let Some(namer) = &self.namer {
             namer.add(&namespace)?;
         }
-        let mut watched = Watched { table, process, dirty: false };
+        let mut watched = Watched { table, process, dirty: false, since: Instant::now() };
         let table = watched.read()?;
         self.watched.push(watched);
         let processes = pids.iter().map(|&pid| gather::process(&self.proc, pid)).collect();
@@ -246,6 +263,8 @@ impl Live {
         std::thread::sleep(self.settle);
         let begun = Instant::now();
         let mut before = HashMap::new();
+        let Inbox { mut named, nameless, lost } = self.inbox();
+        named.splice(..0, std::mem::take(&mut self.named));
         self.poll_tables();
         self.read_dirty(&mut before);
         let first: HashMap<usize, Table> =
@@ -256,7 +275,8 @@ impl Live {
             self.read_dirty(&mut before);
         }
         // What the tables show now was queued by now, or is about to be.
-        let Inbox { named, nameless, lost } = self.namer.as_ref().map(Namer::take).unwrap_or_default();
+        let Inbox { named: late, nameless: more, lost: again_lost } = self.inbox();
+        let (nameless, lost) = (nameless + more, lost || again_lost);
         let mut changes: Vec<Change> = Vec::new();
         let mut indices: Vec<usize> = before.keys().copied().collect();
         indices.sort_unstable();
@@ -264,12 +284,12 @@ impl Live {
             changes.extend(diff::tables(index, &before[&index], &self.machine.namespaces[index].table));
         }
         if self.by_events() {
-            let all = std::mem::take(&mut self.named).into_iter().chain(named).collect();
-            self.ledger.explain(&self.machine, &before, all, &mut changes);
+            self.named = self.ledger.explain(&self.machine, &before, (named, late), &mut changes);
         }
         let mut events = origin::events(&self.machine, &before, changes);
         if again {
-            self.named = cut::leave(&mut self.machine, &before, &first, &mut events);
+            let names = cut::leave(&mut self.machine, &before, &first, &mut events);
+            self.named.splice(..0, names);
             // What was left is told in the next round, whether or not anything else happens.
             for &index in before.keys() {
                 self.watched[index].dirty = true;
@@ -285,7 +305,11 @@ impl Live {
 
     /// Whether another round is due at once.
     pub(super) fn is_due(&self) -> bool {
-        self.watched.iter().any(|watched| watched.dirty)
+        !self.named.is_empty() || self.watched.iter().any(|watched| watched.dirty)
+    }
+
+    fn inbox(&self) -> Inbox {
+        self.namer.as_ref().map(Namer::take).unwrap_or_default()
     }
 
     fn poll_tables(&mut self) {
