@@ -62,6 +62,7 @@ const PURE: &[&str] = &[
     "volumes/choose.rs",
     "volumes/model.rs",
     "volumes/show.rs",
+    "watch/cut.rs",
     "watch/diff.rs",
     "watch/ledger.rs",
     "watch/origin.rs",
