@@ -19,6 +19,8 @@ use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::machine::{gather, names};
+use crate::picture;
+use crate::subtrees::Forest;
 use crate::sys::namespace::Proc;
 use crate::try_out::colour;
 use columns::{Column, View};
@@ -61,13 +63,18 @@ pub struct InspectArgs {
     /// The columns, with commas between them; with a + in front, further ones.
     #[arg(short = 'o', long, value_name = "COLUMNS", allow_hyphen_values = true)]
     output: Option<String>,
-    /// One list of all mounts instead of trees.
+    /// The form of it: a tree for each namespace; one list; the list for scripts (one space between columns, none within, -
+    /// for nothing); one JSON object (docs/inspect.md, docs/inspect.schema.json); a picture, of which html is a page to
+    /// look around in.
+    #[arg(short, long, value_enum, default_value_t, conflicts_with_all = ["list", "raw", "json"])]
+    format: Format,
+    /// --format list
     #[arg(short, long)]
     list: bool,
-    /// The list for scripts: one space between columns, none within, - for nothing.
+    /// --format raw
     #[arg(short, long, conflicts_with = "list")]
     raw: bool,
-    /// One JSON object (docs/inspect.md, docs/inspect.schema.json).
+    /// --format json
     #[arg(short = 'J', long, conflicts_with_all = ["list", "raw", "output"])]
     json: bool,
     /// Show also the mounts that are as in the first namespace.
@@ -84,6 +91,30 @@ pub struct InspectArgs {
     ascii: bool,
 }
 
+/// What is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum Format {
+    #[default]
+    Tree,
+    List,
+    Raw,
+    Json,
+    Svg,
+    Dot,
+    Html,
+}
+
+impl InspectArgs {
+    const fn form(&self) -> Format {
+        match (self.list, self.raw, self.json) {
+            (true, _, _) => Format::List,
+            (_, true, _) => Format::Raw,
+            (_, _, true) => Format::Json,
+            _ => self.format,
+        }
+    }
+}
+
 /// The inode of a namespace, as a number or as its link.
 pub(crate) fn inode(text: &str) -> Result<u64, String> {
     let found = names::namespace_link(OsStr::new(text)).or_else(|| text.parse().ok());
@@ -95,7 +126,8 @@ pub(crate) fn inode(text: &str) -> Result<u64, String> {
 /// # Errors
 /// That nothing can be read at all, or that what was asked for isn't there.
 pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
-    let usual: &[Column] = if args.list || args.raw { &Column::LIST } else { &Column::TREE };
+    let format = args.form();
+    let usual: &[Column] = if matches!(format, Format::List | Format::Raw) { &Column::LIST } else { &Column::TREE };
     let columns = args.output.as_deref().map_or_else(|| Ok(usual.to_vec()), |list| Column::parse_list(list, usual));
     let columns = match columns {
         Ok(columns) => columns,
@@ -107,7 +139,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
     let path = args.path.as_deref().map(absolute).transpose()?;
     let proc = Proc::new().map_err(|e| format!("/proc can't be opened ({e})"))?;
     let machine = gather::gather(&proc)?;
-    if !args.json {
+    if format != Format::Json {
         for left_out in &machine.left_out {
             let shown = format!("{}: {}", left_out.what, left_out.why);
             eprintln!("hostmount: left out: {}", text::visible(OsStr::new(&shown)));
@@ -134,14 +166,21 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
         headings: !args.noheadings,
     };
     let mut out = BufWriter::new(io::stdout().lock());
-    let written = if args.json {
-        serde_json::to_writer(&mut out, &json::Document::of(&view, &chosen))
+    let picture = || select::only(&machine, &chosen);
+    let options = || picture::Options { all: args.all, ..picture::Options::default() };
+    let written = match format {
+        Format::Json => serde_json::to_writer(&mut out, &json::Document::of(&view, &chosen))
             .map_err(io::Error::from)
-            .and_then(|()| out.write_all(b"\n"))
-    } else if args.list || args.raw {
-        out.write_all(draw::list(&view, &chosen, &style, args.raw).as_bytes())
-    } else {
-        trees(&mut out, &view, &chosen, &filter, args.all, &style)
+            .and_then(|()| out.write_all(b"\n")),
+        Format::List => out.write_all(draw::list(&view, &chosen, &style, false).as_bytes()),
+        Format::Raw => out.write_all(draw::list(&view, &chosen, &style, true).as_bytes()),
+        Format::Tree => trees(&mut out, &view, &chosen, &filter, args.all, &style),
+        Format::Svg => out.write_all(picture::svg(&picture(), &options()).as_bytes()),
+        Format::Dot => out.write_all(picture::dot(&picture(), &options()).as_bytes()),
+        Format::Html => {
+            let shown = picture();
+            out.write_all(picture::html(&shown, &Forest::of(&shown), &options()).as_bytes())
+        }
     };
     match written.and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("the output can't be written: {error}")),

@@ -95,6 +95,18 @@ pub fn choose(machine: &Machine, filter: &Filter) -> Result<Vec<Chosen>, String>
     Ok(shown)
 }
 
+/// The machine with nothing but what is shown.
+#[must_use]
+pub fn only(machine: &Machine, chosen: &[Chosen]) -> Machine {
+    let namespaces = chosen.iter().filter_map(|chosen| {
+        let mut namespace = machine.namespaces.get(chosen.namespace)?.clone();
+        let mut number = 0..;
+        namespace.table.mounts.retain(|_| number.next().is_some_and(|number| chosen.shows(number)));
+        Some(namespace)
+    });
+    Machine { namespaces: namespaces.collect(), left_out: machine.left_out.clone() }
+}
+
 fn hint(machine: &Machine) -> &'static str {
     if machine.left_out.is_empty() { "" } else { " (not everything could be read, see above)" }
 }
