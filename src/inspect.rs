@@ -44,7 +44,6 @@ Exit code: 0, also if not all could be read; 1 if what was asked for isn't there
 /// What `hostmount inspect` is told.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = HELP)]
-#[expect(clippy::struct_excessive_bools, reason = "each is an option")]
 pub struct InspectArgs {
     /// Only the mount that this path lies on, and those beneath: in the namespaces that have some there, and in our own.
     path: Option<PathBuf>,

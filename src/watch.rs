@@ -204,8 +204,8 @@ impl Watch {
                 let round = self.live.round();
                 self.tell(&round)?;
             }
-            // Not while something is left of a round: the places of namespaces change.
-            if (ended || next_scan <= Instant::now()) && !self.live.is_due() {
+            // Also while mounts go on without end: a namespace that has ended must not be kept.
+            if ended || next_scan <= Instant::now() {
                 let scan = self.live.scan().map_err(Stop::Failed)?;
                 self.tell_namespaces(&scan)?;
                 next_scan = Instant::now() + interval;

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -129,7 +130,8 @@ fn exit_code(process: &mut Child) -> Option<i32> {
 }
 
 fn own_namespace() -> u64 {
-    fs::metadata("/proc/self/ns/mnt").unwrap().ino()
+    static OWN: OnceLock<u64> = OnceLock::new();
+    *OWN.get_or_init(|| fs::metadata("/proc/self/ns/mnt").unwrap().ino())
 }
 
 fn place(value: &Value) -> String {
@@ -352,6 +354,47 @@ fn a_swarm_is_told_whole() {
 #[test]
 fn a_swarm_is_told_whole_by_tables() {
     in_namespace(|| a_swarm(BY_TABLES));
+}
+
+/// The kernel's queue holds so many events and no more.
+#[test]
+fn lost_events_are_said_and_what_is_there_is_told_all_the_same() {
+    in_namespace(|| {
+        let limit = fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events").unwrap_or_default();
+        let limit: usize = limit.trim().parse().unwrap_or(0);
+        if !(1..=50_000).contains(&limit) {
+            println!("SKIPPED: the kernel's queue of events has no limit, or a large one ({limit})");
+            return;
+        }
+        let root = shared();
+        change(&root, MsFlags::MS_PRIVATE);
+        tmpfs(&root.join("a"));
+        let Some(watch) = Watch::start_by_events(&[]) else { return };
+        let pid = Pid::from_raw(i32::try_from(watch.process.id()).unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        let count = limit + 500;
+        let mut expected = BTreeSet::new();
+        for n in 0..count {
+            let at = root.join(format!("a/{n}"));
+            fs::create_dir(&at).unwrap();
+            mount(Some(&root.join("c")), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+            expected.insert(at.to_str().unwrap().to_owned());
+        }
+        kill(pid, Signal::SIGCONT).unwrap();
+        let (mut told, mut lost) = (BTreeSet::new(), 0);
+        while told.len() < count {
+            let value = watch.next();
+            match value["type"].as_str().unwrap() {
+                "lost" => lost += 1,
+                "mount" => assert!(told.insert(value["path"].as_str().unwrap().to_owned()), "told twice: {value}"),
+                _ => panic!("{value}"),
+            }
+        }
+        assert_eq!((told, lost), (expected, 1));
+        // And it goes on.
+        tmpfs(&root.join("b"));
+        assert_eq!(watch.changes(1), ["mount /mnt/b in self made"]);
+    });
 }
 
 #[test]
