@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use super::{Above, Forest, Home, Mount, MountNumber};
@@ -94,7 +95,13 @@ impl Forest {
 
     /// The directory on the parent that a mount lies on, if the paths fit together.
     fn point(&mut self, parent: MountNumber, above: &mountinfo::Mount, mount: &mountinfo::Mount) -> Option<usize> {
-        let relative = mount.mount_point.strip_prefix(&above.mount_point).ok()?;
+        // By bytes, as the kernel prints no path with a slash too many; by components it takes half of the whole time.
+        let (above, path) = (above.mount_point.as_os_str().as_bytes(), mount.mount_point.as_os_str().as_bytes());
+        let relative = match path.strip_prefix(if above == b"/" { &b""[..] } else { above })? {
+            b"" => b"",
+            rest => rest.strip_prefix(b"/")?,
+        };
+        let relative = Path::new(OsStr::from_bytes(relative));
         let root = self.mount(parent).root;
         Some(self.dentries.beneath(root, relative))
     }

@@ -25,9 +25,9 @@ use kernel_side::{DIRS, Kernel, pristine, seen};
 
 const SEQUENCES: usize = 3000;
 /// On a machine that does other things as well, as many sequences as go into this time; but at least so many.
-const TIME: Duration = Duration::from_secs(60);
+const TIME: Duration = Duration::from_secs(50);
 const AT_LEAST: usize = 500;
-const STEPS: usize = 14;
+const STEPS: usize = 16;
 const NAMESPACES: usize = 4;
 /// With more mounts in all namespaces, no further ones are made.
 const MOUNTS: usize = 50;
@@ -46,6 +46,8 @@ struct Tally {
     refused: usize,
     unknown: usize,
     predictions: usize,
+    /// Predictions from tables that said that they may not be all.
+    doubted: usize,
     receivers: usize,
     by_kind: HashMap<&'static str, (usize, usize)>,
 }
@@ -80,7 +82,9 @@ impl Pair {
         }
         tally.steps += 1;
         let predicted = match &step.operation {
-            Operation::Mount { at, .. } => Some(predict(&self.tables, step.slot, at)),
+            Operation::Mount { at, .. } => {
+                Some((predict(&self.tables, step.slot, at), self.model.receivers(step.slot, at)))
+            }
             _ => None,
         };
         let modelled = self.model.apply(step.slot, &step.operation);
@@ -112,12 +116,20 @@ impl Pair {
             }
             return Err(format!("after it:\n{text}kernel:\n{theirs}model:\n{ours}"));
         }
-        if let (Some(predicted), Ok(())) = (predicted, &happened) {
-            tally.predictions += 1;
-            tally.receivers += predicted.len();
+        if let (Some((of_tables, of_model)), Ok(())) = (predicted, &happened) {
             let arrived = self.arrived(&before);
-            if predicted != arrived {
-                return Err(format!("receivers said {predicted:?}, it arrived at {arrived:?}"));
+            tally.predictions += 1;
+            tally.receivers += arrived.len();
+            tally.doubted += usize::from(!of_tables.1);
+            let holds = if of_tables.1 { of_tables.0 == arrived } else { of_tables.0.is_subset(&arrived) };
+            if !holds {
+                return Err(format!("receivers said {of_tables:?}, it arrived at {arrived:?}"));
+            }
+            // The model has seen everything happen and has no excuse. Its mounts have other ids than the kernel's.
+            let places: BTreeSet<_> = arrived.into_iter().map(|(slot, _, place)| (slot, place)).collect();
+            let said = of_model.map(|all| all.into_iter().map(|r| (r.namespace, r.place)).collect::<BTreeSet<_>>());
+            if said.as_ref() != Ok(&places) {
+                return Err(format!("the model's receivers are {said:?}, it arrived at {places:?}"));
             }
         }
         Ok(true)
@@ -147,13 +159,17 @@ fn mounts(machine: &Machine) -> impl Iterator<Item = (usize, &Mount)> {
 }
 
 /// Who will see a mount at a path, from a look at the kernel's tables alone: namespace, mount that receives it, place.
-fn predict(machine: &Machine, slot: usize, at: &Path) -> BTreeSet<(usize, u64, PathBuf)> {
-    let receivers =
-        Forest::of(machine).receivers(slot, at).unwrap_or_else(|unknown| panic!("receivers of {at:?}: {unknown}"));
+/// And whether that is all: mounts may receive from a group of which the only members are in a detached tree, which is in
+/// no table.
+fn predict(machine: &Machine, slot: usize, at: &Path) -> (BTreeSet<(usize, u64, PathBuf)>, bool) {
+    let (receivers, all) = match Forest::of(machine).receivers(slot, at) {
+        Ok(receivers) => (receivers, true),
+        Err(unknown) => (unknown.known, false),
+    };
     assert!(receivers[0].via.is_empty() && receivers[1..].iter().all(|r| !r.via.is_empty()));
-    let all: BTreeSet<_> = receivers.iter().map(|r| (r.namespace, r.mount, r.place.clone())).collect();
-    assert_eq!(all.len(), receivers.len(), "a receiver is named once");
-    all
+    let named: BTreeSet<_> = receivers.iter().map(|r| (r.namespace, r.mount, r.place.clone())).collect();
+    assert_eq!(named.len(), receivers.len(), "a receiver is named once");
+    (named, all)
 }
 
 fn name(operation: &Operation) -> &'static str {
@@ -220,17 +236,46 @@ fn canonical(tables: impl Iterator<Item = (usize, Vec<Seen>)>) -> String {
     text
 }
 
-/// In three of four sequences: everything is shared, and there are two more namespaces, last step first.
+/// How a sequence begins, last step first, so that there is something to go wrong: all shared and more namespaces; a
+/// chain of slaves that are shared; or a tree of mounts that another user namespace has got locked.
 fn beginning(random: &mut Random) -> Vec<Step> {
-    if random.below(4) == 0 {
-        return Vec::new();
-    }
     let kinds = [None, None, Some(PropagationKind::Shared), Some(PropagationKind::Slave)];
-    let unshare = |kind| Operation::Unshare { propagation: kind, user: false };
-    let shared = Operation::Change { at: "/".into(), to: Propagation::new(PropagationKind::Shared, true) };
-    let second = Step { slot: random.below(2), operation: unshare(random.pick(&kinds)) };
-    let first = Step { slot: 0, operation: unshare(random.pick(&kinds)) };
-    vec![second, first, Step { slot: 0, operation: shared }]
+    let unshare = |slot, propagation, user| Step { slot, operation: Operation::Unshare { propagation, user } };
+    let shared = |slot| {
+        let to = Propagation::new(PropagationKind::Shared, true);
+        Step { slot, operation: Operation::Change { at: "/".into(), to } }
+    };
+    let mount = |slot, at: &str| Step { slot, operation: Operation::Mount { device: (0, 2_000_000), at: at.into() } };
+    let slave = Some(PropagationKind::Slave);
+    let mut steps = match random.below(8) {
+        0 => Vec::new(),
+        1..5 => vec![
+            shared(0),
+            unshare(0, random.pick(&kinds), false),
+            unshare(random.below(2), random.pick(&kinds), false),
+        ],
+        5 | 6 => vec![
+            shared(0),
+            unshare(0, slave, false),
+            shared(1),
+            unshare(1, slave, false),
+            shared(2),
+            unshare(2, slave, false),
+        ],
+        _ => {
+            let (outer, inner) = random.pick(&[("/a", "/a/b"), ("/b", "/b/a")]);
+            let bound = Operation::Bind { from: outer.into(), to: "/b/b".into(), recursive: true };
+            vec![
+                shared(0),
+                mount(0, outer),
+                Step { slot: 0, operation: Operation::Mount { device: (0, 2_000_001), at: inner.into() } },
+                unshare(0, random.pick(&kinds), true),
+                Step { slot: random.below(2), operation: bound },
+            ]
+        }
+    };
+    steps.reverse();
+    steps
 }
 
 /// A step that may be worth while, in what there is now.
@@ -282,7 +327,7 @@ fn invent(random: &mut Random, pair: &Pair) -> Step {
         78..86 if slots.len() < NAMESPACES => {
             let kinds =
                 [None, Some(PropagationKind::Private), Some(PropagationKind::Shared), Some(PropagationKind::Slave)];
-            Operation::Unshare { propagation: random.pick(&kinds), user: random.below(8) == 0 }
+            Operation::Unshare { propagation: random.pick(&kinds), user: random.below(6) == 0 }
         }
         86..89 => {
             let new_root = mounted(random);
@@ -406,18 +451,23 @@ fn random_sequences_go_as_on_the_kernel() {
         let mut kinds: Vec<_> = tally.by_kind.iter().collect();
         kinds.sort();
         println!(
-            "{} sequences, {} steps ({} refused by both), {} unknown, {} predictions with {} receivers, {:.1} s",
+            "{} sequences, {} steps ({} refused by both), {} unknown, {} predictions ({} doubted) with {} receivers, {:.1} s",
             number,
             tally.steps,
             tally.refused,
             tally.unknown,
             tally.predictions,
+            tally.doubted,
             tally.receivers,
             start.elapsed().as_secs_f64()
         );
         for (kind, (all, refused)) in kinds {
             println!("  {kind}: {all}, {refused} refused");
         }
+        assert!(
+            tally.doubted * 50 <= tally.predictions,
+            "tables may not suffice for one prediction in 50, not {tally:?}"
+        );
         assert!(tally.unknown * 200 <= tally.steps, "the model may not know one step in 200, not {tally:?}");
     });
 }
