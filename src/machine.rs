@@ -56,8 +56,8 @@ pub struct Process {
 /// A container, as its runtime names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
-    /// The runtime's id of it, from the processes' cgroup.
-    pub id: String,
+    /// The runtime's id of it, from the processes' cgroup, where that tells it.
+    pub id: Option<String>,
     /// Its name in its pod, where it can be told.
     pub name: Option<String>,
 }
@@ -102,9 +102,9 @@ impl Namespace {
             (Some(pod), Some(Container { name: Some(name), .. })) => format!("pod {pod}, {name}"),
             (Some(pod), _) => format!("pod {pod}, {}", process().unwrap_or_else(|| "no process".to_owned())),
             (None, Some(Container { name: Some(name), .. })) => format!("container {name}"),
-            (None, Some(Container { id, .. })) => format!("container {}", id.get(..12).unwrap_or(id)),
-            (None, None) if self.processes.first().is_some_and(|first| first.pid == 1) => "node".to_owned(),
-            (None, None) => process().unwrap_or_else(|| format!("mnt:[{}]", self.inode)),
+            (None, Some(Container { id: Some(id), .. })) => format!("container {}", id.get(..12).unwrap_or(id)),
+            (None, _) if self.processes.first().is_some_and(|first| first.pid == 1) => "node".to_owned(),
+            (None, _) => process().unwrap_or_else(|| format!("mnt:[{}]", self.inode)),
         }
     }
 }
@@ -122,7 +122,8 @@ mod tests {
         assert_eq!(of(vec![process(7)]).label(), "bash (7)");
         let kubelet = Process { pid: 9, name: "kubelet".to_owned() };
         assert_eq!(of(vec![process(7), kubelet]).label(), "kubelet (9)");
-        let container = |name: Option<&str>| Container { id: "0123456789abcdef".into(), name: name.map(Into::into) };
+        let container =
+            |name: Option<&str>| Container { id: Some("0123456789abcdef".into()), name: name.map(Into::into) };
         let pod = |name| Pod { uid: "u-1".into(), name };
         let inside = Namespace { container: Some(container(None)), ..of(vec![process(7)]) };
         assert_eq!(inside.label(), "container 0123456789ab");

@@ -205,16 +205,15 @@ fn of_a_volume_the_hop_and_the_field_of_the_pod_are_named() {
             |all: Vec<Value>| all.into_iter().filter(|one| one["path"] == "/mnt/secret/late").collect::<Vec<_>>();
         let seen = at_volume(of(&told["seen"], p));
         assert_eq!(seen.len(), 1, "{told:#}");
-        assert!(seen[0]["label"].as_str().unwrap().starts_with("pod "), "{told:#}");
+        assert!(seen[0]["label"].as_str().unwrap().ends_with(", app"), "{told:#}");
         assert!(at_volume(of(&told["seen"], q)).is_empty(), "{told:#}");
         let not = at_volume(of(&told["notSeen"], q));
         assert_eq!(not.len(), 1, "{told:#}");
         assert_eq!(not[0]["link"]["kind"], "private", "the container's own mount is rprivate: {told:#}");
         assert!(
-            not[0]["change"]
-                .as_str()
-                .unwrap()
-                .contains("volumeMounts[] with mountPath /mnt/secret: mountPropagation: HostToContainer")
+            not[0]["change"].as_str().unwrap().contains(
+                "container app, volumeMounts[] with mountPath /mnt/secret: mountPropagation: HostToContainer"
+            )
         );
         // The kernel agrees.
         tmpfs(&source);

@@ -271,7 +271,7 @@ pub(super) mod tests {
             user_namespace: Some(0xEFFF_FFFD),
             processes: vec![Process { pid, name: "sh".into() }],
             pod: name.map(|name| Pod { uid: format!("u-{name}"), name: Some(("ns".into(), name.into())) }),
-            container: name.map(|name| Container { id: "0123456789abcdef".into(), name: Some(name.into()) }),
+            container: name.map(|name| Container { id: Some("0123456789abcdef".into()), name: Some(name.into()) }),
             table: mountinfo::parse(text.as_bytes()),
         };
         let target = |name: &str| format!("/var/lib/kubelet/pods/u-{name}/volumes/kubernetes.io~csi/v/mount");

@@ -1,7 +1,8 @@
 //! The missing link in words, and what would make it: a command, or a field of the Pod. Pure.
 //!
-//! The kernel links mounts only when they are copied: nothing can make an existing private mount the slave of another. So
-//! a remedy always says what has to be made anew.
+//! The kernel links mounts when they are copied; afterwards no command makes a private mount the slave or peer of another
+//! (move_mount(2) with `MOVE_MOUNT_SET_GROUP`, Linux 5.15, is for restoring checkpoints). So a remedy always says what has
+//! to be made anew.
 
 use std::path::Path;
 

@@ -173,7 +173,8 @@ impl<'m> View<'m> {
             Column::Container => namespace
                 .container
                 .as_ref()
-                .map_or_else(String::new, |container| text(container.name.as_ref().unwrap_or(&container.id))),
+                .and_then(|container| container.name.as_ref().or(container.id.as_ref()))
+                .map_or_else(String::new, |name| text(name)),
             Column::Pid => namespace.processes.first().map_or_else(String::new, |first| first.pid.to_string()),
         }
     }

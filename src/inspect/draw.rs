@@ -254,10 +254,10 @@ fn heading(view: &View<'_>, index: usize, style: &Style) -> String {
     }
     parts.push(plural(namespace.table.mounts.len(), "mount"));
     parts.push(processes(namespace));
-    if let Some(container) = &namespace.container
+    if let Some(id) = namespace.container.as_ref().and_then(|container| container.id.as_ref())
         && !label.starts_with("container ")
     {
-        parts.push(format!("container {}", visible(OsStr::new(container.id.get(..12).unwrap_or(&container.id)))));
+        parts.push(format!("container {}", visible(OsStr::new(id.get(..12).unwrap_or(id)))));
     }
     if namespace.processes.is_empty() {
         parts.extend(keepers(view, namespace));
@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn a_list_can_be_cut_into_words() {
         let mut machine = machine();
-        machine.namespaces[1].container = Some(Container { id: "c".repeat(64), name: None });
+        machine.namespaces[1].container = Some(Container { id: Some("c".repeat(64)), name: None });
         machine.namespaces[1].table = mountinfo::parse(b"1 0 8:1 / /a\\040b rw - t - rw\n");
         let view = View::new(&machine, 2);
         let columns = Column::parse_list("label,target,source,peers", &[]).unwrap();

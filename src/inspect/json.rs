@@ -77,7 +77,7 @@ struct OneProcess<'v> {
 
 #[derive(Debug, Serialize)]
 struct OneContainer<'v> {
-    id: &'v str,
+    id: Option<&'v str>,
     name: Option<&'v str>,
 }
 
@@ -99,7 +99,7 @@ impl<'v> OneNamespace<'v> {
             container: namespace
                 .container
                 .as_ref()
-                .map(|Container { id, name }| OneContainer { id, name: name.as_deref() }),
+                .map(|Container { id, name }| OneContainer { id: id.as_deref(), name: name.as_deref() }),
             pod: namespace.pod.as_ref().map(|Pod { uid, name }| OnePod {
                 uid,
                 namespace: name.as_ref().map(|(namespace, _)| namespace.as_str()),
@@ -332,7 +332,7 @@ mod tests {
             inode: 10,
             processes: vec![Process { pid: 7, name: "sh".into() }],
             pod: Some(Pod { uid: "u".into(), name: Some(("ml".into(), "train".into())) }),
-            container: Some(Container { id: "c".into(), name: None }),
+            container: Some(Container { id: Some("c".into()), name: None }),
             table: mountinfo::parse(text),
             ..Namespace::default()
         };

@@ -251,7 +251,8 @@ fn name(proc: &Proc, namespace: &mut Namespace) {
     let group = names::group(&String::from_utf8_lossy(&group));
     let files = names::kubelet_files(&namespace.table);
     // Process 1 of the machine itself is in no container; where we are in one ourselves, its group reads `/`.
-    namespace.container = group.container.map(|id| Container { id, name: files.container });
+    namespace.container = (group.container.is_some() || files.container.is_some())
+        .then_some(Container { id: group.container, name: files.container });
     namespace.pod = files.pod.or(group.pod).map(|uid| Pod { uid, name: None });
 }
 

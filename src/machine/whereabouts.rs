@@ -165,7 +165,7 @@ mod tests {
             inode: FIRST_INODE + u64::try_from(pid).unwrap(),
             processes: vec![Process { pid, name: "sh".into() }],
             pod: pod.map(|name| Pod { uid: format!("u-{name}"), name: Some(("ns".into(), name.into())) }),
-            container: pod.map(|_| Container { id: "1".into(), name: container.map(Into::into) }),
+            container: pod.map(|_| Container { id: Some("1".into()), name: container.map(Into::into) }),
             ..Namespace::default()
         };
         let namespaces = vec![

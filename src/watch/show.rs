@@ -189,7 +189,7 @@ mod tests {
         let pod = Namespace {
             inode: 2,
             processes: vec![Process { pid: 9, name: "sh".into() }],
-            container: Some(Container { id: "0123456789abcdef".into(), name: Some("main".into()) }),
+            container: Some(Container { id: Some("0123456789abcdef".into()), name: Some("main".into()) }),
             pod: Some(Pod { uid: "u-1".into(), name: Some(("demo".into(), "x".into())) }),
             ..Namespace::default()
         };

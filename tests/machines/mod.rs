@@ -244,7 +244,7 @@ pub(crate) fn node(namespaces: usize, mounts: usize) -> Machine {
         made.push(Namespace {
             inode,
             processes: vec![process(pid, name), process(pid + 4, "sh")],
-            container: Some(Container { id: format!("{number:064x}"), name: Some("main".into()) }),
+            container: Some(Container { id: Some(format!("{number:064x}")), name: Some("main".into()) }),
             pod: Some(Pod { uid, name: Some(("ml".into(), format!("{name}-{number}"))) }),
             table,
             ..Namespace::default()
@@ -320,7 +320,7 @@ pub(crate) fn hostile() -> Machine {
         Namespace {
             inode: 7 + number as u64,
             processes: vec![process(100, &lossy(number))],
-            container: Some(Container { id: lossy(number + 1), name: None }),
+            container: Some(Container { id: Some(lossy(number + 1)), name: None }),
             pod: (number > 2).then(|| Pod { uid: lossy(number), name: Some((lossy(number + 2), lossy(number + 3))) }),
             table,
             ..Namespace::default()
@@ -370,7 +370,7 @@ pub(crate) fn small() -> Machine {
         namespaces.push(Namespace {
             inode: 4_026_532_300 + number as u64,
             processes: vec![process(2000, name)],
-            container: Some(Container { id: format!("{number:064x}"), name: Some("main".into()) }),
+            container: Some(Container { id: Some(format!("{number:064x}")), name: Some("main".into()) }),
             pod: Some(Pod { uid: String::new(), name: Some(("ml".into(), name.into())) }),
             table,
             ..Namespace::default()
