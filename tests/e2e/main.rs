@@ -13,3 +13,4 @@ mod load;
 mod pods;
 mod propagation;
 mod refusals;
+mod seeing;
