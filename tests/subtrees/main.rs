@@ -26,7 +26,7 @@ use kernel_side::{DIRS, Kernel, pristine, seen};
 const SEQUENCES: usize = 3000;
 /// On a machine that does other things as well, as many sequences as go into this time; but at least so many.
 const TIME: Duration = Duration::from_secs(50);
-const AT_LEAST: usize = 500;
+const AT_LEAST: usize = 2000;
 const STEPS: usize = 16;
 const NAMESPACES: usize = 4;
 /// With more mounts in all namespaces, no further ones are made.
