@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use crate::machine::Machine;
 use crate::picture::outline::{Outline, Relation, What, Why};
 use crate::picture::reach::{Link, Reach};
-use crate::picture::svg::column_note;
 use crate::picture::text::{json_in_html, shown, xml};
 use crate::picture::{COLOURS, Options, summary};
 use crate::subtrees::Forest;
@@ -90,7 +89,7 @@ fn data(machine: &Machine, outline: &Outline<'_>, reach: &Reach, options: &Optio
             let named: Vec<String> =
                 processes.iter().take(PROCESSES).map(|p| format!("{} ({})", shown(&p.name), p.pid)).collect();
             json!({
-                "title": column.title, "note": column_note(column), "rows": rows, "processes": named,
+                "title": column.title, "note": column.notes(None).join(" · "), "rows": rows, "processes": named,
                 "moreProcesses": processes.len().saturating_sub(PROCESSES),
             })
         })

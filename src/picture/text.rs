@@ -131,6 +131,12 @@ pub fn heading_width(text: &str) -> usize {
     text.chars().map(wide).sum()
 }
 
+/// About how many pixels a text takes in a proportional font of `size` pixels, which is lighter than a heading's.
+#[must_use]
+pub fn text_width(text: &str, size: usize) -> usize {
+    (heading_width(text) * size * 92).div_ceil(14 * 100)
+}
+
 /// The text in at most `pixels`, as [`heading_width`] counts.
 #[must_use]
 pub fn fitted_heading(text: &str, pixels: usize) -> String {
