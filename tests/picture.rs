@@ -17,7 +17,7 @@ use hostmount::tree::mountinfo::{self, Mount};
 use serde_json::Value;
 
 fn page_of(machine: &Machine) -> String {
-    picture::html(machine, &Forest::of(machine), &Options::default())
+    picture::html(machine, machine, &Options::default())
 }
 
 /// Writes a file for the browser; kept, so that people can look at it as well.
