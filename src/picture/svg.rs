@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::picture::layout::{CORNER, Card, Chip, HEAD, Lane, Layout, Line, MARGIN, MARK, NOTE, PAD, Wire, bulge};
 use crate::picture::legend::{SIGN, Sign};
 use crate::picture::outline::{Column, Outline, What};
-use crate::picture::text::{fitted, fitted_heading, shown, xml};
+use crate::picture::text::{fitted, fitted_heading, fitted_text, shown, xml};
 use crate::picture::{COLOURS, Options, summary, told};
 
 const STYLE: &str = concat!(include_str!("palette.css"), include_str!("svg.css"));
@@ -69,8 +69,7 @@ fn draw_card(out: &mut String, card: &Card<'_, '_>, column: &Column<'_>, outline
         title = MARGIN + 20,
     );
     for (n, note) in card.notes.iter().enumerate() {
-        let room = (width - 2 * PAD) * 14 * 100 / (NOTE * 92);
-        let (left, y, note) = (x + PAD, MARGIN + 36 + n * 14, xml(&fitted_heading(note, room)));
+        let (left, y, note) = (x + PAD, MARGIN + 36 + n * 14, xml(&fitted_text(note, NOTE, width - 2 * PAD)));
         let _ = writeln!(out, "<text class=\"card-note\" x=\"{left}\" y=\"{y}\">{note}</text>");
     }
     let guides: String = card.lines.iter().filter_map(|line| guide(line, &card.lines)).collect();
