@@ -1,5 +1,6 @@
 //! Which namespaces and which of their mounts are shown: the filters of the command line. Pure.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -101,27 +102,23 @@ pub fn choose(machine: &Machine, filter: &Filter) -> Result<Vec<Chosen>, String>
 #[must_use]
 pub fn with_linked(machine: &Machine, chosen: Vec<Chosen>, path: &Path) -> Vec<Chosen> {
     let nets = Nets::of(machine);
-    // Per net and file system, the directories that were chosen, and all above them.
-    let mut wanted: HashMap<(u64, (u32, u32)), [HashSet<PathBuf>; 2]> = HashMap::new();
+    // Per net and device.
+    let mut wanted: HashMap<(u64, (u32, u32)), Directories> = HashMap::new();
     for one in &chosen {
         let mounts = machine.namespaces.get(one.namespace).map_or(&[][..], |namespace| &namespace.table.mounts);
         for (_, mount) in mounts.iter().enumerate().filter(|(n, _)| one.shows(*n)) {
             let Some(net) = nets.of_mount(mount) else { continue };
-            let [below, above] = wanted.entry((net, mount.device)).or_default();
             // Of the mount that the path lies on, only what lies at the path.
             let directory = match path.strip_prefix(&mount.mount_point) {
                 Ok(rest) if !rest.as_os_str().is_empty() => mount.root.join(rest),
                 _ => mount.root.clone(),
             };
-            above.extend(directory.ancestors().map(Path::to_owned));
-            below.insert(directory);
+            wanted.entry((net, mount.device)).or_default().add(directory);
         }
     }
     let is_linked = |mount: &Mount| {
         let directories = nets.of_mount(mount).and_then(|net| wanted.get(&(net, mount.device)));
-        directories.is_some_and(|[below, above]| {
-            above.contains(&mount.root) || mount.root.ancestors().any(|at| below.contains(at))
-        })
+        directories.is_some_and(|directories| directories.meet(&mount.root))
     };
     let mut all: BTreeMap<usize, Chosen> = chosen.into_iter().map(|chosen| (chosen.namespace, chosen)).collect();
     for (number, namespace) in machine.namespaces.iter().enumerate() {
@@ -134,6 +131,26 @@ pub fn with_linked(machine: &Machine, chosen: Vec<Chosen>, path: &Path) -> Vec<C
         }
     }
     all.into_values().collect()
+}
+
+/// Directories of a file system.
+#[derive(Default)]
+struct Directories {
+    all: HashSet<PathBuf>,
+    /// They, and those above them.
+    above: HashSet<PathBuf>,
+}
+
+impl Directories {
+    fn add(&mut self, directory: PathBuf) {
+        self.above.extend(directory.ancestors().map(Path::to_owned));
+        self.all.insert(directory);
+    }
+
+    /// Whether one of them is in this directory, or it in one of them.
+    fn meet(&self, directory: &Path) -> bool {
+        self.above.contains(directory) || directory.ancestors().any(|above| self.all.contains(above))
+    }
 }
 
 /// Peer groups that are tied together by mounts that receive from one and are in the other; each set of them is named by
@@ -157,8 +174,8 @@ impl Nets {
         for &first in ties.keys() {
             let mut groups = vec![first];
             while let Some(group) = groups.pop() {
-                if !nets.contains_key(&group) {
-                    nets.insert(group, first);
+                if let Entry::Vacant(vacant) = nets.entry(group) {
+                    vacant.insert(first);
                     groups.extend(ties.get(&group).into_iter().flatten());
                 }
             }

@@ -7,7 +7,9 @@ use crate::picture::text::{counted, text_width};
 /// Size of the legend's text.
 const SIZE: usize = 11;
 /// From the left edge of a sign to its text.
-pub const SIGN: usize = 16;
+const SIGN: usize = 16;
+/// How much wider the sign of two is.
+const SECOND: usize = 9;
 /// Between one entry and the next.
 const GAP: usize = 18;
 
@@ -41,6 +43,13 @@ impl Sign {
             (None, None) if state.unbindable => Self::Unbindable,
             (None, None) => Self::Private,
         }
+    }
+
+    /// From its left edge to its text, and to the middle of its last mark.
+    #[must_use]
+    pub const fn widths(self) -> (usize, usize) {
+        let more = if matches!(self, Self::SharedSlave) { SECOND } else { 0 };
+        (SIGN + more, 5 + more)
     }
 
     const fn meaning(self) -> &'static str {
@@ -104,7 +113,7 @@ impl Legend {
         let (mut x, mut y) = (0, 0);
         for entries in [signs, sentences] {
             for (sign, text) in entries {
-                let wide = text_width(&text, SIZE) + if sign.is_some() { SIGN } else { 0 };
+                let wide = text_width(&text, SIZE) + sign.map_or(0, |sign| sign.widths().0);
                 if x == 0 || x + wide > width {
                     (x, y) = (0, y + LINE);
                 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::machine::Machine;
 use crate::picture::layout::{CORNER, Card, Chip, HEAD, Lane, Layout, Line, MARGIN, MARK, NOTE, PAD, Wire, bulge};
-use crate::picture::legend::{SIGN, Sign};
+use crate::picture::legend::Sign;
 use crate::picture::outline::{Column, Outline, What};
 use crate::picture::text::{fitted, fitted_heading, fitted_text, shown, xml};
 use crate::picture::{COLOURS, Options, summary, told};
@@ -278,22 +278,27 @@ fn draw_legend(out: &mut String, layout: &Layout<'_, '_>) {
     let (left, top) = layout.legend_at;
     out.push_str("<g class=\"legend\">\n");
     for entry in &layout.legend.entries {
-        let (mark, indent) = match entry.sign {
-            Some(Sign::Shared) => ("<circle class=\"fill c0\" cx=\"5\" r=\"4.5\"/>", SIGN),
-            Some(Sign::Slave) => ("<path class=\"fill c1\" d=\"M1-4.5l8 4.5-8 4.5z\"/>", SIGN),
+        // Around the middle of the mark.
+        let mark = match entry.sign {
+            Some(Sign::Shared) => "<circle class=\"fill c0\" r=\"4.5\"/>",
+            Some(Sign::Slave) => "<path class=\"fill c1\" d=\"M-4-4.5l8 4.5-8 4.5z\"/>",
             Some(Sign::SharedSlave) => {
-                ("<path class=\"fill c1\" d=\"M-8-4l7 4-7 4z\"/><circle class=\"fill c0\" cx=\"5\" r=\"4.5\"/>", SIGN)
+                "<path class=\"fill c1\" d=\"M-13-4l7 4-7 4z\"/><circle class=\"fill c0\" r=\"4.5\"/>"
             }
-            Some(Sign::Private) => ("<circle class=\"mark-private\" cx=\"5\" r=\"4\"/>", SIGN),
+            Some(Sign::Private) => "<circle class=\"mark-private\" r=\"4\"/>",
             Some(Sign::Unbindable) => {
-                ("<circle class=\"mark-private\" cx=\"5\" r=\"4\"/><path class=\"mark-private\" d=\"M2 3l6-6\"/>", SIGN)
+                "<circle class=\"mark-private\" r=\"4\"/><path class=\"mark-private\" d=\"M-3 3l6-6\"/>"
             }
-            Some(Sign::Folded) => ("<path class=\"mark-fold\" d=\"M5-4v8m-4-4h8\"/>", SIGN),
-            None => ("", 0),
+            Some(Sign::Folded) => "<path class=\"mark-fold\" d=\"M0-4v8m-4-4h8\"/>",
+            None => "",
         };
-        let (x, y, text) = (left + entry.at.0, top + entry.at.1, xml(&entry.text));
-        let _ =
-            writeln!(out, "<g transform=\"translate({x} {y})\">{mark}<text x=\"{indent}\" y=\"4\">{text}</text></g>");
+        let (indent, middle) = entry.sign.map_or((0, 0), Sign::widths);
+        let (x, y, text) = (left + entry.at.0 + middle, top + entry.at.1, xml(&entry.text));
+        let _ = writeln!(
+            out,
+            "<g transform=\"translate({x} {y})\">{mark}<text x=\"{}\" y=\"4\">{text}</text></g>",
+            indent - middle
+        );
     }
     out.push_str("</g>\n");
 }
