@@ -20,7 +20,6 @@ use std::process::ExitCode;
 
 use crate::machine::{gather, names};
 use crate::picture;
-use crate::subtrees::Forest;
 use crate::sys::namespace::Proc;
 use crate::try_out::colour;
 use columns::{Column, View};
@@ -64,7 +63,7 @@ pub struct InspectArgs {
     output: Option<String>,
     /// The form of it: a tree for each namespace; one list; the list for scripts (one space between columns, none within, -
     /// for nothing); one JSON object (docs/inspect.md, docs/inspect.schema.json); a picture, of which html is a page to
-    /// look around in.
+    /// look around in. A picture of a PATH shows also what that is linked to in all namespaces.
     #[arg(short, long, value_enum, default_value_t, conflicts_with_all = ["list", "raw", "json"])]
     format: Format,
     /// --format list
@@ -165,7 +164,14 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
         headings: !args.noheadings,
     };
     let mut out = BufWriter::new(io::stdout().lock());
-    let picture = || select::only(&machine, &chosen);
+    // A picture of a path is of all that it is linked to.
+    let picture = || {
+        let shown = match &filter.path {
+            Some(path) => &select::with_linked(&machine, chosen.clone(), path),
+            None => &chosen,
+        };
+        select::only(&machine, shown)
+    };
     let options = || picture::Options { all: args.all, ..picture::Options::default() };
     let written = match format {
         Format::Json => serde_json::to_writer(&mut out, &json::Document::of(&view, &chosen))
@@ -176,10 +182,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
         Format::Tree => trees(&mut out, &view, &chosen, &filter, args.all, &style),
         Format::Svg => out.write_all(picture::svg(&picture(), &options()).as_bytes()),
         Format::Dot => out.write_all(picture::dot(&picture(), &options()).as_bytes()),
-        Format::Html => {
-            let shown = picture();
-            out.write_all(picture::html(&shown, &Forest::of(&shown), &options()).as_bytes())
-        }
+        Format::Html => out.write_all(picture::html(&picture(), &machine, &options()).as_bytes()),
     };
     match written.and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("the output can't be written: {error}")),

@@ -1,12 +1,13 @@
 //! Pictures of a machine's mount namespaces: from plain data to the text of an SVG, a dot graph or a page.
 //!
 //! Each namespace is a column, its mounts a tree in it; peer groups and masters link them across. [`outline`] decides
-//! what is shown and what is folded away, [`layout`] where it is drawn, and [`svg()`], [`dot()`] and [`html()`] write it down.
+//! what is shown and what is folded away, [`layout`] where it is drawn, [`legend`] what the signs mean, and [`svg()`], [`dot()`] and [`html()`] write it down.
 //! All of it is pure. What mount tables hold is chosen by whoever may mount something and is treated as hostile ([`text`]).
 
 pub mod dot;
 pub mod html;
 pub mod layout;
+pub mod legend;
 pub mod outline;
 pub mod reach;
 pub mod svg;

@@ -158,6 +158,32 @@ fn peers_and_masters_are_followed_across_namespaces() {
 }
 
 #[test]
+fn the_picture_of_a_path_shows_also_where_it_is_linked_to_at_other_paths() {
+    in_namespace(|| {
+        mnt();
+        let elsewhere = Other::start(
+            "slave",
+            "mount -t tmpfs other /tmp; mkdir /tmp/elsewhere; mount --rbind /mnt /tmp/elsewhere; umount -l /mnt",
+        );
+        let _copy = Other::start("private", "umount -l /mnt; mount -t tmpfs apart /mnt");
+        let group = mount_of(namespace(&json(&[]), namespace_of(std::process::id())), "/mnt")["peerGroup"].to_string();
+        let tree = text(&["/mnt", "-o", "TARGET,SOURCE"]);
+        assert!(!tree.contains("/tmp/elsewhere") && tree.contains("apart"), "{tree}");
+        let dot = text(&["/mnt", "--format", "dot"]);
+        assert!(dot.contains("/tmp/elsewhere: / of "), "{dot}");
+        let arrow = format!("[color=\"#3b82f6\", tooltip=\"peer group {group}\", penwidth=1.2");
+        assert!(dot.contains(&arrow), "{dot}");
+        // As seen from there.
+        let inode = elsewhere.namespace().to_string();
+        let svg = text(&["--namespace", &inode, "/tmp/elsewhere", "--format", "svg"]);
+        assert!(svg.contains("<title>/mnt/a: / of ") && !svg.contains("apart"), "{svg}");
+        // The page knows how many members and slaves a group has, of which but one slave is shown.
+        let page = text(&["--namespace", &inode, "--format", "html"]);
+        assert!(page.contains(&format!("[{group},null,1,1]")), "{page}");
+    });
+}
+
+#[test]
 fn the_types_are_those_of_findmnt_and_recursion_is_told_right() {
     in_namespace(|| {
         let mnt = mnt();

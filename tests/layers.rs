@@ -53,6 +53,7 @@ const PURE: &[&str] = &[
     "picture/dot.rs",
     "picture/html.rs",
     "picture/layout.rs",
+    "picture/legend.rs",
     "picture/outline.rs",
     "picture/outline/images.rs",
     "picture/outline/tree.rs",

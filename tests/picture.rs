@@ -17,7 +17,7 @@ use hostmount::tree::mountinfo::{self, Mount};
 use serde_json::Value;
 
 fn page_of(machine: &Machine) -> String {
-    picture::html(machine, &Forest::of(machine), &Options::default())
+    picture::html(machine, machine, &Options::default())
 }
 
 /// Writes a file for the browser; kept, so that people can look at it as well.
@@ -251,6 +251,33 @@ fn words_and_counts_say_why() {
 }
 
 #[test]
+fn what_is_not_shown_is_counted_and_said() {
+    let Some(mut page) = Page::start(1400, 900) else { return };
+    let whole = machines::node(5, 60);
+    let mut shown = whole.clone();
+    shown.namespaces.truncate(1);
+    shown.namespaces[0].table.mounts.retain(|mount| mount.mount_point.as_os_str() == "/srv/data");
+    page.open(&file("cut.html", &picture::html(&shown, &whole, &Options::default())), false);
+    page.point_at(".row[aria-label^='/srv/data,']");
+    let told = page.run("document.querySelector('#panel .verdict').innerText");
+    assert_eq!(told, "What is mounted here is received by 10 places that are not shown.");
+    let about = page.run("document.querySelector('#panel dd').innerText");
+    assert!(about.as_str().unwrap().starts_with("shared: member of peer group 24 with "), "{about}");
+    shown = whole.clone();
+    shown.namespaces.truncate(2);
+    page.open(&file("cut.html", &picture::html(&shown, &whole, &Options::default())), false);
+    page.point_at(".row[aria-label^='/srv/data,']");
+    let told = page.run("document.querySelector('#panel .verdict').innerText");
+    let told = told.as_str().unwrap();
+    assert!(
+        told.starts_with("What is mounted here is received by 5 other mounts in 2 namespaces, and by 5 places"),
+        "{told}"
+    );
+    assert_eq!(page.run("document.querySelectorAll('#panel .doubt').length"), 0);
+    assert_eq!(page.faults(), Vec::<String>::new());
+}
+
+#[test]
 fn the_filter_finds_and_gives_back() {
     let Some(mut page) = Page::start(1400, 900) else { return };
     page.open(&file("filter.html", &page_of(&machines::node(5, 60))), false);
@@ -375,10 +402,23 @@ fn light_and_dark_are_both_readable() {
         grounds.insert(page.run("getComputedStyle(document.body).backgroundColor").to_string());
     }
     assert_eq!(grounds.len(), 2);
+    let low = r#"(() => {
+      const light = (colour) => { const [r, g, b] = colour.match(/[\d.]+/g).map((v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+      const fill = (node) => light(getComputedStyle(node).fill);
+      const card = fill(document.querySelector(".card-paper")), paper = fill(document.querySelector(".paper"));
+      const low = [];
+      for (const node of document.querySelectorAll(".card-title, .card-note, .label, .note, .master text, .legend text")) {
+        const [a, b] = [fill(node), node.closest(".legend") ? paper : card];
+        const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+        if (ratio < 4.5) low.push(`${node.getAttribute("class")} ${node.textContent}: ${ratio.toFixed(2)}`);
+      }
+      return low;
+    })()"#;
     let svg = file("schemes.svg", &picture::svg(&machines::small(), &Options::default()));
     let mut papers = BTreeSet::new();
     for dark in [false, true] {
         page.open(&svg, dark);
+        assert_eq!(page.run(low), serde_json::json!([]), "dark: {dark}, as SVG");
         papers.insert(page.run("getComputedStyle(document.querySelector('.paper')).fill").to_string());
         assert!(
             !page
@@ -413,6 +453,11 @@ fn no_label_lies_on_another() {
     })()"#;
     let of_svg = r#"(() => {
       const clashes = [];
+      const paper = document.querySelector(".paper").getBoundingClientRect();
+      for (const wire of document.querySelectorAll(".wire")) {
+        const box = wire.getBoundingClientRect();
+        if (box.left < paper.left || box.right > paper.right || box.bottom > paper.bottom) clashes.push("a line sticks out");
+      }
       for (const card of document.querySelectorAll(".card, .legend")) {
         const edge = (card.querySelector(".card-paper") ?? document.querySelector(".paper")).getBoundingClientRect();
         const boxes = [...card.querySelectorAll("text")].map((node) => [node, node.getBoundingClientRect()]).sort((a, b) => a[1].top - b[1].top);
@@ -427,7 +472,16 @@ fn no_label_lies_on_another() {
       return clashes.slice(0, 5);
     })()"#;
     let none = serde_json::json!([]);
+    let mut one = machines::small();
+    one.namespaces.truncate(1);
+    let mut little = one.clone();
+    little.namespaces[0].table = mountinfo::parse(
+        b"1 0 0:1 / /lab rw - tmpfs t rw\n2 1 0:2 / /lab/a rw shared:1 - tmpfs t rw\n3 1 0:2 / /lab/b rw shared:1 - tmpfs t rw\n\
+          4 1 0:2 / /lab/c rw shared:2 master:1 - tmpfs t rw\n",
+    );
     for (name, machine) in [
+        ("one", one),
+        ("little", little),
         ("small", machines::small()),
         ("node", machines::node(5, 60)),
         ("hostile", machines::hostile()),
@@ -436,12 +490,21 @@ fn no_label_lies_on_another() {
         page.open(&file(&format!("labels-{name}.html"), &page_of(&machine)), false);
         assert_eq!(page.run(of_page), none, "{name}, folded");
         page.run("document.getElementById('unfold').click()");
-        page.run("document.querySelectorAll('.row[data-mount]')[5].focus()");
+        page.run("document.querySelectorAll('.row[data-mount]')[3].focus()");
         assert_eq!(page.run(of_page), none, "{name}, unfolded");
         for all in [false, true] {
             let options = Options { all, ..Options::default() };
             page.open(&file(&format!("labels-{name}-{all}.svg"), &picture::svg(&machine, &options)), false);
             assert_eq!(page.run(of_svg), none, "{name}.svg, all: {all}");
+            let notes =
+                page.run("[...document.querySelectorAll('.card-note')].map((note) => note.textContent).join('\\n')");
+            assert!(!notes.as_str().unwrap().contains('…'), "{name}.svg: {notes}");
+            if name == "little" {
+                assert!(notes.as_str().unwrap().starts_with("4 mounts of tmpfs · 1 process\n"), "{notes}");
+                assert_eq!(page.run("document.querySelectorAll('.note').length"), 0, "the type is said once");
+                let wide = page.run("document.documentElement.width.baseVal.value").as_f64().unwrap();
+                assert!(wide < 360.0, "one narrow card makes no wide picture: {wide}");
+            }
         }
     }
 }

@@ -3,17 +3,15 @@
 //! The page is static; its script builds the columns from data that is embedded as JSON, and sets text as text only.
 //! Who receives an event was asked of the model beforehand ([`Reach`]): the script looks it up and decides nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 
 use crate::machine::Machine;
 use crate::picture::outline::{Outline, Relation, What, Why};
-use crate::picture::reach::{Link, Reach};
-use crate::picture::svg::column_note;
+use crate::picture::reach::{Link, Reach, Receivers};
 use crate::picture::text::{json_in_html, shown, xml};
 use crate::picture::{COLOURS, Options, summary};
-use crate::subtrees::Forest;
 use crate::tree::mountinfo::Mount;
 
 /// The page's parts. The style of the colours is that of the SVG.
@@ -22,17 +20,17 @@ const SCRIPT: &str = include_str!("page.js");
 const BODY: &str = include_str!("page.html");
 /// The SHA-256 of style and script, by which the page's policy knows them: whatever else found its way into the page
 /// does nothing. `tests/picture.rs` says what they must be.
-const STYLE_HASH: &str = "Wlp6YoCjczDB6uWFqVAgNi2llowmJfTiT/RkjMnRI38=";
-const SCRIPT_HASH: &str = "Zeee4Izgt6TtFDqoRaM0byQXOe45WstdZK0DjJ43XiA=";
+const STYLE_HASH: &str = "g93/f2AuMUU4fvlPqnMYOlVuyvYA8i43TL4nVfc7/Vo=";
+const SCRIPT_HASH: &str = "pakIbzKkyDwqLxVkohdQxoawNvgcc8+Vz0SFLBFmXzM=";
 /// How many processes of a namespace are named.
 const PROCESSES: usize = 40;
 
-/// Makes the page of a machine. The forest must be that of the machine.
+/// Makes the page of a machine, of which some or all is shown: who receives what is asked of the whole.
 #[must_use]
-pub fn html(machine: &Machine, forest: &Forest, options: &Options) -> String {
-    let outline = Outline::of(machine, options.all);
-    let reach = Reach::of(machine, forest);
-    let data = json_in_html(&data(machine, &outline, &reach, options).to_string());
+pub fn html(shown_part: &Machine, whole: &Machine, options: &Options) -> String {
+    let outline = Outline::of(shown_part, options.all);
+    let reach = Reach::of(shown_part, whole);
+    let data = json_in_html(&data(shown_part, whole, &outline, &reach, options).to_string());
     let title = xml(&shown(&options.title));
     // In one pass: what is put in may hold anything, the next mark too.
     let mut out = String::with_capacity(BODY.len() + STYLE.len() + SCRIPT.len() + data.len());
@@ -69,7 +67,7 @@ impl Texts {
 }
 
 /// What the script works on. Its comments say what each place of the arrays means.
-fn data(machine: &Machine, outline: &Outline<'_>, reach: &Reach, options: &Options) -> Value {
+fn data(machine: &Machine, whole: &Machine, outline: &Outline<'_>, reach: &Reach, options: &Options) -> Value {
     let mut texts = Texts::default();
     let namespaces: Vec<Value> = outline
         .columns
@@ -90,7 +88,7 @@ fn data(machine: &Machine, outline: &Outline<'_>, reach: &Reach, options: &Optio
             let named: Vec<String> =
                 processes.iter().take(PROCESSES).map(|p| format!("{} ({})", shown(&p.name), p.pid)).collect();
             json!({
-                "title": column.title, "note": column_note(column), "rows": rows, "processes": named,
+                "title": column.title, "note": column.notes(None).join(" · "), "rows": rows, "processes": named,
                 "moreProcesses": processes.len().saturating_sub(PROCESSES),
             })
         })
@@ -115,13 +113,15 @@ fn data(machine: &Machine, outline: &Outline<'_>, reach: &Reach, options: &Optio
             ])
         })
         .collect();
-    let flat = |all: &[(usize, usize)]| -> Vec<usize> { all.iter().flat_map(|&(mount, way)| [mount, way]).collect() };
+    let flat = |all: &Receivers| -> Vec<usize> { all.shown.iter().flat_map(|&(mount, way)| [mount, way]).collect() };
     let classes: Vec<Value> = reach
         .classes
         .iter()
         .map(|class| {
-            let parts: Vec<Value> = class.parts.iter().map(|(below, all)| json!([shown(below), flat(all)])).collect();
-            json!([flat(&class.receivers), parts, class.more_parts, class.doubt.as_ref().map(shown)])
+            let parts: Vec<Value> =
+                class.parts.iter().map(|(below, all)| json!([shown(below), flat(all), all.others])).collect();
+            let others = class.receivers.others;
+            json!([flat(&class.receivers), parts, class.more_parts, class.doubt.as_ref().map(shown), others])
         })
         .collect();
     let ways: Vec<Vec<Value>> = reach
@@ -135,17 +135,32 @@ fn data(machine: &Machine, outline: &Outline<'_>, reach: &Reach, options: &Optio
             way.iter().map(step).collect()
         })
         .collect();
-    let colours: Vec<Value> = outline
-        .groups
-        .iter()
-        .filter_map(|(group, of)| of.colour.map(|colour| json!([group, colour % COLOURS])))
+    let groups: Vec<Value> = sizes(whole, outline)
+        .into_iter()
+        .map(|(group, [members, slaves])| {
+            let colour = outline.groups.get(&group).and_then(|of| of.colour).map(|colour| colour % COLOURS);
+            json!([group, colour, members, slaves])
+        })
         .collect();
     let left_out: Vec<Value> =
         machine.left_out.iter().map(|left| json!([shown(&left.what), shown(&left.why)])).collect();
     json!({
         "title": shown(&options.title), "summary": summary(machine, outline), "leftOut": left_out,
-        "namespaces": namespaces, "mounts": mounts, "classes": classes, "ways": ways, "colours": colours, "texts": texts.all,
+        "namespaces": namespaces, "mounts": mounts, "classes": classes, "ways": ways, "groups": groups, "texts": texts.all,
     })
+}
+
+/// Of each peer group that is shown, how many members and slaves it has in the whole machine.
+fn sizes(whole: &Machine, outline: &Outline<'_>) -> BTreeMap<u64, [usize; 2]> {
+    let mut sizes: BTreeMap<u64, [usize; 2]> = outline.groups.keys().map(|&group| (group, [0; 2])).collect();
+    for mount in whole.namespaces.iter().flat_map(|namespace| &namespace.table.mounts) {
+        for (place, group) in [mount.propagation.peer_group, mount.propagation.master].into_iter().enumerate() {
+            if let Some(size) = group.and_then(|group| sizes.get_mut(&group)) {
+                size[place] += 1;
+            }
+        }
+    }
+    sizes
 }
 
 fn shown_root(mount: &Mount) -> String {
@@ -183,7 +198,7 @@ mod tests {
         machine.namespaces[0].processes[0].pid = 9;
         machine.left_out.push(LeftOut { what: evil.to_owned(), why: "why".to_owned() });
         let options = Options { title: evil.to_owned(), all: false };
-        let page = html(&machine, &Forest::of(&machine), &options);
+        let page = html(&machine, &machine, &options);
         assert_eq!(page.matches("<script").count(), 2, "the data and the script");
         assert_eq!(page.matches("</script").count(), 2);
         assert_eq!(page.matches("<!--").count(), 0);
@@ -196,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_page_asks_for_nothing() {
-        let page = html(&Machine::default(), &Forest::of(&Machine::default()), &Options::default());
+        let page = html(&Machine::default(), &Machine::default(), &Options::default());
         for outside in ["http://", "https://", "src=", "href=", "@import", "url("] {
             let found = page.replace("http://www.w3.org/2000/svg", "").contains(outside);
             assert!(!found, "{outside}");
@@ -210,7 +225,7 @@ mod tests {
     #[test]
     fn texts_are_kept_once() {
         let machine = machine(&["1 0 0:1 / / rw - ext4 ext4 rw\n2 1 0:1 / / rw - ext4 ext4 rw\n"]);
-        let data = data_of(&html(&machine, &Forest::of(&machine), &Options::default()));
+        let data = data_of(&html(&machine, &machine, &Options::default()));
         let texts: Vec<&str> = data["texts"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
         assert_eq!(texts, ["/", "/ (on top)", "ext4", "rw"]);
     }

@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 
+use crate::picture::legend::Legend;
 use crate::picture::outline::{Outline, Relation, Row, What, Why};
-use crate::picture::text::{fitted, heading_width, shown, width};
+use crate::picture::text::{fitted, heading_width, shown, text_width, width};
 use crate::propagation::PropagationState;
 
 /// Height of a line.
 pub const LINE: usize = 22;
 /// Height of a card's heading.
-pub const HEAD: usize = 50;
+pub const HEAD: usize = 64;
 /// Left and right of what is in a card.
 pub const PAD: usize = 12;
 /// How much deeper a child stands than its parent.
@@ -23,13 +24,15 @@ pub const MARK: usize = 16;
 pub const MARGIN: usize = 24;
 /// Between two cards, where the wires run.
 const GUTTER: usize = 68;
-/// Of the legend.
-pub const FOOT: usize = 74;
+/// From the lowest card to the legend, and from the left edge to it.
+const LEGEND: (usize, usize) = (16, MARGIN + 6);
+/// Size of the text under a card's title.
+pub const NOTE: usize = 11;
 /// The radius of a wire's corner.
 pub const CORNER: usize = 7;
 /// Deeper rows are drawn no further to the right.
 const DEEPEST: usize = 10;
-const CARD: (usize, usize) = (236, 430);
+const CARD: (usize, usize) = (200, 430);
 
 /// A drawing of an outline.
 #[derive(Debug)]
@@ -40,6 +43,10 @@ pub struct Layout<'o, 'm> {
     pub cards: Vec<Card<'o, 'm>>,
     /// What links the lines.
     pub wires: Vec<Wire>,
+    /// What the signs mean.
+    pub legend: Legend,
+    /// The legend's upper left corner.
+    pub legend_at: (usize, usize),
 }
 
 /// A namespace, drawn as a card.
@@ -51,6 +58,8 @@ pub struct Card<'o, 'm> {
     pub width: usize,
     /// Its height; its top is [`MARGIN`].
     pub height: usize,
+    /// What stands under its title.
+    pub notes: [String; 2],
     /// The rows that no fold hides.
     pub lines: Vec<Line<'o, 'm>>,
 }
@@ -70,6 +79,8 @@ pub struct Line<'o, 'm> {
     pub room: usize,
     /// How many mounts are folded into it; 0 for a mount.
     pub folded: usize,
+    /// What stands before the chips: the file system's type, unless the card's notes say it for all.
+    pub note: String,
     /// What stands at its end, and each one's width.
     pub chips: Vec<(Chip, usize)>,
 }
@@ -150,13 +161,10 @@ impl Chip {
     }
 }
 
-/// The text at the end of a line, before the chips: the file system's type.
+/// How far to the right a wire reaches that links two lines at one card's right edge, by its control points.
 #[must_use]
-pub fn note(row: &Row<'_>) -> String {
-    match row.what {
-        What::Mount(_, mount) => fitted(&shown(&mount.fs_type), 14),
-        What::Fold(_) => String::new(),
-    }
+pub fn bulge(y1: usize, y2: usize) -> usize {
+    16 + (y1.abs_diff(y2) / 5).min(40)
 }
 
 impl<'o, 'm> Layout<'o, 'm> {
@@ -168,13 +176,17 @@ impl<'o, 'm> Layout<'o, 'm> {
         let mut place: Vec<At> = vec![(0, 0); mounts];
         let mut x = MARGIN;
         for (number, column) in outline.columns.iter().enumerate() {
-            let lines = lines(&column.rows, x, number, &mut place);
+            let one_type = column.one_type();
+            let notes = column.notes(one_type);
+            let lines = lines(&column.rows, x, number, &mut place, one_type.is_none());
             let needed = lines.iter().map(|line| needed(line, x)).max().unwrap_or(0);
-            let heading = heading_width(&column.title) + 2 * PAD;
+            let noted = notes.iter().map(|note| text_width(note, NOTE)).max().unwrap_or(0);
+            let heading = heading_width(&column.title).max(noted) + 2 * PAD;
             let mut card = Card {
                 x,
                 width: needed.max(heading).clamp(CARD.0, CARD.1),
                 height: HEAD + lines.len() * LINE + 10,
+                notes,
                 lines,
             };
             for line in &mut card.lines {
@@ -187,15 +199,28 @@ impl<'o, 'm> Layout<'o, 'm> {
         let mut wires = wires(outline, &cards, &place);
         lead_around(&mut wires, &cards);
         let lowest = wires.iter().filter_map(|wire| wire.around).map(|lane| lane.y).max().unwrap_or(0);
-        let height = cards.iter().map(|card| card.height + MARGIN).max().unwrap_or(HEAD).max(lowest) + MARGIN + FOOT;
-        let width = (x.saturating_sub(GUTTER) + MARGIN).max(760);
-        Self { size: (width, height), wires, cards }
+        let lowest = cards.iter().map(|card| card.height + MARGIN).max().unwrap_or(HEAD).max(lowest);
+        let width = x.saturating_sub(GUTTER) + MARGIN.max(loops(&wires, &cards));
+        let room = width.saturating_sub(LEGEND.1 + MARGIN);
+        let legend = Legend::of(cards.iter().flat_map(|card| &card.lines), &wires, outline.left_out, room);
+        let size =
+            (width.max(LEGEND.1 + legend.size.0 + MARGIN), lowest + LEGEND.0 + legend.size.1 + MARGIN - LEGEND.0 / 2);
+        Self { size, wires, cards, legend, legend_at: (LEGEND.1, lowest + LEGEND.0) }
     }
+}
+
+/// How far the loops at the last card's right edge reach beyond it.
+fn loops(wires: &[Wire], cards: &[Card<'_, '_>]) -> usize {
+    let Some(last) = cards.len().checked_sub(1) else { return 0 };
+    let y = |at: At| cards[last].lines.get(at.1).map_or(0, |line| line.y);
+    let at_last = wires.iter().filter(|wire| wire.from.0 == last && wire.to.0 == last);
+    // A cubic curve comes three quarters of the way to control points that lie beside each other.
+    at_last.map(|wire| bulge(y(wire.from), y(wire.to)) * 3 / 4 + 8).max().unwrap_or(0)
 }
 
 /// What the end of a line takes: note, chips and padding.
 fn needed_end(line: &Line<'_, '_>) -> usize {
-    let note = width(&note(line.row));
+    let note = width(&line.note);
     let note = if note > 0 { wide_small(note) + 10 } else { 0 };
     note + line.chips.iter().map(|(_, wide)| wide + 4).sum::<usize>() + PAD
 }
@@ -205,7 +230,7 @@ fn needed(line: &Line<'_, '_>, x: usize) -> usize {
 }
 
 /// The rows that are seen, and the line at which each mount is.
-fn lines<'o, 'm>(rows: &'o [Row<'m>], x: usize, card: usize, place: &mut [At]) -> Vec<Line<'o, 'm>> {
+fn lines<'o, 'm>(rows: &'o [Row<'m>], x: usize, card: usize, place: &mut [At], with_types: bool) -> Vec<Line<'o, 'm>> {
     let mut lines: Vec<Line<'o, 'm>> = Vec::new();
     // The lines from the root to the last one.
     let mut way: Vec<usize> = Vec::new();
@@ -218,16 +243,15 @@ fn lines<'o, 'm>(rows: &'o [Row<'m>], x: usize, card: usize, place: &mut [At]) -
             }
             continue;
         }
-        let (at, chips) = (
-            lines.len(),
-            match row.what {
-                What::Mount(number, mount) => {
-                    place[number] = (card, lines.len());
-                    Chip::of(mount.propagation)
-                }
-                What::Fold(_) => Vec::new(),
-            },
-        );
+        let at = lines.len();
+        let (note, chips) = match row.what {
+            What::Mount(number, mount) => {
+                place[number] = (card, at);
+                let note = if with_types { fitted(&shown(&mount.fs_type), 14) } else { String::new() };
+                (note, Chip::of(mount.propagation))
+            }
+            What::Fold(_) => (String::new(), Vec::new()),
+        };
         fold = matches!(row.what, What::Fold(_)).then_some(row.depth);
         way.truncate(row.depth);
         lines.push(Line {
@@ -237,6 +261,7 @@ fn lines<'o, 'm>(rows: &'o [Row<'m>], x: usize, card: usize, place: &mut [At]) -
             y: MARGIN + HEAD + at * LINE + LINE / 2,
             room: 0,
             folded: 0,
+            note,
             chips: chips.into_iter().map(|chip| (chip, chip.width())).collect(),
         });
         way.push(at);
@@ -385,7 +410,7 @@ mod tests {
         let around: Vec<Option<Lane>> = layout.wires.iter().map(|wire| wire.around).collect();
         let deep = layout.cards[2].height + MARGIN + 10;
         assert_eq!(around, [None, Some(Lane { y: deep, number: 0 }), Some(Lane { y: deep, number: 0 })]);
-        assert!(layout.size.1 > deep + FOOT);
+        assert!(layout.legend_at.1 > deep);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::path::Path;
 use images::{Image, Images};
 use tree::Tree;
 
-use crate::machine::{Machine, Namespace};
+use crate::machine::{Machine, Namespace, UNKNOWN};
 use crate::picture::text::{counted, shown};
 use crate::tree::mountinfo::Mount;
 
@@ -58,6 +58,8 @@ pub struct Outline<'m> {
     pub columns: Vec<Column<'m>>,
     /// The peer groups that any mount is in or receives from, by number.
     pub groups: BTreeMap<u64, Group>,
+    /// How many things could not be read.
+    pub left_out: usize,
 }
 
 /// A namespace.
@@ -142,7 +144,39 @@ impl<'m> Outline<'m> {
             columns.push(Column { namespace, title: shown(namespace.label()), rows, first });
             first += namespace.table.mounts.len();
         }
-        Self { columns, groups }
+        Self { columns, groups, left_out: machine.left_out.len() }
+    }
+}
+
+impl Column<'_> {
+    /// The type of the file systems, if it is one for all of them.
+    #[must_use]
+    pub fn one_type(&self) -> Option<&str> {
+        let mut types = self.namespace.table.mounts.iter().map(|mount| mount.fs_type.as_str());
+        let first = types.next()?;
+        types.all(|other| other == first).then_some(first)
+    }
+
+    /// What stands under its title: how much is in it, with the type of the mounts if that is given; and which
+    /// namespace it is.
+    #[must_use]
+    pub fn notes(&self, fs_type: Option<&str>) -> [String; 2] {
+        let table = &self.namespace.table;
+        let of = fs_type.map_or_else(String::new, |fs_type| format!(" of {}", shown(fs_type)));
+        let processes = match self.namespace.processes.len() {
+            0 => "no process".to_owned(),
+            1 => "1 process".to_owned(),
+            many => format!("{many} processes"),
+        };
+        let inode = match self.namespace.inode {
+            UNKNOWN => "?".to_owned(),
+            inode => inode.to_string(),
+        };
+        let skipped = match table.skipped {
+            0 => String::new(),
+            lines => format!(" · {} not read", counted(lines, "line")),
+        };
+        [format!("{}{of} · {processes}", counted(table.mounts.len(), "mount")), format!("mnt:[{inode}]{skipped}")]
     }
 }
 

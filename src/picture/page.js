@@ -6,10 +6,12 @@
   // A mount: these places. Groups and ids that are 0 mean none; a class of -1: nobody else receives anything.
   const ID = 0, POINT = 1, ROOT = 2, FS = 3, SOURCE = 4, OPTIONS = 5, PEERS = 6, MASTER = 7, UNBINDABLE = 8, CLASS = 9, COVERED = 10;
   // A row: depth, label, number of the mount or -1, why it is a fold, and which namespace has the same. A class: receivers (mount and way by turns),
-  // parts (path and receivers), how many more parts, doubt. A way: steps of [is it to a slave, group].
+  // parts (path, receivers, how many others that are not shown), how many more parts, doubt, how many others. A group: number, colour or null,
+  // how many members and slaves it has, shown or not. A way: steps of [is it to a slave, group].
   const DEPTH = 0, LABEL = 1, MOUNT = 2, WHY = 3, OF = 4;
   const { mounts, texts, namespaces, classes, ways } = data;
-  const colours = new Map(data.colours);
+  const colours = new Map(data.groups.filter((group) => group[1] !== null));
+  const sizes = new Map(data.groups.map(([group, , members, slaves]) => [group, { members, slaves }]));
   const ROW = 24, HEAD = 68 + 5, INDENT = 14, DEEPEST = 10, CORNER = 7, WIRES = 260, LISTED = 400;
 
   const make = (name, className, text) => {
@@ -58,7 +60,7 @@
 
   // Who receives an event on a mount: [mount, way] of each, and those that receive only what happens at some directory.
   const receivers = (m) => {
-    const found = { whole: [], parts: [], more: 0, doubt: null };
+    const found = { whole: [], parts: [], more: 0, doubt: null, others: 0 };
     const mount = mounts[m];
     const pairs = (flat) => {
       const out = [];
@@ -67,9 +69,10 @@
     };
     if (mount[COVERED]) found.doubt = `No path leads here: mount ${mount[COVERED]} covers it. Nothing can be mounted on it until that is unmounted.`;
     else if (mount[CLASS] >= 0) {
-      const [whole, parts, more, doubt] = classes[mount[CLASS]];
+      const [whole, parts, more, doubt, others] = classes[mount[CLASS]];
       found.whole = pairs(whole);
-      found.parts = parts.map(([path, flat]) => [path, pairs(flat)]);
+      found.parts = parts.map(([path, flat, others]) => [path, pairs(flat), others]);
+      found.others = others;
       found.more = more;
       if (doubt) found.doubt = `This may not be all: ${doubt}.`;
     }
@@ -86,10 +89,10 @@
     const mount = mounts[m];
     const words = [];
     if (mount[PEERS]) {
-      const others = members.get(mount[PEERS]).length - 1, below = slaves.get(mount[PEERS])?.length ?? 0;
+      const others = sizes.get(mount[PEERS]).members - 1, below = sizes.get(mount[PEERS]).slaves;
       words.push((others ? `shared: member of peer group ${mount[PEERS]} with ${counted(others, "other mount")}` : `shared: alone in peer group ${mount[PEERS]}`) + (below ? `, which has ${counted(below, "slave")}` : ""));
     }
-    if (mount[MASTER]) words.push(`slave: receives from peer group ${mount[MASTER]}` + (members.has(mount[MASTER]) ? "" : ", of which no mount was seen"));
+    if (mount[MASTER]) words.push(`slave: receives from peer group ${mount[MASTER]}` + (sizes.get(mount[MASTER]).members ? "" : ", of which no mount was seen"));
     if (!words.length) words.push(mount[UNBINDABLE] ? "unbindable: passes nothing on, receives nothing and can't be bound" : "private: passes nothing on and receives nothing");
     else if (mount[UNBINDABLE]) words.push("unbindable");
     return words.join("; ");
@@ -245,7 +248,7 @@
       chip.append(make("span", "", mount[PEERS]));
       node.append(chip);
     }
-    if (mount[MASTER]) node.append(make("span", `chip master ${colour(mount[MASTER])}${members.has(mount[MASTER]) ? "" : " unseen"}`, mount[MASTER]));
+    if (mount[MASTER]) node.append(make("span", `chip master ${colour(mount[MASTER])}${sizes.get(mount[MASTER]).members ? "" : " unseen"}`, mount[MASTER]));
     node.setAttribute("aria-label", `${point(m)}, ${texts[mount[FS]]}, ${inWords(m)}`);
     return node;
   };
@@ -416,16 +419,19 @@
     paintWires();
   };
 
+  const unshown = (others) => `${counted(others, "place")} that ${others === 1 ? "is" : "are"} not shown`;
   const sentence = (m, found) => {
     const spaces = new Set(found.whole.map(([one]) => home[one][0]));
     if (mounts[m][COVERED]) return found.doubt;
     if (found.whole.length) {
       const many = spaces.size > 1 ? ` in ${spaces.size} namespaces` : ` in ${namespaces[[...spaces][0]].title}`;
-      return `What is mounted here is received by ${counted(found.whole.length, "other mount")}${many}.`;
+      const others = found.others ? `, and by ${unshown(found.others)}` : "";
+      return `What is mounted here is received by ${counted(found.whole.length, "other mount")}${many}${others}.`;
     }
-    const part = found.parts.some(([, all]) => all.length);
+    if (found.others) return `What is mounted here is received by ${unshown(found.others)}.`;
+    const part = found.parts.some(([, all, others]) => all.length || others);
     if (part) return "What is mounted at its root reaches no other mount; what is mounted deeper may, see below.";
-    const group = mounts[m][PEERS], linked = group && members.get(group).length + (slaves.get(group)?.length ?? 0) > 1;
+    const group = mounts[m][PEERS], linked = group && sizes.get(group).members + sizes.get(group).slaves > 1;
     const shared = linked ? "the mounts that are linked with it do not show its root directory" : group ? "it is shared, but nobody is linked with it" : mounts[m][MASTER] ? "a slave passes nothing on" : `it is ${state(m)}`;
     return `What is mounted here is seen nowhere else: ${shared}.`;
   };
@@ -450,7 +456,7 @@
     fact("shows", texts[mount[ROOT]]);
     fact("options", texts[mount[OPTIONS]]);
     fact("mount id", mount[ID]);
-    const nodes = [make("h2", "", point(m)), make("p", "where", `in ${namespaces[home[m][0]].title}`), facts, make("p", `verdict${found.whole.length ? " some" : ""}`, sentence(m, found))];
+    const nodes = [make("h2", "", point(m)), make("p", "where", `in ${namespaces[home[m][0]].title}`), facts, make("p", `verdict${found.whole.length || found.others ? " some" : ""}`, sentence(m, found))];
     const spaces = new Set([m, ...litNow].map((one) => namespaces[home[one][0]]));
     if (only || (litNow.size && spaces.size < namespaces.length)) {
       const button = make("button", "only", only ? "Show all namespaces" : `Show only ${spaces.size === 1 ? "this namespace" : `these ${spaces.size} namespaces`}`);
@@ -485,10 +491,10 @@
       }
     };
     list(found.whole);
-    for (const [path, all] of found.parts) {
-      if (!all.length || listed >= LISTED) continue;
+    for (const [path, all, others] of found.parts) {
+      if (!(all.length || others) || listed >= LISTED) continue;
       const full = `${point(m) === "/" ? "" : point(m)}/${path}`;
-      nodes.push(make("p", "verdict", `What is mounted at ${full}, or beneath it, is received by these as well:`));
+      nodes.push(make("p", "verdict", `What is mounted at ${full}, or beneath it, is received by ${all.length ? "these" : unshown(others)} as well${all.length && others ? `, and by ${unshown(others)}` : ""}${all.length ? ":" : "."}`));
       list(all);
     }
     if (listed > LISTED) nodes.push(make("p", "", `The first ${LISTED} are listed; all are lit up.`));

@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, Namespace};
 use crate::subtrees::{Forest, Hop, Receiver};
 use crate::tree::mountinfo::Mount;
 
 /// Of so many directories beneath a mount's root it is asked who receives an event there.
 const PARTS: usize = 48;
 
-/// Who receives what, of a machine. Mounts are numbered through all namespaces.
+/// Who receives what, of the mounts that are shown, which are numbered through all their namespaces.
 #[derive(Debug, Default)]
 pub struct Reach {
     /// The different answers.
@@ -26,14 +26,23 @@ pub struct Reach {
     pub ways: Vec<Vec<Link>>,
 }
 
+/// Receivers that are shown, each with the number of the way to it; and how many are not shown.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Receivers {
+    /// Those that are shown.
+    pub shown: Vec<(usize, usize)>,
+    /// How many others there are.
+    pub others: usize,
+}
+
 /// The answer for some mounts.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Class {
-    /// Who receives an event at the mount's root directory, with the number of the way: the mounts of the class too,
-    /// which receive each other's events.
-    pub receivers: Vec<(usize, usize)>,
+    /// Who receives an event at the mount's root directory: the mounts of the class too, which receive each other's
+    /// events.
+    pub receivers: Receivers,
     /// Who receives only what happens at or beneath a directory, by the path from the mount's root on.
-    pub parts: Vec<(PathBuf, Vec<(usize, usize)>)>,
+    pub parts: Vec<(PathBuf, Receivers)>,
     /// How many such directories were not asked about.
     pub more_parts: usize,
     /// Why this may not be all.
@@ -50,26 +59,32 @@ pub enum Link {
 }
 
 impl Reach {
-    /// Asks the forest, which must be that of the machine.
+    /// Asks for the mounts that are shown, which are some or all of those of the whole machine: an event may come to
+    /// what is shown by mounts that are not.
     #[must_use]
-    pub fn of(machine: &Machine, forest: &Forest) -> Self {
-        let mounts: Vec<(usize, &Mount)> = machine
-            .namespaces
-            .iter()
-            .enumerate()
-            .flat_map(|(namespace, of)| of.table.mounts.iter().map(move |mount| (namespace, mount)))
-            .collect();
-        let mut reach = Self { of: vec![None; mounts.len()], ..Self::default() };
-        reach.covered = mounts.iter().map(|&(namespace, mount)| covering(forest, namespace, mount)).collect();
+    pub fn of(shown: &Machine, whole: &Machine) -> Self {
+        let forest = &Forest::of(whole);
+        let mounts = numbered(whole);
+        let shown_as = shown_as(shown, whole, &mounts);
+        let count = shown.namespaces.iter().map(|namespace| namespace.table.mounts.len()).sum();
+        let mut reach = Self { of: vec![None; count], covered: vec![None; count], ..Self::default() };
+        let mut covered = vec![None; mounts.len()];
+        for (n, &(namespace, mount)) in mounts.iter().enumerate() {
+            if let Some(number) = shown_as[n] {
+                covered[n] = covering(forest, namespace, mount);
+                reach.covered[number] = covered[n];
+            }
+        }
         let mut numbers = HashMap::with_capacity(mounts.len());
         for (n, &(namespace, mount)) in mounts.iter().enumerate() {
             numbers.entry((namespace, mount.id)).or_insert(n);
         }
-        let mut asker = Asker { forest, numbers, links: Links::of(&mounts), mounts: &mounts, ways: HashMap::new() };
+        let links = Links::of(&mounts);
+        let mut asker = Asker { forest, numbers, links, mounts: &mounts, shown_as: &shown_as, ways: HashMap::new() };
         let mut alike: BTreeMap<_, Vec<usize>> = BTreeMap::new();
         for (n, &(namespace, mount)) in mounts.iter().enumerate() {
             // A table that was torn while it was read may name a mount twice.
-            if asker.numbers.get(&(namespace, mount.id)) != Some(&n) {
+            if shown_as[n].is_none() || asker.numbers.get(&(namespace, mount.id)) != Some(&n) {
                 continue;
             }
             // A private mount is only like itself, and a deleted directory, which has no name, as well.
@@ -79,14 +94,16 @@ impl Reach {
         }
         for members in alike.into_values() {
             // One to which a path leads, if there is any.
-            let Some(&one) = members.iter().find(|&&n| reach.covered[n].is_none()).or(members.first()) else {
+            let Some(&one) = members.iter().find(|&&n| covered[n].is_none()).or(members.first()) else {
                 continue;
             };
-            let class = asker.class(one, reach.covered[one].is_some());
-            let nobody =
-                class.receivers.iter().all(|&(n, _)| n == one) && class.parts.is_empty() && class.doubt.is_none();
-            if !nobody {
-                members.iter().for_each(|&n| reach.of[n] = Some(reach.classes.len()));
+            let class = asker.class(one, covered[one].is_some());
+            let alone = class.receivers.others == 0
+                && class.receivers.shown.iter().all(|&(number, _)| Some(number) == shown_as[one]);
+            if !(alone && class.parts.is_empty() && class.doubt.is_none()) {
+                for number in members.iter().filter_map(|&n| shown_as[n]) {
+                    reach.of[number] = Some(reach.classes.len());
+                }
                 reach.classes.push(class);
             }
         }
@@ -95,6 +112,46 @@ impl Reach {
         reach.ways = ways.into_iter().map(|(way, _)| way).collect();
         reach
     }
+}
+
+/// All mounts, each with the number of its namespace.
+fn numbered(machine: &Machine) -> Vec<(usize, &Mount)> {
+    let with = |(number, of): (usize, &'_ Namespace)| (number, of.table.mounts.len());
+    let namespaces = machine.namespaces.iter().enumerate().map(with);
+    let numbers = namespaces.flat_map(|(number, mounts)| std::iter::repeat_n(number, mounts));
+    numbers.zip(machine.namespaces.iter().flat_map(|namespace| &namespace.table.mounts)).collect()
+}
+
+/// For each mount of the whole machine its number among those that are shown: the same namespaces and mounts in the
+/// same order, but not all of them.
+fn shown_as(shown: &Machine, whole: &Machine, mounts: &[(usize, &Mount)]) -> Vec<Option<usize>> {
+    let mut numbers = vec![None; mounts.len()];
+    let (mut next, mut first) = (0, 0);
+    let mut namespaces = whole.namespaces.iter();
+    for part in &shown.namespaces {
+        // The mounts of the namespaces before it, and of its own.
+        let mut all = 0..0;
+        let is_same = |of: &Namespace| {
+            let one = part.table.mounts.first().map(|mount| mount.id);
+            (of.inode, &of.processes) == (part.inode, &part.processes)
+                && one.is_none_or(|one| of.table.mounts.iter().any(|mount| mount.id == one))
+        };
+        for of in namespaces.by_ref() {
+            all = first..first + of.table.mounts.len();
+            first = all.end;
+            if is_same(of) {
+                break;
+            }
+            all.start = all.end;
+        }
+        for mount in &part.table.mounts {
+            if let Some(n) = all.find(|&n| mounts[n].1.id == mount.id) {
+                numbers[n] = Some(next);
+            }
+            next += 1;
+        }
+    }
+    numbers
 }
 
 fn covering(forest: &Forest, namespace: usize, mount: &Mount) -> Option<u64> {
@@ -128,6 +185,7 @@ struct Asker<'a, 'm> {
     mounts: &'a [(usize, &'m Mount)],
     numbers: HashMap<(usize, u64), usize>,
     links: Links,
+    shown_as: &'a [Option<usize>],
     ways: HashMap<Vec<Link>, usize>,
 }
 
@@ -136,21 +194,27 @@ impl Asker<'_, '_> {
         let (namespace, mount) = self.mounts[one];
         if covered {
             let doubt = "no path leads to it: another mount covers it".to_owned();
-            return Class { receivers: vec![], doubt: Some(doubt), ..Class::default() };
+            return Class { doubt: Some(doubt), ..Class::default() };
         }
         let (receivers, doubt) = self.ask(one, namespace, &mount.mount_point);
-        let mut class = Class { receivers, doubt, ..Class::default() };
-        let whole: HashSet<usize> = class.receivers.iter().map(|&(n, _)| n).collect();
+        let whole: HashSet<usize> = receivers.iter().map(|&(n, _)| n).collect();
+        let mut class = Class { receivers: self.shown(&receivers), doubt, ..Class::default() };
         let roots = self.roots_beneath(one);
         class.more_parts = roots.len().saturating_sub(PARTS);
         for below in roots.into_iter().take(PARTS) {
             let (mut receivers, _) = self.ask(one, namespace, &mount.mount_point.join(&below));
             receivers.retain(|(n, _)| !whole.contains(n));
             if !receivers.is_empty() {
-                class.parts.push((below, receivers));
+                class.parts.push((below, self.shown(&receivers)));
             }
         }
         class
+    }
+
+    /// Of mounts numbered through the whole machine, those that are shown.
+    fn shown(&self, all: &[(usize, usize)]) -> Receivers {
+        let shown: Vec<(usize, usize)> = all.iter().filter_map(|&(n, way)| Some((self.shown_as[n]?, way))).collect();
+        Receivers { others: all.len() - shown.len(), shown }
     }
 
     /// Who receives a mount made at a path, which must lead to the mount `one`; else nobody.
@@ -215,7 +279,7 @@ mod tests {
 
     fn reach(tables: &[&str]) -> Reach {
         let machine = machine(tables);
-        Reach::of(&machine, &Forest::of(&machine))
+        Reach::of(&machine, &machine)
     }
 
     #[test]
@@ -227,7 +291,7 @@ mod tests {
         ]);
         assert_eq!(reach.of, [Some(0), Some(0), None, Some(1), None]);
         let way = |class: usize| -> Vec<(usize, &[Link])> {
-            reach.classes[class].receivers.iter().map(|&(n, way)| (n, reach.ways[way].as_slice())).collect()
+            reach.classes[class].receivers.shown.iter().map(|&(n, way)| (n, reach.ways[way].as_slice())).collect()
         };
         use Link::{Peer, Slave};
         assert_eq!(way(0), [(0, &[Peer(1)][..]), (1, &[Peer(1)]), (3, &[Slave(1)]), (4, &[Slave(1), Slave(2)])]);
@@ -242,16 +306,16 @@ mod tests {
         ]);
         let class = &reach.classes[reach.of[0].unwrap()];
         assert_eq!(
-            class.receivers.iter().map(|r| r.0).collect::<Vec<_>>(),
+            class.receivers.shown.iter().map(|r| r.0).collect::<Vec<_>>(),
             [0],
             "an event at its root is received by nobody else"
         );
         let parts: Vec<(&Path, Vec<usize>)> =
-            class.parts.iter().map(|(path, all)| (path.as_path(), all.iter().map(|r| r.0).collect())).collect();
+            class.parts.iter().map(|(path, all)| (path.as_path(), all.shown.iter().map(|r| r.0).collect())).collect();
         assert_eq!(parts, [(Path::new("srv/data"), vec![2]), (Path::new("srv/data/x"), vec![3, 2])]);
         // The deeper one passes everything on to who shows more.
         let deeper = &reach.classes[reach.of[3].unwrap()];
-        assert_eq!(deeper.receivers.iter().map(|r| r.0).collect::<BTreeSet<_>>(), BTreeSet::from([0, 2, 3]));
+        assert_eq!(deeper.receivers.shown.iter().map(|r| r.0).collect::<BTreeSet<_>>(), BTreeSet::from([0, 2, 3]));
     }
 
     #[test]
@@ -265,6 +329,32 @@ mod tests {
         assert!(doubt(1).contains("no path leads to it"));
         assert!(doubt(2).contains("peer group 99, of which no mount was seen"), "{}", doubt(2));
         assert!(doubt(5).contains("deleted"), "{}", doubt(5));
+    }
+
+    #[test]
+    fn what_is_not_shown_passes_events_on_and_is_counted() {
+        let whole = machine(&[
+            "1 0 0:9 / / rw - t t rw\n2 1 0:1 / /srv rw shared:1 - t t rw\n3 1 0:1 / /too rw shared:1 - t t rw\n",
+            "4 0 0:9 / / rw - t t rw\n5 4 0:1 / /relay rw shared:2 master:1 - t t rw\n",
+            "6 0 0:9 / / rw - t t rw\n7 6 0:1 / /data rw master:2 - t t rw\n8 6 0:1 /a /a rw master:1 - t t rw\n",
+        ]);
+        let mut shown = whole.clone();
+        shown.namespaces.remove(1);
+        for namespace in &mut shown.namespaces {
+            namespace.table.mounts.retain(|mount| [2, 7].contains(&mount.id));
+        }
+        let reach = Reach::of(&shown, &whole);
+        let class = &reach.classes[reach.of[0].unwrap()];
+        let way: &[Link] = &reach.ways[class.receivers.shown[1].1];
+        assert_eq!((class.receivers.shown[1].0, way), (1, &[Link::Slave(1), Link::Slave(2)][..]));
+        assert_eq!(class.receivers.others, 2, "/too and /relay");
+        assert_eq!(class.doubt, None);
+        assert_eq!(class.parts, [(PathBuf::from("a"), Receivers { shown: vec![], others: 1 })]);
+        // What nobody receives that is shown, but somebody else.
+        shown.namespaces.truncate(1);
+        let reach = Reach::of(&shown, &whole);
+        let class = &reach.classes[reach.of[0].unwrap()];
+        assert_eq!((class.receivers.shown.len(), class.receivers.others), (1, 3));
     }
 
     #[test]

@@ -4,11 +4,10 @@ use std::cmp::Ordering;
 use std::fmt::Write;
 
 use crate::machine::Machine;
-use crate::picture::layout::{
-    CORNER, Card, Chip, FOOT, HEAD, LINE, Lane, Layout, Line, MARGIN, MARK, PAD, Wire, note, wide_small,
-};
+use crate::picture::layout::{CORNER, Card, Chip, HEAD, Lane, Layout, Line, MARGIN, MARK, NOTE, PAD, Wire, bulge};
+use crate::picture::legend::Sign;
 use crate::picture::outline::{Column, Outline, What};
-use crate::picture::text::{counted, fitted, fitted_heading, shown, xml};
+use crate::picture::text::{fitted, fitted_heading, fitted_text, shown, xml};
 use crate::picture::{COLOURS, Options, summary, told};
 
 const STYLE: &str = concat!(include_str!("palette.css"), include_str!("svg.css"));
@@ -39,7 +38,7 @@ pub fn svg(machine: &Machine, options: &Options) -> String {
         draw_card(&mut out, card, column, &outline);
     }
     draw_ends(&mut out, &layout);
-    draw_legend(&mut out, height, machine);
+    draw_legend(&mut out, &layout);
     out.push_str("</svg>\n");
     out
 }
@@ -63,36 +62,22 @@ fn draw_card(out: &mut String, card: &Card<'_, '_>, column: &Column<'_>, outline
         out,
         "<g class=\"card\">\n<rect class=\"card-paper\" x=\"{x}\" y=\"{MARGIN}\" width=\"{width}\" height=\"{height}\" rx=\"8\"/>\n\
          <path class=\"card-rule\" d=\"M{x} {y}h{width}\"/>\n\
-         <text class=\"card-title\" x=\"{left}\" y=\"{title}\">{}</text>\n\
-         <text class=\"card-note\" x=\"{left}\" y=\"{note}\">{}</text>",
+         <text class=\"card-title\" x=\"{left}\" y=\"{title}\">{}</text>",
         xml(&fitted_heading(&column.title, width - 2 * PAD)),
-        xml(&fitted(&column_note(column), (width - 2 * PAD) / 6)),
         y = MARGIN + HEAD - 6,
         left = x + PAD,
         title = MARGIN + 20,
-        note = MARGIN + 36,
     );
+    for (n, note) in card.notes.iter().enumerate() {
+        let (left, y, note) = (x + PAD, MARGIN + 36 + n * 14, xml(&fitted_text(note, NOTE, width - 2 * PAD)));
+        let _ = writeln!(out, "<text class=\"card-note\" x=\"{left}\" y=\"{y}\">{note}</text>");
+    }
     let guides: String = card.lines.iter().filter_map(|line| guide(line, &card.lines)).collect();
     let _ = writeln!(out, "<path class=\"guide\" d=\"{guides}\"/>");
     for line in &card.lines {
         draw_line(out, line, card, outline);
     }
     out.push_str("</g>\n");
-}
-
-/// What stands under a column's title.
-#[must_use]
-pub fn column_note(column: &Column<'_>) -> String {
-    let processes = column.namespace.processes.len();
-    let processes = if processes == 0 {
-        "no process".to_owned()
-    } else {
-        counted(processes, "process").replace("processs", "processes")
-    };
-    let table = &column.namespace.table;
-    let skipped =
-        if table.skipped > 0 { format!(" · {} not read", counted(table.skipped, "line")) } else { String::new() };
-    format!("{} · {processes} · mnt:[{}]{skipped}", counted(table.mounts.len(), "mount"), column.namespace.inode)
 }
 
 /// The elbow from the line that this one hangs on.
@@ -124,9 +109,8 @@ fn draw_line(out: &mut String, line: &Line<'_, '_>, card: &Card<'_, '_>, outline
         draw_chip(out, chip, wide, (end, y), outline);
         end -= 4;
     }
-    let note = note(line.row);
-    if !note.is_empty() {
-        let _ = write!(out, "<text class=\"note\" x=\"{}\" y=\"{}\">{}</text>", end - 2, y + 4, xml(&note));
+    if !line.note.is_empty() {
+        let _ = write!(out, "<text class=\"note\" x=\"{}\" y=\"{}\">{}</text>", end - 2, y + 4, xml(&line.note));
     }
     out.push_str("</g>\n");
 }
@@ -243,7 +227,7 @@ fn draw_wire(out: &mut String, wire: &Wire, layout: &Layout<'_, '_>) {
 
 /// Between cards that stand side by side; or, where both ends are at the same edge, a loop at the right of it.
 fn beside((x1, y1): (usize, usize), (x2, y2): (usize, usize)) -> String {
-    let (pull, bulge) = ((x1.abs_diff(x2) / 2).min(140), 16 + (y1.abs_diff(y2) / 5).min(40));
+    let (pull, bulge) = ((x1.abs_diff(x2) / 2).min(140), bulge(y1, y2));
     let (c1, c2) = match x1.cmp(&x2) {
         Ordering::Less => (x1 + pull, x2 - pull),
         Ordering::Greater => (x1 - pull, x2 + pull),
@@ -290,34 +274,33 @@ fn draw_ends(out: &mut String, layout: &Layout<'_, '_>) {
     out.push_str("</g>\n");
 }
 
-fn draw_legend(out: &mut String, height: usize, machine: &Machine) {
-    let y = height - MARGIN - FOOT + 44;
-    let items: [(&str, &str); 6] = [
-        ("<circle class=\"fill c0\" cx=\"5\" r=\"4.5\"/>", "shared, with its peer group"),
-        ("<path class=\"fill c1\" d=\"M1-4.5l8 4.5-8 4.5z\"/>", "slave, with its master"),
-        (
-            "<path class=\"fill c1\" d=\"M-8-4l7 4-7 4z\"/><circle class=\"fill c0\" cx=\"5\" r=\"4.5\"/>",
-            "shared and slave",
-        ),
-        ("<circle class=\"mark-private\" cx=\"5\" r=\"4\"/>", "private"),
-        (
-            "<circle class=\"mark-private\" cx=\"5\" r=\"4\"/><path class=\"mark-private\" d=\"M2 3l6-6\"/>",
-            "unbindable",
-        ),
-        ("<path class=\"mark-fold\" d=\"M5-4v8m-4-4h8\"/>", "folded"),
-    ];
+fn draw_legend(out: &mut String, layout: &Layout<'_, '_>) {
+    let (left, top) = layout.legend_at;
     out.push_str("<g class=\"legend\">\n");
-    let mut x = MARGIN + 6;
-    for (mark, text) in items {
-        let _ = writeln!(out, "<g transform=\"translate({x} {y})\">{mark}<text x=\"16\" y=\"4\">{text}</text></g>");
-        x += 36 + wide_small(text.len());
+    for entry in &layout.legend.entries {
+        // Around the middle of the mark.
+        let mark = match entry.sign {
+            Some(Sign::Shared) => "<circle class=\"fill c0\" r=\"4.5\"/>",
+            Some(Sign::Slave) => "<path class=\"fill c1\" d=\"M-4-4.5l8 4.5-8 4.5z\"/>",
+            Some(Sign::SharedSlave) => {
+                "<path class=\"fill c1\" d=\"M-13-4l7 4-7 4z\"/><circle class=\"fill c0\" r=\"4.5\"/>"
+            }
+            Some(Sign::Private) => "<circle class=\"mark-private\" r=\"4\"/>",
+            Some(Sign::Unbindable) => {
+                "<circle class=\"mark-private\" r=\"4\"/><path class=\"mark-private\" d=\"M-3 3l6-6\"/>"
+            }
+            Some(Sign::Folded) => "<path class=\"mark-fold\" d=\"M0-4v8m-4-4h8\"/>",
+            None => "",
+        };
+        let (indent, middle) = entry.sign.map_or((0, 0), Sign::widths);
+        let (x, y, text) = (left + entry.at.0 + middle, top + entry.at.1, xml(&entry.text));
+        let _ = writeln!(
+            out,
+            "<g transform=\"translate({x} {y})\">{mark}<text x=\"{}\" y=\"4\">{text}</text></g>",
+            indent - middle
+        );
     }
-    let y = y + LINE;
-    let mut notes = "Lines: an event on one reaches the others. Arrows: events pass this way only.".to_owned();
-    if !machine.left_out.is_empty() {
-        let _ = write!(notes, " {} could not be read.", counted(machine.left_out.len(), "thing"));
-    }
-    let _ = writeln!(out, "<text x=\"{}\" y=\"{}\">{}</text>\n</g>", MARGIN + 6, y + 4, xml(&notes));
+    out.push_str("</g>\n");
 }
 
 #[cfg(test)]

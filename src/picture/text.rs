@@ -125,10 +125,20 @@ pub fn fitted(text: &str, room: usize) -> String {
 pub fn heading_width(text: &str) -> usize {
     let wide = |c: char| match c {
         ' ' | '.' | ',' | ':' | ';' | '\'' | '!' | '|' | 'i' | 'j' | 'l' | 'I' | '/' | '(' | ')' | '[' | ']' => 6,
+        'f' | 'r' | 't' | '-' => 7,
         'm' | 'w' | 'M' | 'W' | '%' | '@' | '<' | '>' | '+' | '=' | '…' => 15,
         c => 10 * cells(c),
     };
     text.chars().map(wide).sum()
+}
+
+/// How wide the letters of a proportional font are that is not bold, in hundredths of a bold one's.
+const LIGHTER: usize = 88;
+
+/// About how many pixels a text takes in a proportional font of `size` pixels, which is lighter than a heading's.
+#[must_use]
+pub fn text_width(text: &str, size: usize) -> usize {
+    (heading_width(text) * size * LIGHTER).div_ceil(14 * 100)
 }
 
 /// The text in at most `pixels`, as [`heading_width`] counts.
@@ -143,6 +153,12 @@ pub fn fitted_heading(text: &str, pixels: usize) -> String {
         }
         room = room.min(width(&short)).saturating_sub((over / 15).max(1));
     }
+}
+
+/// The text in at most `pixels`, as [`text_width`] counts.
+#[must_use]
+pub fn fitted_text(text: &str, size: usize, pixels: usize) -> String {
+    fitted_heading(text, pixels * 14 * 100 / (size * LIGHTER))
 }
 
 /// A number with its noun: `1 mount`, `2 mounts`.
