@@ -19,6 +19,7 @@ use crate::machine::{Machine, gather, resolve};
 use crate::paint::Paint;
 use crate::subtrees::{Forest, Stop};
 use crate::sys::Errno;
+use crate::sys::calls::Calls;
 use crate::sys::namespace::Proc;
 use crate::try_out::colour;
 use index::Index;
@@ -65,7 +66,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, String> {
         return Err("the namespace of PATH is given twice: leave out --in, or what is before the path".to_owned());
     }
     let proc = Proc::new().map_err(|e| format!("/proc can't be opened ({e})"))?;
-    let machine = gather::gather(&proc)?;
+    let machine = gather::gather(&proc, Calls::probe())?;
     let note = |text: &str| eprintln!("hostmount: {}", visible(OsStr::new(text)));
     if !args.json {
         machine.left_out.iter().for_each(|left| note(&format!("left out: {}: {}", left.what, left.why)));

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use crate::machine::{gather, names};
 use crate::picture;
 use crate::subtrees::Forest;
+use crate::sys::calls::Calls;
 use crate::sys::namespace::Proc;
 use crate::try_out::colour;
 use columns::{Column, View};
@@ -137,7 +138,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
     };
     let path = args.path.as_deref().map(absolute).transpose()?;
     let proc = Proc::new().map_err(|e| format!("/proc can't be opened ({e})"))?;
-    let machine = gather::gather(&proc)?;
+    let machine = gather::gather(&proc, Calls::probe())?;
     if format != Format::Json {
         for left_out in &machine.left_out {
             let shown = format!("{}: {}", left_out.what, left_out.why);
