@@ -159,7 +159,9 @@ pub fn table(proc: &Proc) -> Result<(Table, bool), Errno> {
     let mut table = Table::default();
     let mut gone = false;
     let mut answer = Answer::new();
-    for id in list()? {
+    let ids = list()?;
+    table.mounts.reserve(ids.len());
+    for id in ids {
         match answer.ask(id, 0, ALL) {
             Ok(()) if answer.has(raw::STATMOUNT_SB_SOURCE) => table.mounts.push(answer.mount()?),
             Ok(()) => return Err(Errno::EOPNOTSUPP),
