@@ -1,5 +1,5 @@
-//! What `hostmount inspect` costs on a machine with 200 mount namespaces of 500 mounts, beside findmnt and lsns on the
-//! same state, and beside its targets.
+//! What `hostmount inspect` and `hostmount explain` cost on a machine with 200 mount namespaces of 500 mounts, beside
+//! findmnt and lsns on the same state, and beside their targets.
 //!
 //! `cargo bench --bench inspect` makes the namespaces in one of its own (and a user namespace, where it isn't root), so
 //! that nothing is left behind. The commands take turns, and the figure of each is its best round: on a busy machine the
@@ -23,6 +23,7 @@ const HOSTMOUNT: &str = env!("CARGO_BIN_EXE_hostmount");
 const ROUNDS: usize = 5;
 const TARGET_SECONDS: f64 = 2.0;
 const TARGET_MIB: f64 = 200.0;
+const TARGET_EXPLAIN_SECONDS: f64 = 0.3;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -58,7 +59,10 @@ fn measure(words: &[String]) -> ExitCode {
 fn measured(words: &[&str]) -> (f64, f64) {
     let output = Command::new(std::env::current_exe().unwrap()).arg(MEASURE).args(words).output().unwrap();
     // lsns fails as a whole if there is one process that it may not ask.
-    assert!(output.status.success() || words.get(1) != Some(&"inspect"), "{words:?}: {output:?}");
+    assert!(
+        output.status.success() || !words.get(1).is_some_and(|word| ["inspect", "explain"].contains(word)),
+        "{words:?}: {output:?}"
+    );
     let text = String::from_utf8(output.stdout).unwrap();
     let (seconds, kib) = text.trim().split_once(' ').unwrap();
     (seconds.parse().unwrap(), kib.parse::<f64>().unwrap() / 1024.0)
@@ -120,11 +124,16 @@ fn run(namespaces: usize, mounts_each: usize) {
     let each = format!("for p in {}; do findmnt -N $p -o TARGET,PROPAGATION; done", pids.join(" "));
     let ours = std::env::var("HOSTMOUNT_BENCH_BINARY").unwrap_or_else(|_| HOSTMOUNT.to_owned());
     let ours = ours.as_str();
-    let commands: [(&str, Vec<&str>); 6] = [
+    // A mount at the first is seen in two thirds of the namespaces; the other is private, and only shown in all of them.
+    let (many, few) = ("/mnt/new", "/new");
+    let commands: [(&str, Vec<&str>); 9] = [
         ("inspect --json", vec![ours, "inspect", "--json"]),
         ("inspect", vec![ours, "inspect"]),
         ("inspect --all", vec![ours, "inspect", "--all"]),
         ("inspect --list", vec![ours, "inspect", "--list"]),
+        ("explain, seen by many", vec![ours, "explain", many]),
+        ("explain, seen by one", vec![ours, "explain", few]),
+        ("explain --unmount", vec![ours, "explain", "--unmount", "/mnt/pods/0/volumes/kubernetes.io~csi/0/mount"]),
         ("findmnt -N, each namespace", vec!["sh", "-c", &each]),
         ("lsns -t mnt", vec!["lsns", "-t", "mnt"]),
     ];
@@ -135,15 +144,14 @@ fn run(namespaces: usize, mounts_each: usize) {
             *best = (best.0.min(seconds), best.1.max(mib));
         }
     }
-    let findmnt = best[4].0;
+    let findmnt = best[7].0;
     println!("{:28} {:>9} {:>9} {:>16}", "", "seconds", "peak MiB", "to findmnt's time");
     for ((name, _), (seconds, mib)) in commands.iter().zip(&best) {
         println!("{name:28} {seconds:9.3} {mib:9.1} {:16.2}", seconds / findmnt);
     }
-    let met =
-        |(seconds, mib): (f64, f64)| if seconds <= TARGET_SECONDS && mib <= TARGET_MIB { "met" } else { "MISSED" };
-    println!("target: {TARGET_SECONDS} s and {TARGET_MIB} MiB");
-    for ((name, _), best) in commands.iter().zip(&best).take(4) {
-        println!("  {name}: {}", met(*best));
+    println!("targets: {TARGET_SECONDS} s, to explain {TARGET_EXPLAIN_SECONDS} s, and {TARGET_MIB} MiB");
+    for ((name, words), (seconds, mib)) in commands.iter().zip(&best).take(7) {
+        let target = if words.get(1) == Some(&"explain") { TARGET_EXPLAIN_SECONDS } else { TARGET_SECONDS };
+        println!("  {name}: {}", if *seconds <= target && *mib <= TARGET_MIB { "met" } else { "MISSED" });
     }
 }

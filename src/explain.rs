@@ -11,15 +11,18 @@ pub mod report;
 
 use std::ffi::OsStr;
 use std::io::{ErrorKind, Write};
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
+use std::thread;
 
-use crate::inspect::text::visible;
 use crate::machine::whereabouts::{PlaceText, Where};
 use crate::machine::{Machine, gather, resolve};
 use crate::paint::Paint;
 use crate::subtrees::{Forest, Stop};
 use crate::sys::Errno;
+use crate::sys::calls::Calls;
 use crate::sys::namespace::Proc;
+use crate::text::visible;
 use crate::try_out::colour;
 use index::Index;
 use judge::Spot;
@@ -65,7 +68,8 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, String> {
         return Err("the namespace of PATH is given twice: leave out --in, or what is before the path".to_owned());
     }
     let proc = Proc::new().map_err(|e| format!("/proc can't be opened ({e})"))?;
-    let machine = gather::gather(&proc)?;
+    // The process ends with this: to give a hundred thousand mounts back one by one would only take time.
+    let machine = ManuallyDrop::new(gather::gather(&proc, Calls::probe())?);
     let note = |text: &str| eprintln!("hostmount: {}", visible(OsStr::new(text)));
     if !args.json {
         machine.left_out.iter().for_each(|left| note(&format!("left out: {}: {}", left.what, left.why)));
@@ -82,8 +86,8 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, String> {
     };
     let from = spot(&args.from, args.within.as_ref())?;
     let to = args.to.as_ref().map(|to| spot(to, None)).transpose()?;
-    let forest = Forest::of(&machine);
-    let index = Index::new(&machine);
+    let (forest, index) = model(&machine);
+    let (forest, index) = (ManuallyDrop::new(forest), ManuallyDrop::new(index));
     let count = machine.namespaces.len();
     let explanation = if args.unmount {
         judge::explain_unmount(&index, &forest, count, &from).map_err(|stop| no_unmount(&from, &stop))?
@@ -105,6 +109,16 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, String> {
         // A reader that has gone away has seen what it wanted.
         _ => Ok(code),
     }
+}
+
+/// The model and the index, at the same time: each goes through all mounts.
+fn model(machine: &Machine) -> (Forest, Index<'_>) {
+    thread::scope(|scope| {
+        let index = thread::Builder::new().name("index".to_owned()).spawn_scoped(scope, || Index::new(machine));
+        let forest = Forest::of(machine);
+        let index = index.ok().and_then(|index| index.join().ok());
+        (forest, index.unwrap_or_else(|| Index::new(machine)))
+    })
 }
 
 fn no_unmount(spot: &Spot, stop: &Stop) -> String {

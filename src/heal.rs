@@ -31,7 +31,7 @@ use crate::plugin::Plugin;
 use crate::propagation::MountPropagation;
 use crate::site::Site;
 use crate::sys::mount_events::{Changed, MountEvents};
-use crate::sys::{Errno, stat};
+use crate::sys::{Errno, statmount};
 use crate::threads::{Crew, MountThread};
 use crate::tree::mountinfo::{self, Walk};
 use crate::volume::KubeletPath;
@@ -239,7 +239,7 @@ async fn until_it_matters(
         let looking = plugin.threads.run(crew, "mount table", TABLE_DEADLINE, move |thread, _| {
             let kubelet_dir = thread.site.kubelet_dir.as_path();
             // One that is gone by now mattered to nobody.
-            let points = ids.iter().filter_map(|&id| stat::mount_point(id).ok());
+            let points = ids.iter().filter_map(|&id| statmount::mount_point(id).ok());
             let matters = |point: PathBuf| {
                 held::is_target(kubelet_dir, &point) || sources.iter().any(|source| source.starts_with(&point))
             };

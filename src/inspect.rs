@@ -11,7 +11,6 @@ pub mod json;
 pub mod relations;
 pub mod select;
 pub mod subtree;
-pub mod text;
 
 use std::ffi::OsStr;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
@@ -20,7 +19,9 @@ use std::process::ExitCode;
 
 use crate::machine::{gather, names};
 use crate::picture;
+use crate::sys::calls::Calls;
 use crate::sys::namespace::Proc;
+use crate::text;
 use crate::try_out::colour;
 use columns::{Column, View};
 use draw::Style;
@@ -136,7 +137,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
     };
     let path = args.path.as_deref().map(absolute).transpose()?;
     let proc = Proc::new().map_err(|e| format!("/proc can't be opened ({e})"))?;
-    let machine = gather::gather(&proc)?;
+    let machine = gather::gather(&proc, Calls::probe())?;
     if format != Format::Json {
         for left_out in &machine.left_out {
             let shown = format!("{}: {}", left_out.what, left_out.why);

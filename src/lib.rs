@@ -42,6 +42,7 @@ pub mod subtrees;
 #[expect(clippy::disallowed_methods, reason = "the fence: what is banned elsewhere is done here")]
 pub mod sys;
 pub mod telemetry;
+pub mod text;
 pub mod threads;
 pub mod tree;
 #[expect(clippy::disallowed_methods, reason = "plays kubelet and container runtime, in namespaces of its own")]

@@ -19,7 +19,7 @@ pub use svg::svg;
 
 use crate::machine::Machine;
 use crate::picture::outline::Outline;
-use crate::picture::text::{counted, shown};
+use crate::text::{plural, visible};
 use crate::tree::mountinfo::Mount;
 
 /// How many colours the styles have for peer groups; each group's number stands beside it.
@@ -47,9 +47,9 @@ fn summary(machine: &Machine, outline: &Outline<'_>) -> String {
     let verb = if linked == 1 { "links" } else { "link" };
     format!(
         "{}, {}, {} that {verb} mounts.",
-        counted(machine.namespaces.len(), "mount namespace"),
-        counted(mounts, "mount"),
-        counted(linked, "peer group"),
+        plural(machine.namespaces.len(), "mount namespace"),
+        plural(mounts, "mount"),
+        plural(linked, "peer group"),
     )
 }
 
@@ -58,11 +58,11 @@ fn told(mount: &Mount) -> String {
     let root = if mount.root_deleted { " (deleted)" } else { "" };
     format!(
         "{}: {} of {} ({}){root}, {}, {}, mount {}",
-        shown(&mount.mount_point),
-        shown(&mount.root),
-        shown(&mount.source),
-        shown(&mount.fs_type),
-        shown(&mount.options),
+        visible(&mount.mount_point),
+        visible(&mount.root),
+        visible(&mount.source),
+        visible(&mount.fs_type),
+        visible(&mount.options),
         mount.propagation,
         mount.id,
     )

@@ -18,5 +18,6 @@ pub mod mount_events;
 pub mod namespace;
 pub mod path;
 pub mod stat;
+pub mod statmount;
 
 pub use nix::errno::Errno;

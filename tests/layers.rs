@@ -19,7 +19,7 @@ const PURE: &[&str] = &[
     "inspect/relations.rs",
     "inspect/select.rs",
     "inspect/subtree.rs",
-    "inspect/text.rs",
+    "text.rs",
     "machine.rs",
     "subtrees.rs",
     "subtrees/attach.rs",

@@ -8,8 +8,8 @@ use std::path::Path;
 
 use super::index::Index;
 use super::judge::{Link, Stopped};
-use crate::inspect::text::visible;
 use crate::machine::{Machine, Namespace};
+use crate::text::visible;
 use crate::tree::mountinfo::Mount;
 
 /// What is missing, and what would change it.
@@ -40,7 +40,7 @@ fn named(machine: &Machine, index: &Index<'_>, id: u64) -> String {
             let label = machine.namespaces.get(number).map(Namespace::label).unwrap_or_default();
             let place = visible(mount.mount_point.as_os_str());
             match volume_of_target(&mount.mount_point) {
-                Some(volume) => format!("{place} ({label}: target of volume {})", visible(volume.as_ref())),
+                Some(volume) => format!("{place} ({label}: target of volume {})", visible(volume)),
                 None => format!("{place} ({label})"),
             }
         }
@@ -181,7 +181,7 @@ fn receive(machine: &Machine, index: &Index<'_>, origin: u64, mount: u64) -> Str
         return format!(
             "in the Pod, volumeMounts[] of volume {}: mountPropagation: HostToContainer (or Bidirectional); create the \
              pod anew",
-            visible(volume.as_ref())
+            visible(volume)
         );
     }
     if namespace.pod.is_some() {

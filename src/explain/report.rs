@@ -11,10 +11,10 @@ use super::index::Index;
 use super::judge::{Event, Explanation, Link, Pair, Seen, Spot, Stopped};
 use super::remedy::{Advice, advise};
 use crate::inspect::json::Hex;
-use crate::inspect::text::{plural, visible, width};
 use crate::machine::{LeftOut, Machine, Namespace};
 use crate::paint::Paint;
 use crate::subtrees::Hop;
+use crate::text::{plural, visible, width};
 
 /// How many namespaces are named of those that don't show the directory.
 const NAMED: usize = 5;

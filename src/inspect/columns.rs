@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use super::relations::{Place, Relations, mount_at};
 use super::subtree::Told;
-use super::text::visible;
 use crate::machine::Machine;
+use crate::text::visible;
 use crate::tree::mountinfo::Mount;
 
 /// A column.

@@ -7,8 +7,8 @@ use super::fold::{self, Fold};
 use super::relations::Place;
 use super::select::Chosen;
 use super::subtree::{self, Kind, Row, Told};
-use super::text::{fit, plural, visible, width};
 use crate::machine::{Namespace, UNKNOWN, names};
+use crate::text::{fit, plural, visible, width};
 
 /// Levels of a tree that are drawn; mounts may be stacked a hundred thousand deep.
 const DEEPEST: usize = 24;

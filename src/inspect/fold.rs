@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::text::plural;
+use crate::text::plural;
 use crate::tree::mountinfo::{Mount, Table};
 
 /// Fewer mounts than this are shown rather than folded.

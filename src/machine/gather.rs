@@ -19,6 +19,7 @@ use super::read::{self, Found, Read};
 use super::{Container, LeftOut, Machine, Namespace, Pod, Process};
 use crate::check::kubelet;
 use crate::sys::Errno;
+use crate::sys::calls::Calls;
 use crate::sys::namespace::{MountNamespace, Proc};
 
 use super::UNKNOWN;
@@ -31,11 +32,11 @@ const READERS: usize = 4;
 const WORTH_A_READER: usize = 8;
 const LOGS_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Looks at all mount namespaces.
+/// Looks at all mount namespaces. The machine is the same whichever calls there are.
 ///
 /// # Errors
 /// That there is no usable `/proc`. All else that can't be read is in [`Machine::left_out`].
-pub fn gather(proc: &Proc) -> Result<Machine, String> {
+pub fn gather(proc: &Proc, calls: Calls) -> Result<Machine, String> {
     let pids = proc.processes().map_err(|e| format!("/proc can't be read ({e}): mount it, or run on the node"))?;
     let mut left_out = Vec::new();
     let mut census = Census::take(proc, &pids);
@@ -47,7 +48,7 @@ pub fn gather(proc: &Proc) -> Result<Machine, String> {
     }
     let (found, without) = census.found(proc, without);
     let mut namespaces = Vec::new();
-    for result in read_all(proc, found.into_iter().chain(without)) {
+    for result in read_all(proc, calls, found.into_iter().chain(without)) {
         match result {
             Ok((pids, inode, read)) => {
                 left_out.extend(read.left_out);
@@ -160,7 +161,11 @@ fn list(proc: &Proc) -> (Vec<MountNamespace>, Option<Errno>) {
 
 /// Reads namespaces on a few threads, which enter some of them. In the order given.
 #[expect(clippy::type_complexity, reason = "what is known of each, and what was read")]
-fn read_all(proc: &Proc, found: impl Iterator<Item = Found>) -> Vec<Result<(Vec<i32>, u64, Read), LeftOut>> {
+fn read_all(
+    proc: &Proc,
+    calls: Calls,
+    found: impl Iterator<Item = Found>,
+) -> Vec<Result<(Vec<i32>, u64, Read), LeftOut>> {
     let found: Vec<Found> = found.collect();
     let count = found.len();
     let readers = thread::available_parallelism().map_or(1, usize::from).min(READERS).min(count / WORTH_A_READER + 1);
@@ -174,7 +179,7 @@ fn read_all(proc: &Proc, found: impl Iterator<Item = Found>) -> Vec<Result<(Vec<
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                     let Some((place, found)) = next else { break };
                     let (pids, inode) = (found.pids.clone(), found.inode);
-                    let _ = to.send((place, read::read(proc, found).map(|read| (pids, inode, read))));
+                    let _ = to.send((place, read::read(proc, calls, found).map(|read| (pids, inode, read))));
                 }
             };
             // Without a thread its share is left to the others; if there is none at all, nothing is sent.
@@ -215,7 +220,7 @@ fn add_closed(proc: &Proc, closed: &[i32], namespaces: &mut Vec<Namespace>) -> u
             namespaces[index].processes.push(process(proc, pid));
             continue;
         }
-        let Ok((table, _)) = read::stable(proc, &path) else { continue };
+        let Ok((table, _)) = read::stable(|| read::mountinfo(proc, &path)) else { continue };
         let known = table.mounts.iter().find_map(|mount| owner.get(&mount.id).copied());
         let index = known.unwrap_or_else(|| {
             namespaces.push(Namespace { inode: UNKNOWN, ..Namespace::default() });

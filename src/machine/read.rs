@@ -3,10 +3,14 @@
 //! mountinfo shows a process what lies beneath its own root, by paths that begin there. So it is read of a process whose
 //! root is the namespace's; where none is, a thread enters the namespace, which puts it on the namespace's root
 //! (setns(2)); and where that isn't allowed either, the largest part that a process sees is taken, and said.
+//!
+//! Where statmount(2) tells the same, and the namespace may be entered, that comes first: it costs half.
 
 use crate::sys::Errno;
+use crate::sys::calls::Calls;
 use crate::sys::namespace::{self, MountNamespace, Proc};
-use crate::tree::mountinfo::{self, Table};
+use crate::sys::statmount;
+use crate::tree::mountinfo::{Table, parse};
 
 use super::LeftOut;
 
@@ -41,7 +45,7 @@ pub(super) struct Read {
 ///
 /// # Errors
 /// That it couldn't be read, and why.
-pub(super) fn read(proc: &Proc, mut found: Found) -> Result<Read, LeftOut> {
+pub(super) fn read(proc: &Proc, calls: Calls, mut found: Found) -> Result<Read, LeftOut> {
     let inode = found.inode;
     let held = found.held.take().or_else(|| hold(proc, &found));
     let user_namespace = held.as_ref().and_then(|held| held.user_namespace().ok());
@@ -61,6 +65,12 @@ pub(super) fn read(proc: &Proc, mut found: Found) -> Result<Read, LeftOut> {
         }
         Read { table, user_namespace, left_out }
     };
+    if calls.statmount
+        && let Some(held) = &held
+        && let Ok(read) = by_statmount(proc, held)
+    {
+        return Ok(finish(read));
+    }
     if !found.doubtful
         && let Some(read) = by_process(proc, &found)
     {
@@ -103,23 +113,29 @@ fn hold(proc: &Proc, found: &Found) -> Option<MountNamespace> {
     found.at_root.iter().chain(&found.pids).find_map(by)
 }
 
+/// Whatever the error, mountinfo is asked next, and says more about it.
+fn by_statmount(proc: &Proc, held: &MountNamespace) -> Result<(Table, bool), Errno> {
+    namespace::enter(proc, held)?;
+    stable(|| statmount::table(proc))
+}
+
 fn by_process(proc: &Proc, found: &Found) -> Option<(Table, bool)> {
     let pid = found.at_root?;
-    let read = stable(proc, &format!("{pid}/mountinfo")).ok()?;
+    let read = stable(|| mountinfo(proc, &format!("{pid}/mountinfo"))).ok()?;
     // The number may be another process' by now; and a root that was left behind by an unmount sees nothing.
     (is_in(proc, pid, found.inode) && has_root(&read.0)).then_some(read)
 }
 
 fn by_entering(proc: &Proc, held: &MountNamespace) -> Result<(Table, bool), Errno> {
     namespace::enter(proc, held)?;
-    stable(proc, "thread-self/mountinfo")
+    stable(|| mountinfo(proc, "thread-self/mountinfo"))
 }
 
 fn largest_part(proc: &Proc, found: &Found) -> Option<(i32, (Table, bool))> {
     /// Processes with a root of their own differ little, and a table may be large.
     const ASKED: usize = 16;
     let parts = found.pids.iter().take(ASKED).filter_map(|&pid| {
-        let read = stable(proc, &format!("{pid}/mountinfo")).ok()?;
+        let read = stable(|| mountinfo(proc, &format!("{pid}/mountinfo"))).ok()?;
         is_in(proc, pid, found.inode).then_some((pid, read))
     });
     parts.max_by_key(|(pid, (table, _))| (table.mounts.len(), std::cmp::Reverse(*pid)))
@@ -134,15 +150,22 @@ fn has_root(table: &Table) -> bool {
     table.mounts.iter().any(|mount| mount.mount_point.as_os_str() == "/")
 }
 
-/// Reads a table until nothing was mounted or unmounted meanwhile, and says whether the last reading is torn.
+/// A table as the kernel prints it, and whether it changed meanwhile.
 ///
 /// # Errors
 /// As [`Proc::table`].
-pub(super) fn stable(proc: &Proc, path: &str) -> Result<(Table, bool), Errno> {
+pub(super) fn mountinfo(proc: &Proc, path: &str) -> Result<(Table, bool), Errno> {
+    proc.table(path).map(|(bytes, changed)| (parse(&bytes), changed))
+}
+
+/// Reads a table until nothing was mounted or unmounted meanwhile, and says whether the last reading is torn.
+///
+/// # Errors
+/// Those of the reading, which is told whether the table changed meanwhile.
+pub(super) fn stable(mut read: impl FnMut() -> Result<(Table, bool), Errno>) -> Result<(Table, bool), Errno> {
     let mut last = (Table::default(), false);
     for _ in 0..READINGS {
-        let (bytes, changed) = proc.table(path)?;
-        let table = mountinfo::parse(&bytes);
+        let (table, changed) = read()?;
         let torn = table.tear().is_some();
         // A change alone need not have torn it: if it did each time, the last one that looks whole is good enough.
         if !torn && !changed {

@@ -5,8 +5,9 @@ use std::fmt::Write;
 use crate::machine::Machine;
 use crate::picture::layout::{Chip, Layout};
 use crate::picture::outline::{Outline, What};
-use crate::picture::text::{dot as quoted, shown};
+use crate::picture::text::dot as quoted;
 use crate::picture::{COLOURS, Options, summary, told};
+use crate::text::visible;
 
 /// For a white and for a black ground alike.
 const PALETTE: [&str; COLOURS] =
@@ -26,7 +27,7 @@ pub fn dot(machine: &Machine, options: &Options) -> String {
          node [shape=box, style=rounded, fontname=\"monospace\", fontsize=10, height=0.25, margin=\"0.08,0.03\"];\n  \
          edge [color=gray, arrowsize=0.6];",
         summary(machine, &outline),
-        quoted(&shown(&options.title)),
+        quoted(&visible(&options.title)),
     );
     for (number, (card, column)) in layout.cards.iter().zip(&outline.columns).enumerate() {
         let _ = writeln!(
@@ -38,7 +39,7 @@ pub fn dot(machine: &Machine, options: &Options) -> String {
             let (label, about, style) = match line.row.what {
                 What::Mount(_, mount) => {
                     let chips: Vec<String> = line.chips.iter().map(|&(chip, _)| said(chip)).collect();
-                    let of_type = shown(&mount.fs_type);
+                    let of_type = visible(&mount.fs_type);
                     (format!("{}\n{of_type} {}", line.row.label, chips.join(" ")), told(mount), "")
                 }
                 What::Fold(_) => (line.row.label.clone(), line.row.label.clone(), ", style=\"rounded,dashed\""),

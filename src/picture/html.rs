@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use crate::machine::Machine;
 use crate::picture::outline::{Outline, Relation, What, Why};
 use crate::picture::reach::{Link, Reach, Receivers};
-use crate::picture::text::{json_in_html, shown, xml};
+use crate::picture::text::{json_in_html, xml};
 use crate::picture::{COLOURS, Options, summary};
+use crate::text::visible;
 use crate::tree::mountinfo::Mount;
 
 /// The page's parts. The style of the colours is that of the SVG.
@@ -31,7 +32,7 @@ pub fn html(shown_part: &Machine, whole: &Machine, options: &Options) -> String 
     let outline = Outline::of(shown_part, options.all);
     let reach = Reach::of(shown_part, whole);
     let data = json_in_html(&data(shown_part, whole, &outline, &reach, options).to_string());
-    let title = xml(&shown(&options.title));
+    let title = xml(&visible(&options.title));
     // In one pass: what is put in may hold anything, the next mark too.
     let mut out = String::with_capacity(BODY.len() + STYLE.len() + SCRIPT.len() + data.len());
     for (at, part) in BODY.split('@').enumerate() {
@@ -86,7 +87,7 @@ fn data(machine: &Machine, whole: &Machine, outline: &Outline<'_>, reach: &Reach
                 .collect();
             let processes = &column.namespace.processes;
             let named: Vec<String> =
-                processes.iter().take(PROCESSES).map(|p| format!("{} ({})", shown(&p.name), p.pid)).collect();
+                processes.iter().take(PROCESSES).map(|p| format!("{} ({})", visible(&p.name), p.pid)).collect();
             json!({
                 "title": column.title, "note": column.notes(None).join(" · "), "rows": rows, "processes": named,
                 "moreProcesses": processes.len().saturating_sub(PROCESSES),
@@ -100,11 +101,11 @@ fn data(machine: &Machine, whole: &Machine, outline: &Outline<'_>, reach: &Reach
             let mut text = |of: String| texts.number(of);
             json!([
                 mount.id,
-                text(shown(&mount.mount_point)),
+                text(visible(&mount.mount_point)),
                 text(shown_root(mount)),
-                text(shown(&mount.fs_type)),
-                text(shown(&mount.source)),
-                text(shown(&mount.options)),
+                text(visible(&mount.fs_type)),
+                text(visible(&mount.source)),
+                text(visible(&mount.options)),
                 mount.propagation.peer_group.unwrap_or(0),
                 mount.propagation.master.unwrap_or(0),
                 u8::from(mount.propagation.unbindable),
@@ -119,9 +120,9 @@ fn data(machine: &Machine, whole: &Machine, outline: &Outline<'_>, reach: &Reach
         .iter()
         .map(|class| {
             let parts: Vec<Value> =
-                class.parts.iter().map(|(below, all)| json!([shown(below), flat(all), all.others])).collect();
+                class.parts.iter().map(|(below, all)| json!([visible(below), flat(all), all.others])).collect();
             let others = class.receivers.others;
-            json!([flat(&class.receivers), parts, class.more_parts, class.doubt.as_ref().map(shown), others])
+            json!([flat(&class.receivers), parts, class.more_parts, class.doubt.as_ref().map(visible), others])
         })
         .collect();
     let ways: Vec<Vec<Value>> = reach
@@ -143,9 +144,9 @@ fn data(machine: &Machine, whole: &Machine, outline: &Outline<'_>, reach: &Reach
         })
         .collect();
     let left_out: Vec<Value> =
-        machine.left_out.iter().map(|left| json!([shown(&left.what), shown(&left.why)])).collect();
+        machine.left_out.iter().map(|left| json!([visible(&left.what), visible(&left.why)])).collect();
     json!({
-        "title": shown(&options.title), "summary": summary(machine, outline), "leftOut": left_out,
+        "title": visible(&options.title), "summary": summary(machine, outline), "leftOut": left_out,
         "namespaces": namespaces, "mounts": mounts, "classes": classes, "ways": ways, "groups": groups, "texts": texts.all,
     })
 }
@@ -164,7 +165,7 @@ fn sizes(whole: &Machine, outline: &Outline<'_>) -> BTreeMap<u64, [usize; 2]> {
 }
 
 fn shown_root(mount: &Mount) -> String {
-    format!("{}{}", shown(&mount.root), if mount.root_deleted { " (deleted)" } else { "" })
+    format!("{}{}", visible(&mount.root), if mount.root_deleted { " (deleted)" } else { "" })
 }
 
 fn fold(depth: usize, label: usize, why: Why) -> Value {

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use crate::picture::legend::Legend;
 use crate::picture::outline::{Outline, Relation, Row, What, Why};
-use crate::picture::text::{fitted, heading_width, shown, text_width, width};
+use crate::picture::text::{fitted, heading_width, text_width};
 use crate::propagation::PropagationState;
+use crate::text::{visible, width};
 
 /// Height of a line.
 pub const LINE: usize = 22;
@@ -247,7 +248,7 @@ fn lines<'o, 'm>(rows: &'o [Row<'m>], x: usize, card: usize, place: &mut [At], w
         let (note, chips) = match row.what {
             What::Mount(number, mount) => {
                 place[number] = (card, at);
-                let note = if with_types { fitted(&shown(&mount.fs_type), 14) } else { String::new() };
+                let note = if with_types { fitted(&visible(&mount.fs_type), 14) } else { String::new() };
                 (note, Chip::of(mount.propagation))
             }
             What::Fold(_) => (String::new(), Vec::new()),

@@ -2,7 +2,8 @@
 
 use crate::picture::layout::{LINE, Line, Wire};
 use crate::picture::outline::What;
-use crate::picture::text::{counted, text_width};
+use crate::picture::text::text_width;
+use crate::text::plural;
 
 /// Size of the legend's text.
 const SIZE: usize = 11;
@@ -105,7 +106,7 @@ impl Legend {
             sentences.push("Arrows: events pass this way only.".to_owned());
         }
         if left_out > 0 {
-            sentences.push(format!("{} could not be read.", counted(left_out, "thing")));
+            sentences.push(format!("{} could not be read.", plural(left_out, "thing")));
         }
         let signs: Vec<_> = signs.into_iter().map(|sign| (Some(sign), sign.meaning().to_owned())).collect();
         let sentences: Vec<_> = sentences.into_iter().map(|sentence| (None, sentence)).collect();

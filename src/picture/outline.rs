@@ -16,7 +16,7 @@ use images::{Image, Images};
 use tree::Tree;
 
 use crate::machine::{Machine, Namespace, UNKNOWN};
-use crate::picture::text::{counted, shown};
+use crate::text::{plural, visible};
 use crate::tree::mountinfo::Mount;
 
 /// Fewer siblings, with what is beneath them, are shown although another namespace has the same.
@@ -141,7 +141,7 @@ impl<'m> Outline<'m> {
             let mirrors = if all { Vec::new() } else { images.enter(number, &tree, &groups) };
             let title = |of: usize| columns.get(of).map_or("", |column: &Column<'_>| column.title.as_str());
             let rows = Builder { tree: &tree, mirrors: &mirrors, first, title: &title }.rows(all);
-            columns.push(Column { namespace, title: shown(namespace.label()), rows, first });
+            columns.push(Column { namespace, title: visible(namespace.label()), rows, first });
             first += namespace.table.mounts.len();
         }
         Self { columns, groups, left_out: machine.left_out.len() }
@@ -162,7 +162,7 @@ impl Column<'_> {
     #[must_use]
     pub fn notes(&self, fs_type: Option<&str>) -> [String; 2] {
         let table = &self.namespace.table;
-        let of = fs_type.map_or_else(String::new, |fs_type| format!(" of {}", shown(fs_type)));
+        let of = fs_type.map_or_else(String::new, |fs_type| format!(" of {}", visible(fs_type)));
         let processes = match self.namespace.processes.len() {
             0 => "no process".to_owned(),
             1 => "1 process".to_owned(),
@@ -174,9 +174,9 @@ impl Column<'_> {
         };
         let skipped = match table.skipped {
             0 => String::new(),
-            lines => format!(" · {} not read", counted(lines, "line")),
+            lines => format!(" · {} not read", plural(lines, "line")),
         };
-        [format!("{}{of} · {processes}", counted(table.mounts.len(), "mount")), format!("mnt:[{inode}]{skipped}")]
+        [format!("{}{of} · {processes}", plural(table.mounts.len(), "mount")), format!("mnt:[{inode}]{skipped}")]
     }
 }
 
@@ -308,7 +308,7 @@ impl<'m> Builder<'_, 'm> {
             several => {
                 let count = several.iter().map(|&n| kernel[n]).sum();
                 let names: Vec<String> = several.iter().map(|&n| self.label(n)).collect();
-                let label = format!("{}: {}", counted(count, "kernel mount"), names.join(" "));
+                let label = format!("{}: {}", plural(count, "kernel mount"), names.join(" "));
                 tasks.push(Task::Fold(Why::Kernel, label, kernels, depth));
             }
         }
@@ -335,11 +335,11 @@ impl<'m> Builder<'_, 'm> {
         let point = &self.tree.mounts[n].mount_point;
         let below = self.below_parent(n);
         if below.as_os_str().is_empty() {
-            format!("{} (on top)", shown(point.file_name().unwrap_or(point.as_os_str())))
+            format!("{} (on top)", visible(point.file_name().unwrap_or(point.as_os_str())))
         } else if below.components().count() + 1 == point.components().count() {
-            shown(point)
+            visible(point)
         } else {
-            shown(below)
+            visible(below)
         }
     }
 
@@ -351,9 +351,9 @@ impl<'m> Builder<'_, 'm> {
         let begin = others.iter().map(|other| same(&mut one.iter().zip(other))).min().unwrap_or(0);
         let end = others.iter().map(|other| same(&mut one.iter().rev().zip(other.iter().rev()))).min().unwrap_or(0);
         let end = end.min(one.len().saturating_sub(begin + 1));
-        let mut names: Vec<String> = one.iter().take(begin).map(shown).collect();
+        let mut names: Vec<String> = one.iter().take(begin).map(visible).collect();
         names.push("*".to_owned());
-        names.extend(one.iter().skip(one.len() - end).map(shown));
+        names.extend(one.iter().skip(one.len() - end).map(visible));
         let root =
             mounts.first().is_some_and(|&n| self.label(n).starts_with('/')) && names.first().is_some_and(|n| n != "/");
         format!("{}{}", if root { "/" } else { "" }, names.join("/").replacen("//", "/", 1))
@@ -366,7 +366,7 @@ fn mirror_label(size: usize, title: &str, relation: Relation) -> String {
         Relation::Slaves => "slaves of them",
         Relation::Copies => "not linked",
     };
-    format!("{} as in {title}, {relation}", counted(size, "mount"))
+    format!("{} as in {title}, {relation}", plural(size, "mount"))
 }
 
 #[cfg(test)]

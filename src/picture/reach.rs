@@ -198,21 +198,21 @@ impl Asker<'_, '_> {
         }
         let (receivers, doubt) = self.ask(one, namespace, &mount.mount_point);
         let whole: HashSet<usize> = receivers.iter().map(|&(n, _)| n).collect();
-        let mut class = Class { receivers: self.shown(&receivers), doubt, ..Class::default() };
+        let mut class = Class { receivers: self.visible(&receivers), doubt, ..Class::default() };
         let roots = self.roots_beneath(one);
         class.more_parts = roots.len().saturating_sub(PARTS);
         for below in roots.into_iter().take(PARTS) {
             let (mut receivers, _) = self.ask(one, namespace, &mount.mount_point.join(&below));
             receivers.retain(|(n, _)| !whole.contains(n));
             if !receivers.is_empty() {
-                class.parts.push((below, self.shown(&receivers)));
+                class.parts.push((below, self.visible(&receivers)));
             }
         }
         class
     }
 
     /// Of mounts numbered through the whole machine, those that are shown.
-    fn shown(&self, all: &[(usize, usize)]) -> Receivers {
+    fn visible(&self, all: &[(usize, usize)]) -> Receivers {
         let shown: Vec<(usize, usize)> = all.iter().filter_map(|&(n, way)| Some((self.shown_as[n]?, way))).collect();
         Receivers { others: all.len() - shown.len(), shown }
     }

@@ -7,8 +7,9 @@ use crate::machine::Machine;
 use crate::picture::layout::{CORNER, Card, Chip, HEAD, Lane, Layout, Line, MARGIN, MARK, NOTE, PAD, Wire, bulge};
 use crate::picture::legend::Sign;
 use crate::picture::outline::{Column, Outline, What};
-use crate::picture::text::{fitted, fitted_heading, fitted_text, shown, xml};
+use crate::picture::text::{fitted, fitted_heading, fitted_text, xml};
 use crate::picture::{COLOURS, Options, summary, told};
+use crate::text::visible;
 
 const STYLE: &str = concat!(include_str!("palette.css"), include_str!("svg.css"));
 
@@ -26,7 +27,7 @@ pub fn svg(machine: &Machine, options: &Options) -> String {
          viewBox=\"0 0 {width} {height}\" role=\"img\" aria-labelledby=\"hostmount-title hostmount-desc\">\n\
          <title id=\"hostmount-title\">{}</title>\n<desc id=\"hostmount-desc\">{}</desc>\n<style>{STYLE}</style>\n\
          <rect class=\"paper\" width=\"{width}\" height=\"{height}\" rx=\"10\"/>",
-        xml(&shown(&options.title)),
+        xml(&visible(&options.title)),
         xml(&described(machine, &outline)),
     );
     out.push_str("<g class=\"wires\">\n");
@@ -317,7 +318,7 @@ mod tests {
         let text = svg(&machine, &Options { title: "A & B".to_owned(), all: false });
         assert!(text.contains("<title id=\"hostmount-title\">A &amp; B</title>"));
         assert!(text.contains("2 mount namespaces, 3 mounts, 1 peer group that links mounts."), "{text}");
-        assert!(text.contains("/&lt;script&gt;\\n&quot;") && text.contains("t&lt;x&gt;&amp;"), "{text}");
+        assert!(text.contains("/&lt;script&gt;\\x0a&quot;") && text.contains("t&lt;x&gt;&amp;"), "{text}");
         assert!(!text.contains("<script") && !text.contains("href"));
         assert_eq!(text.matches("class=\"wire c0\"").count(), 1);
         assert!(text.contains("prefers-color-scheme"));

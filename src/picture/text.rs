@@ -1,42 +1,10 @@
 //! Text out of mount tables, made fit to be seen and to be embedded.
 //!
 //! A mount point is any bytes but NUL, chosen by whoever may mount: it may hold `</script>`, a line break, half a character
-//! or a mark that turns the writing direction of what follows. So it is first made visible ([`shown`]), in a way that
+//! or a mark that turns the writing direction of what follows. So it is first made visible ([`crate::text::visible`]), in a way that
 //! keeps two different names different, and then escaped for where it is put.
 
-use std::ffi::OsStr;
-use std::fmt::Write;
-use std::os::unix::ffi::OsStrExt;
-
-/// The text with everything that can't be seen, or that changes how its neighbours are seen, written as an escape of
-/// Rust and C: `\n`, `\xff` for a byte that is no UTF-8, `\u{202e}` for a mark that turns the direction.
-#[must_use]
-pub fn shown(text: impl AsRef<OsStr>) -> String {
-    let mut out = String::new();
-    for chunk in text.as_ref().as_bytes().utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\\' => out.push_str("\\\\"),
-                c if is_hidden(c) => out.extend(c.escape_default()),
-                c => out.push(c),
-            }
-        }
-        for byte in chunk.invalid() {
-            // Writing to a String can't fail.
-            let _ = write!(out, "\\x{byte:02x}");
-        }
-    }
-    out
-}
-
-/// Controls, marks of direction and width, and what XML 1.0 can't hold at all.
-fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
-            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
-            | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
-}
+use crate::text::width;
 
 /// For the text and the quoted attributes of XML and HTML.
 #[must_use]
@@ -68,24 +36,8 @@ pub fn dot(text: &str) -> String {
     format!("\"{}\"", text.replace('&', "&amp;").replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }
 
-/// How many columns of a monospaced font a character takes: two for what East Asian fonts draw wide, and emoji.
-const fn cells(c: char) -> usize {
-    match c {
-        '\u{1100}'..='\u{115f}'
-        | '\u{2e80}'..='\u{a4cf}'
-        | '\u{ac00}'..='\u{d7a3}'
-        | '\u{f900}'..='\u{faff}'
-        | '\u{fe30}'..='\u{fe6f}'
-        | '\u{ff00}'..='\u{ff60}'
-        | '\u{1f000}'..='\u{3ffff}' => 2,
-        _ => 1,
-    }
-}
-
-/// How many columns of a monospaced font a text takes.
-#[must_use]
-pub fn width(text: &str) -> usize {
-    text.chars().map(cells).sum()
+fn cells(c: char) -> usize {
+    width(c.encode_utf8(&mut [0; 4]))
 }
 
 /// The text in at most `room` columns: what doesn't fit is left out before its last third, since a path tells most at
@@ -161,25 +113,11 @@ pub fn fitted_text(text: &str, size: usize, pixels: usize) -> String {
     fitted_heading(text, pixels * 14 * 100 / (size * LIGHTER))
 }
 
-/// A number with its noun: `1 mount`, `2 mounts`.
-#[must_use]
-pub fn counted(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn what_hides_is_shown() {
-        assert_eq!(shown("/srv/data é 漢"), "/srv/data é 漢");
-        assert_eq!(shown("a\nb\\c\u{202e}d\u{7f}"), "a\\nb\\\\c\\u{202e}d\\u{7f}");
-        assert_eq!(shown(OsStr::from_bytes(b"x\xff\xc3")), "x\\xff\\xc3");
-        assert_eq!(shown("\u{fffe}\u{feff}\u{2028}"), "\\u{fffe}\\u{feff}\\u{2028}");
-    }
 
     #[test]
     fn each_place_has_its_escapes() {
@@ -197,11 +135,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn different_names_look_different(a in proptest::collection::vec(any::<u8>(), 0..6), b in proptest::collection::vec(any::<u8>(), 0..6)) {
-            prop_assert_eq!(a == b, shown(OsStr::from_bytes(&a)) == shown(OsStr::from_bytes(&b)));
-        }
-
         #[test]
         fn nothing_is_wider_than_its_room(text: String, room in 1_usize..40) {
             prop_assert!(width(&fitted(&text, room)) <= room);

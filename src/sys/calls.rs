@@ -20,8 +20,8 @@ pub struct Calls {
     /// mount_setattr(2), Linux 5.12. Else: mount(2) for the propagation, and a remount of each mount of the tree
     /// for the flags.
     pub mount_setattr: bool,
-    /// statmount(2) with `STATX_MNT_ID_UNIQUE`, Linux 6.8. Else: mountinfo is read and searched, which costs time in
-    /// proportion to the number of mounts.
+    /// statmount(2) and listmount(2) with `STATX_MNT_ID_UNIQUE`, Linux 6.8. Else: mountinfo is read and searched, which
+    /// costs time in proportion to the number of mounts.
     pub statmount: bool,
 }
 
@@ -38,7 +38,7 @@ impl Calls {
             openat2: refusal(raw::__NR_openat2).is_none(),
             move_mount: refusal(raw::__NR_move_mount).is_none(),
             mount_setattr: refusal(raw::__NR_mount_setattr).is_none(),
-            statmount: refusal(raw::__NR_statmount).is_none(),
+            statmount: refusal(raw::__NR_statmount).is_none() && refusal(raw::__NR_listmount).is_none(),
         }
     }
 
@@ -72,7 +72,7 @@ pub fn refusals() -> [(&'static str, (u32, u32), Option<Errno>); 4] {
         ("openat2", (5, 6), refusal(raw::__NR_openat2)),
         ("move_mount", (5, 2), refusal(raw::__NR_move_mount)),
         ("mount_setattr", (5, 12), refusal(raw::__NR_mount_setattr)),
-        ("statmount", (6, 8), refusal(raw::__NR_statmount)),
+        ("statmount", (6, 8), refusal(raw::__NR_statmount).or_else(|| refusal(raw::__NR_listmount))),
     ]
 }
 

@@ -1,12 +1,10 @@
 //! What a descriptor's directory and mount are: identity, liveness, propagation, flags.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use linux_raw_sys::general as raw;
@@ -232,92 +230,6 @@ fn statmount(id: u64) -> Result<MountFacts, Errno> {
             unbindable: found.mnt_propagation & libc::MS_UNBINDABLE != 0,
         },
         attrs: MountAttrs::from_bits(found.mnt_attr),
-    })
-}
-
-/// What statmount(2) answers, and room for the texts behind it.
-#[repr(C)]
-struct Answer {
-    fixed: raw::statmount,
-    text: [u8; 12288],
-}
-
-impl Answer {
-    /// Asks for a mount by its unique id, in a namespace by its id; in this thread's own if that is 0.
-    fn ask(id: u64, namespace: u64, wanted: u32) -> Result<Self, Errno> {
-        let request = raw::mnt_id_req {
-            // Kernels of 6.8 and 6.9 know no namespace field.
-            size: if namespace == 0 { raw::MNT_ID_REQ_SIZE_VER0 } else { raw::MNT_ID_REQ_SIZE_VER1 },
-            spare: 0,
-            mnt_id: id,
-            param: u64::from(wanted),
-            mnt_ns_id: namespace,
-        };
-        let mut answer = MaybeUninit::<Self>::zeroed();
-        // SAFETY: `request` outlives the call and has the size it states; `answer` is as large as the size passed.
-        let result = unsafe {
-            libc::syscall(i64::from(raw::__NR_statmount), &raw const request, answer.as_mut_ptr(), size_of::<Self>(), 0)
-        };
-        Errno::result(result)?;
-        // SAFETY: the structure is plain integers, was zeroed, and the call succeeded.
-        Ok(unsafe { answer.assume_init() })
-    }
-
-    /// The text at an offset of the answer.
-    fn text(&self, offset: u32) -> Result<&[u8], Errno> {
-        let text = self.text.get(usize::try_from(offset).unwrap_or(usize::MAX)..);
-        text.and_then(|text| CStr::from_bytes_until_nul(text).ok()).map(CStr::to_bytes).ok_or(Errno::EIO)
-    }
-}
-
-/// Where a mount is, by its unique id, as seen from this thread's root (statmount(2), Linux 6.8).
-///
-/// # Errors
-/// ENOENT: it isn't in this thread's namespace (any more).
-pub fn mount_point(id: u64) -> Result<PathBuf, Errno> {
-    let answer = Answer::ask(id, 0, raw::STATMOUNT_MNT_POINT)?;
-    Ok(PathBuf::from(OsStr::from_bytes(answer.text(answer.fixed.mnt_point)?)))
-}
-
-/// A mount by its unique id, as mountinfo would show it to a process at the root of its namespace, which is named by its
-/// id ([`super::namespace::MountNamespace::id`]; Linux 6.12). The per-mount options are left out.
-///
-/// # Errors
-/// ENOENT: it isn't in that namespace (any more). EPERM: no `CAP_SYS_ADMIN` over it.
-pub fn mount_in(id: u64, namespace: u64) -> Result<mountinfo::Mount, Errno> {
-    let wanted = raw::STATMOUNT_SB_BASIC
-        | raw::STATMOUNT_MNT_BASIC
-        | raw::STATMOUNT_MNT_ROOT
-        | raw::STATMOUNT_MNT_POINT
-        | raw::STATMOUNT_FS_TYPE
-        | raw::STATMOUNT_FS_SUBTYPE
-        | raw::STATMOUNT_SB_SOURCE;
-    let answer = Answer::ask(id, namespace, wanted)?;
-    let fixed = &answer.fixed;
-    let has = |part: u32| fixed.mask & u64::from(part) != 0;
-    let group = |n: u64| (n != 0).then_some(n);
-    let root = answer.text(fixed.mnt_root)?;
-    let living = root.strip_suffix(b"//deleted");
-    let mut fs_type = String::from_utf8_lossy(answer.text(fixed.fs_type)?).into_owned();
-    if has(raw::STATMOUNT_FS_SUBTYPE) {
-        fs_type = format!("{fs_type}.{}", String::from_utf8_lossy(answer.text(fixed.fs_subtype)?));
-    }
-    let source = if has(raw::STATMOUNT_SB_SOURCE) { answer.text(fixed.sb_source)? } else { b"" };
-    Ok(mountinfo::Mount {
-        id: u64::from(fixed.mnt_id_old),
-        parent: u64::from(fixed.mnt_parent_id_old),
-        device: (fixed.sb_dev_major, fixed.sb_dev_minor),
-        root: OsStr::from_bytes(living.unwrap_or(root)).into(),
-        root_deleted: living.is_some(),
-        mount_point: OsStr::from_bytes(answer.text(fixed.mnt_point)?).into(),
-        options: String::new(),
-        propagation: PropagationState {
-            peer_group: group(fixed.mnt_peer_group),
-            master: group(fixed.mnt_master),
-            unbindable: fixed.mnt_propagation & libc::MS_UNBINDABLE != 0,
-        },
-        fs_type,
-        source: OsStr::from_bytes(source).to_owned(),
     })
 }
 

@@ -10,7 +10,7 @@ use super::ledger::Named;
 use crate::sys::Errno;
 use crate::sys::mount_events::MountGroup;
 use crate::sys::namespace::MountNamespace;
-use crate::sys::stat;
+use crate::sys::statmount;
 
 /// More are not kept for a reader that doesn't come: then the kernel's queue fills, and it says so.
 const KEPT: usize = 100_000;
@@ -120,7 +120,7 @@ impl Shared {
         for unique in attached.ids {
             let count = self.namespaces.len();
             let mut order = (0..count).map(|n| (n + self.last) % count);
-            let found = order.find_map(|at| Some((at, stat::mount_in(unique, self.namespaces[at].1).ok()?)));
+            let found = order.find_map(|at| Some((at, statmount::mount_in(unique, self.namespaces[at].1).ok()?)));
             match found {
                 Some((at, mount)) => {
                     self.last = at;

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use super::diff::{Change, Kind};
 use super::origin::{Cause, Link, Place, Step, Told};
 use crate::inspect::select::is_called;
-use crate::inspect::text::visible;
 use crate::machine::{Machine, Namespace};
+use crate::text::visible;
 
 /// What is to be told; all of it at once where several are given.
 #[derive(Debug, Clone, Default)]
@@ -53,7 +53,7 @@ fn label(machine: &Machine, namespace: usize) -> String {
 /// What people call a namespace, with nothing in it that could write to a terminal.
 #[must_use]
 pub fn name(namespace: &Namespace) -> String {
-    visible(namespace.label().as_ref())
+    visible(namespace.label())
 }
 
 /// A change as one line, without its time.
@@ -67,7 +67,7 @@ pub fn line(machine: &Machine, told: &Told) -> String {
         Kind::Brief => ("*", "  (it came and went)".to_owned()),
     };
     let at = visible(mount.mount_point.as_os_str());
-    let (fs_type, place) = (visible(mount.fs_type.as_ref()), label(machine, *namespace));
+    let (fs_type, place) = (visible(&mount.fs_type), label(machine, *namespace));
     format!("{sign} {at}  {fs_type}  in {place}{note}{}", way(machine, cause))
 }
 

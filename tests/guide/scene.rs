@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use hostmount::machine::{Machine, Namespace, Process, gather};
+use hostmount::sys::calls::Calls;
 use hostmount::sys::namespace::Proc;
 use hostmount::tree::mountinfo::{self, Mount};
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ const MARK: &str = "machine: ";
 
 /// Gathers, as the tool does.
 pub(crate) fn look() -> String {
-    let machine = gather::gather(&Proc::new().unwrap()).unwrap();
+    let machine = gather::gather(&Proc::new().unwrap(), Calls::probe()).unwrap();
     let namespaces: Vec<Value> = machine
         .namespaces
         .iter()

@@ -1,4 +1,5 @@
-//! Text for terminals and logs: nothing that was read may write to a terminal. Pure.
+//! Text for people out of bytes that others have chosen: nothing that was read may write to a terminal, or look like
+//! something else. Pure.
 //!
 //! Mount points, sources and process names are any bytes, and who may mount may choose them. What is no printable
 //! character is shown as `\xNN`, byte by byte, and a backslash as `\x5c`, so that what is shown names one path only.
@@ -11,7 +12,8 @@ use unicode_width::UnicodeWidthStr;
 
 /// Bytes as text that can be shown.
 #[must_use]
-pub fn visible(bytes: &OsStr) -> String {
+pub fn visible(bytes: impl AsRef<OsStr>) -> String {
+    let bytes = bytes.as_ref();
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.as_bytes().utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -31,12 +33,15 @@ fn hex(out: &mut String, byte: u8) {
     let _ = write!(out, "\\x{byte:02x}");
 }
 
-/// Whether a character does something else than to show: controls, line and paragraph separators, and what turns the
-/// direction of text or has no width, by which one path could be made to look like another (Unicode UAX #9).
+/// Whether a character does something else than to show: controls, separators, what turns the direction of text, joins or
+/// has no width, by which one path could be made to look like another (Unicode UAX #9, UTS #39), and what XML 1.0 can't
+/// hold at all.
 fn is_hidden(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// How many columns of a terminal a text takes.
@@ -84,6 +89,7 @@ mod tests {
         assert_eq!(shown("/größe/目录".as_bytes()), "/größe/目录");
         assert_eq!(shown(b"/a\nb\x1b[2J\xff\\"), r"/a\x0ab\x1b[2J\xff\x5c");
         assert_eq!(shown("/a\u{202e}b\u{9b}".as_bytes()), r"/a\xe2\x80\xaeb\xc2\x9b");
+        assert_eq!(shown("\u{fffe}\u{feff}".as_bytes()), r"\xef\xbf\xbe\xef\xbb\xbf");
     }
 
     #[test]
