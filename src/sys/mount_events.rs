@@ -89,7 +89,7 @@ impl AsFd for MountGroup {
 /// Mounts that were attached.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attached {
-    /// Their unique ids ([`super::stat::mount_point`]).
+    /// Their unique ids ([`super::statmount::mount_point`]).
     pub ids: Vec<u64>,
     /// Whether events were lost.
     pub lost: bool,
@@ -107,7 +107,7 @@ pub enum MountEvents {
 /// What has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changed {
-    /// Mounts were attached, with these unique ids ([`super::stat::mount_point`]).
+    /// Mounts were attached, with these unique ids ([`super::statmount::mount_point`]).
     Attached(Vec<u64>),
     /// Something.
     Unknown,
