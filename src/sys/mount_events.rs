@@ -142,14 +142,22 @@ impl MountEvents {
                 table.ready(Interest::PRIORITY).await?.clear_ready();
                 Ok(Changed::Unknown)
             }
-            Self::Named(group) => loop {
-                let mut ready = group.readable().await?;
-                let mut buffer = [0; 4096];
-                match ready.try_io(|group| nix::unistd::read(group, &mut buffer).map_err(io::Error::from)) {
-                    Ok(length) => return Ok(parse(&buffer[..length?])),
-                    Err(_nothing_yet) => {}
+            Self::Named(group) => {
+                // All that has come by now: a swarm of mounts is one change, not one for each bufferful.
+                let mut all = Vec::new();
+                loop {
+                    let mut ready = group.readable().await?;
+                    let mut buffer = [0; 4096];
+                    match ready.try_io(|group| nix::unistd::read(group, &mut buffer).map_err(io::Error::from)) {
+                        Ok(length) => match parse(&buffer[..length?]) {
+                            Changed::Attached(ids) => all.extend(ids),
+                            Changed::Unknown => return Ok(Changed::Unknown),
+                        },
+                        Err(_nothing_more) if !all.is_empty() => return Ok(Changed::Attached(all)),
+                        Err(_nothing_yet) => {}
+                    }
                 }
-            },
+            }
         }
     }
 }
