@@ -58,8 +58,17 @@ fn a_full_node_of_pods_starts_and_stops_at_once() {
     }
     println!("the plugin's threads, descriptors and KiB, after each round: {figures:?}");
     let [first, second] = [figures[0], figures[1]];
-    // The first fills the pool of threads. Between two equal rounds nothing may grow but by chance.
-    assert!(second.0 <= first.0 + 2 && second.1 <= first.1 + 4, "threads or descriptors leak: {figures:?}");
+    // The first fills the pool of threads. Between two equal rounds nothing may grow but by chance; connections that are
+    // just being closed are no leak, which stays.
+    let mut last = second;
+    until("the plugin has no more threads and descriptors than after the first round", Duration::from_secs(60), || {
+        let (threads, descriptors, _) = last;
+        if threads <= first.0 + 2 && descriptors <= first.1 + 4 {
+            return Ok(());
+        }
+        last = held_by_plugin();
+        Err(format!("{figures:?}, now {last:?}"))
+    });
     assert!(second.2 <= 32 << 10, "more memory than the chart requests for it: {figures:?}");
     let after = node("cat /proc/self/mountinfo").lines().filter(|line| line.contains("hostmount-e2e")).count();
     assert_eq!(after, before, "the node's own mounts");
