@@ -12,6 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Instant;
 
+use hostmount::machine::gather;
+use hostmount::subtrees::Forest;
+use hostmount::sys::calls::Calls;
+use hostmount::sys::namespace::Proc;
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{UsageWho, getrusage};
 
@@ -24,6 +28,7 @@ const ROUNDS: usize = 5;
 const TARGET_SECONDS: f64 = 2.0;
 const TARGET_MIB: f64 = 200.0;
 const TARGET_EXPLAIN_SECONDS: f64 = 0.3;
+const TARGET_PREDICT_SECONDS: f64 = 0.05;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -103,6 +108,22 @@ fn mounts() -> usize {
     std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
 }
 
+/// How long the model takes to say who sees a mount at a path, of the machine as it is: the best round, in seconds.
+fn predict(path: &Path) -> f64 {
+    let proc = Proc::new().unwrap();
+    let machine = gather::gather(&proc, Calls::probe()).unwrap();
+    let own = proc.own_mount_namespace().unwrap().inode;
+    let namespace = machine.namespaces.iter().position(|namespace| namespace.inode == own).unwrap();
+    let forest = Forest::of(&machine);
+    let round = |_| {
+        let start = Instant::now();
+        let receivers = forest.receivers(namespace, path).unwrap_or_else(|unknown| unknown.known);
+        assert!(receivers.len() > 1);
+        start.elapsed().as_secs_f64()
+    };
+    (0..ROUNDS).map(round).fold(f64::INFINITY, f64::min)
+}
+
 fn run(namespaces: usize, mounts_each: usize) {
     let tmpfs = |at: &Path| {
         std::fs::create_dir_all(at).unwrap();
@@ -149,9 +170,14 @@ fn run(namespaces: usize, mounts_each: usize) {
     for ((name, _), (seconds, mib)) in commands.iter().zip(&best) {
         println!("{name:28} {seconds:9.3} {mib:9.1} {:16.2}", seconds / findmnt);
     }
-    println!("targets: {TARGET_SECONDS} s, to explain {TARGET_EXPLAIN_SECONDS} s, and {TARGET_MIB} MiB");
+    let predicted = predict(Path::new(many));
+    println!("{:28} {predicted:9.6} {:>9} {:16.6}", "predict, in this process", "", predicted / findmnt);
+    println!(
+        "targets: {TARGET_SECONDS} s, to predict {TARGET_PREDICT_SECONDS} s, to explain {TARGET_EXPLAIN_SECONDS} s, and {TARGET_MIB} MiB"
+    );
     for ((name, words), (seconds, mib)) in commands.iter().zip(&best).take(7) {
         let target = if words.get(1) == Some(&"explain") { TARGET_EXPLAIN_SECONDS } else { TARGET_SECONDS };
         println!("  {name}: {}", if *seconds <= target && *mib <= TARGET_MIB { "met" } else { "MISSED" });
     }
+    println!("  predict: {}", if predicted <= TARGET_PREDICT_SECONDS { "met" } else { "MISSED" });
 }
