@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use crate::machine::{Machine, Namespace, Pod};
+use crate::machine::{Machine, Namespace, whereabouts};
 use crate::tree::mountinfo::{Mount, Walk};
 
 /// What is asked for; all of it at once where several are given.
@@ -65,7 +65,7 @@ pub fn choose(machine: &Machine, filter: &Filter) -> Result<Vec<Chosen>, String>
         }
     }
     if let Some(wanted) = &filter.pod {
-        chosen.retain(|&n| all[n].pod.as_ref().is_some_and(|pod| is_called(pod, wanted)));
+        chosen.retain(|&n| all[n].pod.as_ref().is_some_and(|pod| pod.is_called(wanted)));
         if chosen.is_empty() {
             return Err(no_pod(machine, wanted));
         }
@@ -205,30 +205,8 @@ fn hint(machine: &Machine) -> &'static str {
     if machine.left_out.is_empty() { "" } else { " (not everything could be read, see above)" }
 }
 
-/// Whether a pod is called `NAMESPACE/NAME`, has this name, or this uid.
-#[must_use]
-pub fn is_called(pod: &Pod, wanted: &str) -> bool {
-    pod.uid == wanted
-        || pod.name.as_ref().is_some_and(|(namespace, name)| match wanted.split_once('/') {
-            Some((of, called)) => of == namespace && called == name,
-            None => name == wanted,
-        })
-}
-
 fn no_pod(machine: &Machine, wanted: &str) -> String {
-    /// Enough to see how they are written.
-    const NAMED: usize = 10;
-    let mut pods: Vec<String> =
-        machine.namespaces.iter().filter_map(|namespace| namespace.pod.as_ref().map(Pod::to_string)).collect();
-    pods.sort();
-    pods.dedup();
-    let list = match pods.len() {
-        0 => "no namespace belongs to a pod".to_owned(),
-        count => {
-            let more = if count > NAMED { format!(" and {} more", count - NAMED) } else { String::new() };
-            format!("there are {}{more}", pods.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", "))
-        }
-    };
+    let list = whereabouts::pods(machine).unwrap_or_else(|| "no namespace belongs to a pod".to_owned());
     format!("--pod {wanted}: no such pod: {list}{}", hint(machine))
 }
 
@@ -294,7 +272,7 @@ fn of_volume(namespace: &Namespace, name: &str, targets: &HashSet<Target>) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::{LeftOut, Process};
+    use crate::machine::{LeftOut, Pod, Process};
     use crate::tree::mountinfo;
 
     const VOLUME: &str = "/var/lib/kubelet/pods/u-1/volumes/kubernetes.io~csi/data/mount";

@@ -68,7 +68,7 @@ pub fn gather(proc: &Proc, calls: Calls) -> Result<Machine, String> {
         let first = n.processes.first().map(|process| process.pid);
         (first.is_none(), first != Some(1), first, n.inode)
     });
-    name_pods(proc, &mut namespaces, &mut left_out);
+    name_pods(&mut namespaces, &mut left_out);
     left_out.extend(limits(proc, &pids, nameless, refusal));
     left_out.extend(unread_bound(&namespaces));
     Ok(Machine { namespaces, left_out })
@@ -262,7 +262,7 @@ fn name(proc: &Proc, namespace: &mut Namespace) {
 }
 
 /// Names the pods, by the directories in which the kubelet keeps their logs.
-fn name_pods(proc: &Proc, namespaces: &mut [Namespace], left_out: &mut Vec<LeftOut>) {
+fn name_pods(namespaces: &mut [Namespace], left_out: &mut Vec<LeftOut>) {
     if namespaces.iter().all(|namespace| namespace.pod.is_none()) {
         return;
     }
@@ -288,7 +288,6 @@ fn name_pods(proc: &Proc, namespaces: &mut [Namespace], left_out: &mut Vec<LeftO
             why: format!("/var/log/pods of the node can't be read ({why})"),
         });
     }
-    let _ = proc;
 }
 
 /// The pods that the kubelets have logs of, by uid, and why some could not be read.

@@ -67,6 +67,17 @@ impl Pod {
     }
 }
 
+impl Pod {
+    /// Whether it is called so in one word: `NAMESPACE/NAME`, a name, or its uid.
+    #[must_use]
+    pub fn is_called(&self, wanted: &str) -> bool {
+        match wanted.split_once('/') {
+            Some((namespace, name)) => self.is(Some(namespace), name),
+            None => self.is(None, wanted),
+        }
+    }
+}
+
 impl Where {
     /// The namespace that is meant, by its index in [`Machine::namespaces`].
     ///
@@ -89,7 +100,8 @@ impl Where {
                 let found: Vec<&(usize, &Namespace)> = entries.iter().filter(of_pod).collect();
                 let called = |n: &Namespace| n.container.as_ref().and_then(|container| container.name.clone());
                 if found.is_empty() {
-                    return Err(format!("no namespace belongs to a pod {name:?}: {}{hint}", pods(machine)));
+                    let list = pods(machine).unwrap_or_else(|| "there are none".to_owned());
+                    return Err(format!("no namespace belongs to a pod {name:?}: {list}{hint}"));
                 }
                 // The pod's sandbox has a namespace too; it is meant by nobody.
                 let mut meant: Vec<&(usize, &Namespace)> = found
@@ -115,8 +127,8 @@ impl Where {
     }
 }
 
-/// Which pods there are, in words.
-fn pods(machine: &Machine) -> String {
+/// Which pods there are, in words; none if there are none.
+pub(crate) fn pods(machine: &Machine) -> Option<String> {
     /// Enough to see how they are written.
     const NAMED: usize = 10;
     let mut pods: Vec<String> =
@@ -124,12 +136,12 @@ fn pods(machine: &Machine) -> String {
     pods.sort();
     pods.dedup();
     if pods.is_empty() {
-        return "there are none".to_owned();
+        return None;
     }
     let more = pods.len().saturating_sub(NAMED);
     pods.truncate(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("there are {}{more}", pods.join(", "))
+    Some(format!("there are {}{more}", pods.join(", ")))
 }
 
 /// A path in a namespace, `WHERE:PATH`; without the first part in ours.

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 
 use super::diff::{Change, Kind};
 use super::origin::{Cause, Link, Place, Step, Told};
-use crate::inspect::select::is_called;
 use crate::machine::{Machine, Namespace};
 use crate::text::visible;
 
@@ -28,7 +27,7 @@ impl Filter {
     /// Whether a namespace is meant.
     #[must_use]
     pub fn passes(&self, namespace: &Namespace) -> bool {
-        let is_pod = |wanted: &String| namespace.pod.as_ref().is_some_and(|pod| is_called(pod, wanted));
+        let is_pod = |wanted: &String| namespace.pod.as_ref().is_some_and(|pod| pod.is_called(wanted));
         self.inodes.iter().all(|inode| *inode == namespace.inode) && self.pod.as_ref().is_none_or(is_pod)
     }
 
