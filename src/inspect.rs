@@ -41,21 +41,28 @@ PARENT, FSROOT, MAJ:MIN, NAMESPACE, LABEL, POD, CONTAINER, PID.
 
 Exit code: 0, also if not all could be read; 1 if what was asked for isn't there; 2 if it was called wrongly.";
 
+/// Which mount namespaces are meant: the options that `inspect` and `watch` share.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Within {
+    /// Only the namespaces of a pod: NAMESPACE/NAME, NAME, or its uid.
+    #[arg(long)]
+    pub(crate) pod: Option<String>,
+    /// Only the namespace of a process.
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) pid: Option<i32>,
+    /// Only this namespace: its inode, as in `lsns -t mnt`, or mnt:[INODE].
+    #[arg(long, value_name = "INODE", value_parser = inode)]
+    pub(crate) namespace: Option<u64>,
+}
+
 /// What `hostmount inspect` is told.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = HELP)]
 pub struct InspectArgs {
     /// Only the mount that this path lies on, and those beneath: in the namespaces that have some there, and in our own.
     path: Option<PathBuf>,
-    /// Only the namespaces of a pod: NAMESPACE/NAME, NAME, or its uid.
-    #[arg(long)]
-    pod: Option<String>,
-    /// Only the namespace of a process.
-    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
-    pid: Option<i32>,
-    /// Only this namespace: its inode, as in `lsns -t mnt`, or mnt:[INODE].
-    #[arg(long, value_name = "INODE", value_parser = inode)]
-    namespace: Option<u64>,
+    #[command(flatten)]
+    within: Within,
     /// Only a volume, at the kubelet and in its pods: its name in the pod, or that of its PersistentVolume.
     #[arg(long, value_name = "NAME")]
     volume: Option<String>,
@@ -115,7 +122,7 @@ impl InspectArgs {
 }
 
 /// The inode of a namespace, as a number or as its link.
-pub(crate) fn inode(text: &str) -> Result<u64, String> {
+fn inode(text: &str) -> Result<u64, String> {
     let found = names::namespace_link(OsStr::new(text)).or_else(|| text.parse().ok());
     found.filter(|inode| *inode > 0).ok_or_else(|| "write its number, or mnt:[NUMBER]".to_owned())
 }
@@ -146,9 +153,9 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
     }
     let filter = Filter {
         path,
-        pod: args.pod.clone(),
-        pid: args.pid,
-        namespace: args.namespace,
+        pod: args.within.pod.clone(),
+        pid: args.within.pid,
+        namespace: args.within.namespace,
         volume: args.volume.clone(),
         own: proc.own_mount_namespace().ok().map(|own| own.inode),
     };

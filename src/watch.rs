@@ -23,7 +23,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Map, Value, json};
 
-use crate::inspect::{absolute, inode};
+use crate::inspect::{Within, absolute};
 use crate::machine::Namespace;
 use crate::sys::Errno;
 use live::{Live, Round, Scan};
@@ -45,15 +45,8 @@ Exit code: 0; 1 if nothing can be watched; 2 if it was called wrongly.";
 pub struct WatchArgs {
     /// Only mounts at this path and beneath, as seen in their namespace.
     path: Option<PathBuf>,
-    /// Only in the namespaces of a pod: NAMESPACE/NAME, NAME, or its uid.
-    #[arg(long)]
-    pod: Option<String>,
-    /// Only in the namespace that a process is in now.
-    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
-    pid: Option<i32>,
-    /// Only in this namespace: its inode, as in `lsns -t mnt`, or mnt:[INODE].
-    #[arg(long, value_name = "INODE", value_parser = inode)]
-    namespace: Option<u64>,
+    #[command(flatten)]
+    within: Within,
     /// One JSON object a line (docs/watch.md).
     #[arg(short = 'J', long)]
     json: bool,
@@ -104,12 +97,12 @@ pub fn run(args: &WatchArgs) -> Result<ExitCode, String> {
     }
     let output = Output::new().map_err(|errno| format!("signals cannot be waited for: {errno}"))?;
     let (live, refusal, first) = Live::begin(args.poll)?;
-    let of_process = args.pid.map(|pid| {
+    let of_process = args.within.pid.map(|pid| {
         live.namespace_of(pid).map_err(|errno| format!("--pid {pid}: its mount namespace cannot be found: {errno}"))
     });
-    let inodes = of_process.transpose()?.into_iter().chain(args.namespace).collect();
+    let inodes = of_process.transpose()?.into_iter().chain(args.within.namespace).collect();
     let mut watch = Watch {
-        filter: Filter { inodes, pod: args.pod.clone(), path },
+        filter: Filter { inodes, pod: args.within.pod.clone(), path },
         live,
         output,
         json: args.json,
