@@ -126,7 +126,6 @@ pub struct Crew {
     namespace: MountNamespace,
     driver: String,
     queue: Mutex<Queue>,
-    work_came: Condvar,
     workshop: Mutex<Option<Workshop>>,
 }
 
@@ -151,8 +150,13 @@ struct Queue {
     jobs: VecDeque<Pending>,
     running: HashMap<u64, Running>,
     idle: usize,
+    /// Those of the idle ones that nobody has woken. The one that came last is woken first, so that with little to do
+    /// the others have nothing for [`IDLE`] and end.
+    parked: Vec<Arc<Condvar>>,
     /// Threads that exist.
     alive: usize,
+    /// Numbers of threads that have ended, for new ones: each names a slot of the workshop, which stays.
+    free_numbers: Vec<usize>,
     next_number: usize,
     next_job: u64,
     closed: bool,
@@ -172,6 +176,27 @@ impl Queue {
     fn take(&mut self) -> Option<Pending> {
         let at = self.jobs.iter().position(|job| self.at_work(&job.source) < PER_SOURCE)?;
         self.jobs.remove(at)
+    }
+
+    /// Wakes an idle thread, if there is one.
+    fn wake_one(&mut self) {
+        if let Some(thread) = self.parked.pop() {
+            thread.notify_one();
+        }
+    }
+
+    /// Lets the threads end when they have nothing more to do.
+    fn close(&mut self) {
+        self.closed = true;
+        for thread in self.parked.drain(..) {
+            thread.notify_one();
+        }
+    }
+
+    /// Takes a thread off those that wait to be woken. Whether it was one of them, so that nobody has woken it.
+    fn unpark(&mut self, thread: &Arc<Condvar>) -> bool {
+        let at = self.parked.iter().position(|parked| Arc::ptr_eq(parked, thread));
+        at.map(|at| self.parked.remove(at)).is_some()
     }
 
     /// Whether there is work that no thread will come to at once.
@@ -243,14 +268,12 @@ impl Threads {
             // A kubelet that gets a new namespace with each restart must not keep the old ones, and all that is
             // mounted there, alive. Its workshop goes with the namespace.
             let oldest = crews.remove(0);
-            lock(&oldest.queue).closed = true;
-            oldest.work_came.notify_all();
+            lock(&oldest.queue).close();
         }
         crews.push(Arc::new(Crew {
             namespace,
             driver: self.driver.clone(),
             queue: Mutex::default(),
-            work_came: Condvar::new(),
             workshop: Mutex::default(),
         }));
         Arc::clone(&crews[crews.len() - 1])
@@ -342,8 +365,7 @@ impl Threads {
             queue.jobs.pop_back();
             return Err(error);
         }
-        drop(queue);
-        crew.work_came.notify_one();
+        queue.wake_one();
         Ok(id)
     }
 
@@ -351,7 +373,7 @@ impl Threads {
     /// error of this call and no job is lost.
     fn start(&self, crew: &Arc<Crew>, queue: &mut Queue) -> Result<(), NoResult> {
         let (entered, wait) = std::sync::mpsc::sync_channel(1);
-        let number = queue.next_number;
+        let number = queue.free_numbers.last().copied().unwrap_or(queue.next_number);
         let mut thread = MountThread { site: Arc::clone(&self.site), number, slot: None, crew: Arc::clone(crew) };
         std::thread::Builder::new()
             .name(format!("mount-{number}"))
@@ -367,7 +389,9 @@ impl Threads {
             })
             .map_err(|e| NoResult::NoThread(e.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw)))?;
         wait.recv().unwrap_or(Err(Errno::ECANCELED)).map_err(NoResult::NoThread)?;
-        queue.next_number += 1;
+        if queue.free_numbers.pop().is_none() {
+            queue.next_number += 1;
+        }
         queue.alive += 1;
         Ok(())
     }
@@ -412,8 +436,7 @@ impl Threads {
             if let Ok(Err((place, errno))) = self.run(&crew, "workshop", Duration::from_secs(5), close).await {
                 tracing::warn!(path = %place.display(), %errno, "the workshop could not be unmounted");
             }
-            lock(&crew.queue).closed = true;
-            crew.work_came.notify_all();
+            lock(&crew.queue).close();
         }
     }
 }
@@ -450,6 +473,7 @@ impl Drop for Waiter<'_> {
 /// A thread's life: take a job, run it, wait for the next.
 fn work(thread: &mut MountThread) {
     let crew = Arc::clone(&thread.crew);
+    let woken = Arc::new(Condvar::new());
     let mut queue = lock(&crew.queue);
     loop {
         if let Some(Pending { id, source, job }) = queue.take() {
@@ -467,14 +491,16 @@ fn work(thread: &mut MountThread) {
             break;
         }
         queue.idle += 1;
-        let (after, waited) = crew.work_came.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
+        queue.parked.push(Arc::clone(&woken));
+        let (after, waited) = woken.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
         queue = after;
         queue.idle -= 1;
-        if waited.timed_out() && queue.jobs.is_empty() && queue.alive > 1 {
+        if queue.unpark(&woken) && waited.timed_out() && queue.jobs.is_empty() && queue.alive > 1 {
             break;
         }
     }
     queue.alive -= 1;
+    queue.free_numbers.push(thread.number);
 }
 
 #[cfg(test)]
@@ -511,6 +537,17 @@ mod tests {
         assert!(queue(&busy(200), &["x"]).wants_thread());
         assert!(!Queue { idle: 1, ..queue(&busy(200), &["x"]) }.wants_thread());
         assert!(!Queue { alive: THREADS, ..queue(&busy(200), &["x"]) }.wants_thread());
+    }
+
+    #[test]
+    fn the_thread_that_parked_last_is_woken_first() {
+        let threads: Vec<Arc<Condvar>> = (0..3).map(|_| Arc::default()).collect();
+        let mut queue = Queue { parked: threads.clone(), ..Queue::default() };
+        queue.wake_one();
+        assert!(!queue.unpark(&threads[2]), "it was woken");
+        assert!(queue.unpark(&threads[0]), "it slept on");
+        queue.close();
+        assert!(!queue.unpark(&threads[1]), "the end wakes all");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::propagation::{Propagation, PropagationKind};
 use crate::site::Site;
@@ -22,15 +23,15 @@ pub const NAME: &str = "workshop";
 pub struct Workshop {
     /// The directory that it is mounted on lies in here.
     parent: OwnedFd,
-    root: OwnedFd,
+    root: Arc<OwnedFd>,
     place: PathBuf,
 }
 
 /// Where a volume is put together: a directory of the workshop that belongs to one thread.
 #[derive(Debug)]
 pub struct Slot {
-    /// The workshop's root.
-    pub parent: OwnedFd,
+    /// The workshop's root: one descriptor for all slots, however many threads there are.
+    pub parent: Arc<OwnedFd>,
     /// The slot's name in it.
     pub name: OsString,
 }
@@ -44,7 +45,7 @@ impl Workshop {
         let place = site.kubelet_dir.as_path().join("plugins").join(driver).join(NAME);
         Self::open_at(site, driver).map_err(|errno| (place.clone(), errno)).map(|(parent, root)| Self {
             parent,
-            root,
+            root: Arc::new(root),
             place,
         })
     }
@@ -72,7 +73,7 @@ impl Workshop {
         if !path::make_dir(&self.root, &name, 0o700)? {
             clear(site, &self.root, &name)?;
         }
-        Ok(Slot { parent: self.root.try_clone().map_err(|_| Errno::EMFILE)?, name })
+        Ok(Slot { parent: Arc::clone(&self.root), name })
     }
 
     /// Where it is mounted.
