@@ -74,6 +74,7 @@ impl Run for Work<'_> {
             }
             Step::Change(change) => mount::change(proc, *calls, self.top(Place::Slot)?, change, true),
             Step::Move => mount::move_to(*calls, self.top(Place::Slot)?, self.top(Place::Target)?),
+            Step::MoveBeneath => mount::move_beneath(self.top(Place::Slot)?, self.top(Place::Target)?),
             Step::UnmountIdle(place) => self.unmount(place, Unmount::IfIdle),
             Step::MakePrivate(place) => {
                 let private = Change { propagation: Some(PropagationKind::Private), ..Change::default() };

@@ -15,6 +15,7 @@ use crate::propagation::{MountPropagation, PropagationState};
 use crate::site::Site;
 use crate::sys::Errno;
 use crate::sys::calls::Calls;
+use crate::sys::mount as sys_mount;
 use crate::sys::stat::{self, MountAttrs, Usage};
 use crate::tree::mountinfo::{self, Table};
 use crate::volume::KubeletPath;
@@ -153,7 +154,7 @@ pub enum MountError {
         failed: Failed,
     },
     /// What was made isn't what was planned.
-    #[error("what was mounted at {} is not what was planned: {}; it was unmounted again", path.display(), describe(*difference))]
+    #[error("what was mounted at {} is not what was planned: {}; the next try makes it anew", path.display(), describe(*difference))]
     Drift {
         /// The target.
         path: PathBuf,
@@ -178,7 +179,7 @@ const fn name_of(step: Step) -> &'static str {
         Step::MakeTarget => "making the target directory",
         Step::Bind(_) => "binding the source",
         Step::Change(_) => "setting propagation and flags",
-        Step::Move => "moving the volume to its target",
+        Step::Move | Step::MoveBeneath => "moving the volume to its target",
         Step::UnmountIdle(_) | Step::Detach(_) => "unmounting",
         Step::MakePrivate(_) => "making the volume private before unmounting it",
         Step::RemoveTarget => "removing the target directory",
@@ -294,7 +295,11 @@ pub fn is_attached(site: &Site, job: &AttachJob) -> Result<bool, MountError> {
     Ok(matches!(decision, Ok(Decision::Done)))
 }
 
-fn attach_open(
+/// The same, from a source that is open already, so that what was looked at is what is mounted.
+///
+/// # Errors
+/// As [`attach`].
+pub(crate) fn attach_open(
     context: &mut Context<'_>,
     take_slot: &mut TakeSlot<'_>,
     job: &AttachJob,
@@ -343,9 +348,6 @@ fn attach_open(
                     if take_layer(site, target, &mut run)? {
                         continue;
                     }
-                    if (attach.clear == Clear::Layers { lowest: true }) {
-                        clear(site, target, &mut run)?;
-                    }
                     break attach;
                 }
             }
@@ -356,20 +358,53 @@ fn attach_open(
     {
         note(job, owner, source).write(target);
     }
-    run_all(&mut run, &attach.steps, context.cancelled).map_err(|stopped| match stopped {
-        Stopped::Cancelled => MountError::Cancelled,
-        Stopped::Failed(Failed { errno: Errno::ENOSPC, undo: Ok(()), .. }) => MountError::TooManyMounts,
-        Stopped::Failed(failed) => MountError::Step { failed },
-    })?;
+    if let Some((Step::MoveBeneath, made)) = attach.steps.split_last() {
+        replace(site, target, &mut run, made, context.cancelled)?;
+    } else {
+        run_all(&mut run, &attach.steps, context.cancelled).map_err(stopped)?;
+    }
     let checked = match observe::find(site, target) {
         Ok((Found::Mount(made), _)) => plan::compare(source, staged, &made, wish),
         _ => Err(Difference::Missing),
     };
     checked.map_err(|difference| match take_back(&mut run, &attach.steps) {
         Ok(()) => MountError::Drift { path: place(), difference },
-        Err((step, errno)) => MountError::Step { failed: Failed { step, errno, undo: Ok(()) } },
+        Err((step, errno)) => step_failed(step, errno),
     })?;
     Ok(Some(slot))
+}
+
+fn stopped(stopped: Stopped) -> MountError {
+    match stopped {
+        Stopped::Cancelled => MountError::Cancelled,
+        Stopped::Failed(Failed { errno: Errno::ENOSPC, undo: Ok(()), .. }) => MountError::TooManyMounts,
+        Stopped::Failed(failed) => MountError::Step { failed },
+    }
+}
+
+/// Makes a copy by the steps in `made`, puts it beneath the only mount at a target, and takes that one off.
+///
+/// Before Linux 6.5 nothing can be put beneath a mount: there the old one goes just before the move, and a process that
+/// is killed between the two leaves the target bare.
+fn replace(
+    site: &Site,
+    target: &TargetPlace,
+    run: &mut dyn Run,
+    made: &[Step],
+    cancelled: &dyn Fn() -> bool,
+) -> Result<(), MountError> {
+    run_all(run, made, cancelled).map_err(stopped)?;
+    let mut step = Step::MoveBeneath;
+    let mut moved = run.run(step);
+    if moved == Err(Errno::EINVAL) && !sys_mount::can_move_beneath() {
+        step = Step::Move;
+        moved = take_off(site, target, run).map_or(Err(Errno::EBUSY), |_| run.run(step));
+    }
+    if let Err(errno) = moved {
+        return Err(stopped(Stopped::Failed(Failed { step, errno, undo: take_back(run, made) })));
+    }
+    while take_layer(site, target, run)? {}
+    Ok(())
 }
 
 fn note(job: &AttachJob, owner: &Owner, source: &Source) -> Note {

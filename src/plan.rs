@@ -97,6 +97,8 @@ pub enum Step {
     Change(Change),
     /// Move the copy to the target.
     Move,
+    /// Move the copy beneath the one mount at the target, which is unmounted afterwards.
+    MoveBeneath,
     /// Unmount the top mount there if nothing is beneath it or in use.
     UnmountIdle(Place),
     /// Make the top mount there and its subtree private, so that unmounting it reaches nobody else.
@@ -115,8 +117,9 @@ pub enum Clear {
     /// Everything but the lowest mount. That one is what running containers have a copy of: what is mounted on it
     /// reaches them, and nothing else can.
     Layers {
-        /// Whether, once it is alone, it goes too: nothing can be mounted on a directory that was deleted, and nothing
-        /// that is mounted on a private volume reaches anybody.
+        /// Whether, once it is alone, it is replaced too: nothing can be mounted on a directory that was deleted, and
+        /// nothing that is mounted on a private volume reaches anybody. It goes when the new one is beneath it, never
+        /// before: the kubelet doesn't publish a running pod's volume again, so a target left bare stays so.
         lowest: bool,
     },
     /// Everything.
@@ -283,7 +286,7 @@ pub fn attach(source: &Source, staging: Option<&Mounted>, target: &Found, wish: 
     if change != Change::default() {
         steps.push(Step::Change(change));
     }
-    steps.push(Step::Move);
+    steps.push(if clear == (Clear::Layers { lowest: true }) { Step::MoveBeneath } else { Step::Move });
     Ok(Decision::Attach(Attach { clear, steps, origin }))
 }
 
@@ -330,6 +333,10 @@ pub fn compare(source: &Source, staging: Option<&Mounted>, found: &Mounted, wish
 #[must_use]
 pub fn undo(done: &[Step]) -> Vec<Step> {
     let mut steps = Vec::new();
+    if done.contains(&Step::MoveBeneath) {
+        // It can't be reached, and taking it away would leave nothing but what is of no use.
+        return steps;
+    }
     let place = if done.contains(&Step::Move) { Place::Target } else { Place::Slot };
     if done.iter().any(|s| matches!(s, Step::Bind(_))) {
         steps.extend([Step::MakePrivate(place), Step::Detach(place)]);
@@ -539,7 +546,8 @@ mod tests {
             let wish = wish(MountPropagation::ALL[relation]);
             let Ok(Decision::Attach(plan)) = attach(&source(from), None, &found, wish) else { return Ok(()) };
             let bind = plan.steps.iter().position(|s| matches!(s, Step::Bind(_))).unwrap();
-            prop_assert_eq!(plan.steps.last(), Some(&Step::Move));
+            let replaces = plan.clear == Clear::Layers { lowest: true };
+            prop_assert_eq!(plan.steps.last(), Some(if replaces { &Step::MoveBeneath } else { &Step::Move }));
             prop_assert!(bind < plan.steps.len() - 1);
             prop_assert_eq!(plan.clear == Clear::Nothing, kind != 3);
             for done in 0..=plan.steps.len() {

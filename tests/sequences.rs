@@ -62,7 +62,9 @@ const fn errnos(step: Step) -> &'static [Errno] {
             ESTALE,
         ],
         Step::Change(_) | Step::MakePrivate(_) => &[EACCES, EBUSY, EINVAL, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM],
-        Step::Move => &[EACCES, EBUSY, EINVAL, ELOOP, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, ENOTDIR, EPERM],
+        Step::Move | Step::MoveBeneath => {
+            &[EACCES, EBUSY, EINVAL, ELOOP, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, ENOTDIR, EPERM]
+        }
         Step::UnmountIdle(_) | Step::Detach(_) => &[EACCES, EAGAIN, EBUSY, EMFILE, ENOMEM, EPERM],
         Step::RemoveTarget => &[EACCES, EBUSY, EIO, ENOMEM, ENOTEMPTY, EPERM, EROFS],
     }

@@ -5,6 +5,8 @@ use crate::engine::{self, AttachJob, Context, MountError, TakeSlot};
 use crate::note::{Note, Shown};
 use crate::observe::{self, SourcePath};
 use crate::plan::Found;
+use crate::sys::calls::Calls;
+use crate::sys::stat;
 use crate::tree::mountinfo::{self, Walk};
 use crate::volume::KubeletPath;
 use crate::workshop::Slot;
@@ -59,6 +61,13 @@ pub fn mend(
     let table = mountinfo::parse(&site.proc.mountinfo().map_err(fail)?);
     let same_mount = Some(source.source.mount.id == note.source_mount);
     let walk = Walk::new(&table);
+    // What is open is what will be given, so it must be what the path leads to in this table too. If not, somebody mounts
+    // or unmounts there just now, and the event of that asks for the next look.
+    let place = note.full_path();
+    let opened = stat::mount_id(&site.proc, Calls::NONE, &source.fd).map_err(fail)?;
+    let Some(now) = walk.mount_at(&place).filter(|m| m.id == opened) else {
+        return Ok(Outcome::Left(Verdict::Wait));
+    };
     let verdict = find::judge((&table, &walk), kubelet_dir, (path.as_path(), &note), same_mount);
     if !matches!(verdict, Verdict::Follow | Verdict::Replace) {
         return Ok(Outcome::Left(verdict));
@@ -67,8 +76,7 @@ pub fn mend(
     if heal == Heal::Containers
         && let Some(top) = walk.mount_at(path.as_path())
     {
-        let place = note.full_path();
-        let now = walk.mount_at(&place).and_then(|m| Some(Shown { device: m.device, root: m.shown_at(&place)? }));
+        let now = now.shown_at(&place).map(|root| Shown { device: now.device, root });
         let stale = now.and_then(|now| {
             note.giving(&now).write(&target);
             let covered = verdict == Verdict::Follow;
@@ -82,7 +90,7 @@ pub fn mend(
             ),
         }
     }
-    let attached = engine::attach(context, take_slot, &job)?;
+    let attached = engine::attach_open(context, take_slot, &job, &target, &source)?;
     Note { source_mount: source.source.mount.id, given: Vec::new(), ..note }.write(&target);
     Ok(match attached {
         Some(slot) => Outcome::Healed { slot, entered, failures },

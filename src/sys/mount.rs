@@ -190,6 +190,23 @@ pub fn move_beneath(root: impl AsFd, top: impl AsFd) -> Result<(), Errno> {
     move_mount(root.as_fd(), top.as_fd(), raw::MOVE_MOUNT_BENEATH)
 }
 
+/// Whether this kernel has [`move_beneath`]. It says EINVAL to a flag that it doesn't know, before it looks at anything.
+#[must_use]
+pub fn can_move_beneath() -> bool {
+    // SAFETY: both paths are empty NUL-terminated strings, and -1 is no descriptor.
+    let result = unsafe {
+        libc::syscall(
+            i64::from(raw::__NR_move_mount),
+            -1,
+            c"".as_ptr(),
+            -1,
+            c"".as_ptr(),
+            raw::MOVE_MOUNT_F_EMPTY_PATH | raw::MOVE_MOUNT_T_EMPTY_PATH | raw::MOVE_MOUNT_BENEATH,
+        )
+    };
+    result == -1 && Errno::last() == Errno::EBADF
+}
+
 fn move_mount(root: BorrowedFd<'_>, target: BorrowedFd<'_>, flags: u32) -> Result<(), Errno> {
     // SAFETY: both descriptors are open, both paths empty NUL-terminated strings.
     let result = unsafe {
