@@ -178,28 +178,30 @@ fn facts(hello: &Hello) -> DriverFacts {
 }
 
 /// Has workers take turns; what each has measured. The first round warms up: threads, workshop, caches.
-fn rounds(count: usize, workers: &mut [&mut Worker]) -> Outcome<Vec<Vec<Round>>> {
+fn measure(count: usize, workers: &mut [&mut Worker], holding: &[Held]) -> Outcome<Vec<Measured>> {
     let mut all = vec![Vec::new(); workers.len()];
     for number in 0..=count {
-        for (worker, measured) in workers.iter_mut().zip(&mut all) {
-            let round = worker.ask(Order::Round)?;
+        for (worker, rounds) in workers.iter_mut().zip(&mut all) {
+            let round: Round = worker.ask(Order::Round)?;
             if number > 0 {
-                measured.push(round);
+                rounds.push(round);
             }
         }
     }
-    Ok(all)
-}
-
-fn measured(worker: &Worker, held: &Held, rounds: Vec<Round>) -> Measured {
-    Measured {
-        driver: worker.hello.name.clone(),
-        held: held.volumes,
-        crowd: worker.crowd,
-        fill_seconds: held.took,
-        memory: held.memory,
-        rounds,
+    let mut measured = Vec::new();
+    for ((worker, held), rounds) in workers.iter_mut().zip(holding).zip(all) {
+        let after: Held = worker.ask(Order::Hold(held.volumes))?;
+        measured.push(Measured {
+            driver: worker.hello.name.clone(),
+            held: held.volumes,
+            crowd: worker.crowd,
+            fill_seconds: held.took,
+            memory: held.memory,
+            memory_after: after.memory,
+            rounds,
+        });
     }
+    Ok(measured)
 }
 
 /// hostmount with all numbers of volumes, and among many other mounts.
@@ -222,10 +224,7 @@ fn alone(plan: &Plan, job: &Job, privileged: bool, ours: &mut [Worker], report: 
     }
     progress("hostmount: measuring");
     let mut all: Vec<&mut Worker> = ours.iter_mut().chain(&mut crowd).collect();
-    let rounds = rounds(plan.rounds, &mut all)?;
-    let columns: Vec<_> =
-        all.iter().zip(&holding).zip(rounds).map(|((worker, held), rounds)| measured(worker, held, rounds)).collect();
-    report.add_alone(&columns);
+    report.add_alone(&measure(plan.rounds, &mut all, &holding)?);
     crowd.map_or(Ok(()), Worker::end)
 }
 
@@ -263,13 +262,7 @@ fn beside(plan: &Plan, most: usize, ours: &mut [Worker], others: &mut [Worker], 
             holding.push(held);
         }
         progress(&format!("measuring side by side with {} held", table::grouped(volumes)));
-        let rounds = rounds(plan.rounds, &mut all)?;
-        let mut columns: Vec<_> = all
-            .iter()
-            .zip(&holding)
-            .zip(rounds)
-            .map(|((worker, held), rounds)| measured(worker, held, rounds))
-            .collect();
+        let mut columns = measure(plan.rounds, &mut all, &holding)?;
         let peers = columns.split_off(1);
         columns.iter().for_each(|ours| report.add_beside(ours, &peers));
     }

@@ -6,7 +6,7 @@
 //! | `rounds`, `callers` | how often was measured, and how many callers many are |
 //! | `drivers[]` | `name`, `binaryBytes`, `idle` (memory), `startMs` (hostmount's only: start to first good Probe) |
 //! | `imageBytes` | of the archive given with `--image` |
-//! | `columns[]` | one for each driver and number of volumes: `driver`, `beside` (measured in turn with the peers, or with hostmount at other numbers), `held`, `crowd` (unrelated mounts in the namespace), `fillSeconds`, `memory`, `figures` |
+//! | `columns[]` | one for each driver and number of volumes: `driver`, `beside` (measured in turn with the peers, or with hostmount at other numbers), `held`, `crowd` (unrelated mounts in the namespace), `fillSeconds`, `memory` (a second after the last was published), `memoryAfter` (a second after all rounds), `figures` |
 //! | `growth[]` | `held` and `crowd`, and each figure there : with nothing held, round by round |
 //! | `advantages[]` | `peer`, `held`, and how many times as good hostmount is by each figure, round by round: the peer's time : ours, our rate : the peer's |
 //! | `targets[]` | `what`, `value`, `limit`, `least` (whether the limit is the least, or the most), `met` |
@@ -63,6 +63,7 @@ pub(crate) struct Column {
     pub(crate) crowd: usize,
     pub(crate) fill_seconds: f64,
     pub(crate) memory: Memory,
+    pub(crate) memory_after: Memory,
     pub(crate) figures: BTreeMap<&'static str, Figure>,
 }
 
@@ -100,6 +101,7 @@ pub(crate) struct Measured {
     pub(crate) crowd: usize,
     pub(crate) fill_seconds: f64,
     pub(crate) memory: Memory,
+    pub(crate) memory_after: Memory,
     pub(crate) rounds: Vec<Round>,
 }
 
@@ -112,6 +114,7 @@ impl Measured {
             crowd: self.crowd,
             fill_seconds: self.fill_seconds,
             memory: self.memory,
+            memory_after: self.memory_after,
             figures: CATALOGUE.iter().filter_map(|entry| Some((entry.key, entry.of(&self.rounds)?))).collect(),
         }
     }

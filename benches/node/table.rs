@@ -99,8 +99,10 @@ fn columns(out: &mut String, all: &[&Column], heads: impl Fn(&Column) -> String)
     line(out, "", all.iter().map(|column| heads(column)));
     let of: Vec<_> = all.iter().map(|column| &column.figures).collect();
     figures(out, &of, Entry::unit);
-    out.push_str(" memory of the driver\n");
+    out.push_str(" memory of the driver, a second after the last was published\n");
     memory(out, &all.iter().map(|column| column.memory).collect::<Vec<_>>());
+    out.push_str(" memory of the driver, a second after all rounds\n");
+    memory(out, &all.iter().map(|column| column.memory_after).collect::<Vec<_>>());
     line(out, "  to publish what is held, s", all.iter().map(|column| shown(column.fill_seconds)));
 }
 

@@ -70,7 +70,9 @@ pub(crate) fn judge(report: &Report) -> Vec<Target> {
         let DriverFacts { binary_bytes, idle, start_ms, .. } = ours;
         all.push(Target::at_most("resident memory, idle, MiB", mib(idle.resident * 1024), 8.0));
         let most = report.columns.iter().filter(|column| column.driver == ours.name && column.held >= 10_000);
-        let most = most.map(|column| (column.held, column.memory.resident)).max_by_key(|&(_, resident)| resident);
+        let most = most
+            .map(|column| (column.held, column.memory.resident.max(column.memory_after.resident)))
+            .max_by_key(|&(_, resident)| resident);
         if let Some((held, resident)) = most {
             let what = format!("resident memory with {held} held, MiB");
             all.push(Target::at_most(what, mib(resident * 1024), 12.0));
