@@ -100,8 +100,10 @@ impl Peer {
         let stream = UnixStream::connect(&self.socket).map_err(|e| what(&e))?;
         let proc = Proc::new()?;
         let (namespace, pid) = namespace::of_peer(&proc, &stream).map_err(|e| what(&e))?;
-        // Who may not look at that one may not enter it either.
-        if proc.mount_namespace(1).is_ok_and(|machine| machine.inode == namespace.inode) {
+        // That of pid 1, and of the kernel's threads, where a container's pid 1 isn't the machine's. Who may look at neither
+        // has no rights to enter the machine's own either.
+        let machine = [1, 2].map(|pid| proc.mount_namespace(pid).ok().map(|namespace| namespace.inode));
+        if machine.contains(&Some(namespace.inode)) {
             return Err(what(
                 &"it runs in the machine's own mount namespace, where nothing is mounted for a bench: start \
                 it with `unshare --mount --propagation private`",

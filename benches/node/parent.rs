@@ -145,7 +145,16 @@ pub(crate) fn run(args: &Args, peers: &[Peer]) -> Outcome<()> {
     }
     let mut others = Vec::new();
     for peer in peers {
-        others.push(Worker::start(&Job { subject: Subject::Peer(peer.clone()), ..job.clone() }, privileged)?);
+        let worker = Worker::start(&Job { subject: Subject::Peer(peer.clone()), ..job.clone() }, privileged)?;
+        if let Some(other) = others.iter().find(|other: &&Worker| other.hello.namespace == worker.hello.namespace) {
+            return Err(format!(
+                "{} and {} run in one mount namespace, where what one holds would cost the other: start each with \
+                 `unshare --mount --propagation private`",
+                other.hello.name, worker.hello.name
+            )
+            .into());
+        }
+        others.push(worker);
     }
     report.drivers = ours.iter().take(1).chain(&others).map(|worker| facts(&worker.hello)).collect();
 

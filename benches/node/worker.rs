@@ -6,6 +6,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use hostmount::sys::namespace::Proc;
 use serde::{Deserialize, Serialize};
 
 use crate::client::Client;
@@ -80,6 +81,8 @@ pub(crate) enum Order {
 pub(crate) struct Hello {
     /// The driver's name.
     pub(crate) name: String,
+    /// The mount namespace's inode.
+    pub(crate) namespace: u64,
     /// Before the first call but Probe.
     pub(crate) idle: Memory,
     /// From start to first good Probe, in ms, each.
@@ -133,6 +136,7 @@ pub(crate) fn work(job: &str) -> Outcome<()> {
     let client = Client::connect(&socket, job.callers, || driver.alive())?;
     let hello = Hello {
         name: client.name()?,
+        namespace: Proc::new()?.thread_mount_namespace()?.inode,
         idle: process::memory(driver.pid)?,
         starts: driver.time_starts(&place, job.starts)?,
         binary: driver.binary_size()?,
