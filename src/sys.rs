@@ -13,6 +13,7 @@
 //! each says so where it stands. No function of this module takes a raw pointer or a raw descriptor.
 
 pub mod calls;
+pub mod heap;
 pub mod mount;
 pub mod mount_events;
 pub mod namespace;

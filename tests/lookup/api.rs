@@ -69,7 +69,23 @@ impl Api {
         state.pods.insert(uid, pod);
     }
 
+    #[allow(dead_code, reason = "not every test has pods that end")]
+    pub(crate) fn remove(&self, uid: &str) {
+        let mut state = self.state.lock().unwrap();
+        let pod = state.pods.remove(uid).unwrap();
+        state.events.push(json!({"type": "DELETED", "object": pod}));
+    }
+
+    /// Forgets what it has told, as an API server does every few minutes: who watches has to list anew.
+    #[allow(dead_code, reason = "not every test needs it")]
+    pub(crate) fn compact(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.events.push(Value::Null);
+        state.compacted = state.events.len();
+    }
+
     /// Without telling anybody: who watches has to start anew, as after a long time without connection.
+    #[allow(dead_code, reason = "not every test loses its watch")]
     pub(crate) fn forget_silently(&self, uid: &str) {
         let mut state = self.state.lock().unwrap();
         state.pods.remove(uid);
@@ -199,7 +215,8 @@ impl Api {
             }
             told += events.len();
             for event in events {
-                let line = format!("{event}\n");
+                // In the order in which an API server writes them.
+                let line = format!("{{\"type\":{},\"object\":{}}}\n", event["type"], event["object"]);
                 write!(stream, "{:x}\r\n{line}\r\n", line.len())?;
             }
             std::thread::sleep(Duration::from_millis(5));
