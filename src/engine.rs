@@ -12,6 +12,7 @@ use crate::note::{Note, Owner};
 use crate::observe::{self, OpenSource, SourcePath, TargetPlace};
 use crate::plan::{self, Clear, Decision, Difference, Found, Gone, Mounted, Place, Refused, Source, Step, Wish};
 use crate::propagation::{MountPropagation, PropagationState};
+use crate::shortage::{self, Full, Room};
 use crate::site::Site;
 use crate::sys::Errno;
 use crate::sys::calls::Calls;
@@ -50,7 +51,7 @@ pub enum MountError {
         errno: Errno,
     },
     /// The source can't be opened for another reason.
-    #[error("the source {} cannot be opened: {errno}", path.display())]
+    #[error("the source {} cannot be opened: {errno}{}", path.display(), shortage::advice(*errno))]
     Source {
         /// Where.
         path: PathBuf,
@@ -106,7 +107,7 @@ pub enum MountError {
         difference: Difference,
     },
     /// The target can't be used for another reason.
-    #[error("{} cannot be used: {errno}", path.display())]
+    #[error("{} cannot be used: {errno}{}", path.display(), shortage::advice(*errno))]
     Target {
         /// The target.
         path: PathBuf,
@@ -114,7 +115,7 @@ pub enum MountError {
         errno: Errno,
     },
     /// The kubelet's directory can't be opened.
-    #[error("the kubelet directory {} cannot be opened in the caller's mount namespace: {errno}; set --kubelet-dir to the kubelet's --root-dir", path.display())]
+    #[error("the kubelet directory {} cannot be opened in the caller's mount namespace: {errno}{}", path.display(), or_else(*errno, "; set --kubelet-dir to the kubelet's --root-dir"))]
     KubeletDir {
         /// Where.
         path: PathBuf,
@@ -122,7 +123,7 @@ pub enum MountError {
         errno: Errno,
     },
     /// The workshop can't be set up.
-    #[error("the workshop {} cannot be mounted in the caller's mount namespace: {errno}; the plugin needs CAP_SYS_ADMIN there", path.display())]
+    #[error("the workshop {} cannot be mounted in the caller's mount namespace: {errno}{}", path.display(), or_else(*errno, "; the plugin needs CAP_SYS_ADMIN there"))]
     Workshop {
         /// Where.
         path: PathBuf,
@@ -141,13 +142,18 @@ pub enum MountError {
         /// Where.
         other: PathBuf,
     },
-    /// The namespace holds as many mounts as the kernel allows.
-    #[error(
-        "the node's mount namespace is full (ENOSPC): unmount what is not needed, or raise the sysctl fs.mount-max"
-    )]
-    TooManyMounts,
+    /// A mount namespace holds as many mounts as the kernel allows.
+    #[error("{} cannot be mounted: {} ({room}): raise the sysctl fs.mount-max on the node, or have fewer volumes or fewer mounts there", path.display(), full.text())]
+    TooManyMounts {
+        /// Where the volume should have been.
+        path: PathBuf,
+        /// Which namespace has no room.
+        full: Full,
+        /// How many mounts there are, and how many there may be.
+        room: Room,
+    },
     /// A step failed.
-    #[error("{} failed: {}{}", name_of(failed.step), failed.errno, undo_text(failed))]
+    #[error("{} failed: {}{}{}", name_of(failed.step), failed.errno, shortage::advice(failed.errno), undo_text(failed))]
     Step {
         /// The step, and how the undo went.
         failed: Failed,
@@ -183,6 +189,11 @@ const fn name_of(step: Step) -> &'static str {
         Step::MakePrivate(_) => "making the volume private before unmounting it",
         Step::RemoveTarget => "removing the target directory",
     }
+}
+
+/// What to do about a shortage, or what else there is to say.
+const fn or_else(errno: Errno, otherwise: &'static str) -> &'static str {
+    if shortage::is_shortage(errno) { shortage::advice(errno) } else { otherwise }
 }
 
 fn undo_text(failed: &Failed) -> String {
@@ -320,7 +331,12 @@ fn attach_open(
     {
         return Err(MountError::SecondWriter { other });
     }
-    let slot = take_slot().map_err(|(path, errno)| MountError::Workshop { path, errno })?;
+    let slot = take_slot().map_err(|(path, errno)| match Room::now(site) {
+        room if errno == Errno::ENOSPC && room.is_full() => {
+            MountError::TooManyMounts { path: place(), full: Full::Callers, room }
+        }
+        _ => MountError::Workshop { path, errno },
+    })?;
     let work = Work {
         site,
         source: Some(&open.fd),
@@ -351,25 +367,46 @@ fn attach_open(
             }
         },
     };
-    if let Some(owner) = &job.owner
-        && !job.follow
-    {
+    let noted = job.owner.as_ref().filter(|_| !job.follow).map(|owner| {
+        // What is mounted there still, if that is to be covered, is as it was noted before.
+        let before = (attach.clear != Clear::Nothing).then(|| Note::read(target).ok().flatten()).flatten();
         note(job, owner, source).write(target);
-    }
-    run_all(&mut run, &attach.steps, context.cancelled).map_err(|stopped| match stopped {
+        before
+    });
+    let made = run_all(&mut run, &attach.steps, context.cancelled).map_err(|stopped| match stopped {
         Stopped::Cancelled => MountError::Cancelled,
-        Stopped::Failed(Failed { errno: Errno::ENOSPC, undo: Ok(()), .. }) => MountError::TooManyMounts,
-        Stopped::Failed(failed) => MountError::Step { failed },
-    })?;
-    let checked = match observe::find(site, target) {
-        Ok((Found::Mount(made), _)) => plan::compare(source, staged, &made, wish),
-        _ => Err(Difference::Missing),
-    };
-    checked.map_err(|difference| match take_back(&mut run, &attach.steps) {
-        Ok(()) => MountError::Drift { path: place(), difference },
-        Err((step, errno)) => MountError::Step { failed: Failed { step, errno, undo: Ok(()) } },
-    })?;
-    Ok(Some(slot))
+        Stopped::Failed(failed) => match full(&failed) {
+            Some(full) => MountError::TooManyMounts { path: place(), full, room: Room::now(site) },
+            None => MountError::Step { failed },
+        },
+    });
+    let checked = made.and_then(|()| {
+        let checked = match observe::find(site, target) {
+            Ok((Found::Mount(made), _)) => plan::compare(source, staged, &made, wish),
+            _ => Err(Difference::Missing),
+        };
+        checked.map_err(|difference| match take_back(&mut run, &attach.steps) {
+            Ok(()) => MountError::Drift { path: place(), difference },
+            Err((step, errno)) => MountError::Step { failed: Failed { step, errno, undo: Ok(()) } },
+        })
+    });
+    if let (Err(_), Some(before)) = (&checked, noted) {
+        match before {
+            Some(before) => before.write(target),
+            None => Note::forget(target),
+        }
+    }
+    checked.map(|()| Some(slot))
+}
+
+/// Which mount namespace was full, if that is why a step failed and nothing of it is left. The bind is onto our private
+/// workshop, which nobody receives; the move is what everybody who shares the kubelet's directory gets a copy of.
+const fn full(failed: &Failed) -> Option<Full> {
+    match (failed.step, failed.errno, failed.undo) {
+        (Step::Bind(_), Errno::ENOSPC, Ok(())) => Some(Full::Callers),
+        (Step::Move, Errno::ENOSPC, Ok(())) => Some(Full::Receivers),
+        _ => None,
+    }
 }
 
 fn note(job: &AttachJob, owner: &Owner, source: &Source) -> Note {

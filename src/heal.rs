@@ -78,7 +78,7 @@ impl Failures {
     /// Takes down what came of a volume. After how long it is to be tried again, if so.
     fn tell(&self, path: &Path, outcome: Result<Tried, String>) -> Option<Duration> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let why = match outcome {
+        let error = match outcome {
             Ok(Tried::Settled) => {
                 known.remove(path);
                 return None;
@@ -86,11 +86,13 @@ impl Failures {
             Ok(Tried::Busy) => None,
             Err(error) => Some(error),
         };
+        // Numbers may be others each time, such as how many mounts there are; the trouble is the same.
+        let why: Why = error.as_ref().map(|error| error.chars().filter(|c| !c.is_ascii_digit()).collect());
         let times = match known.get(path) {
             Some((same, times)) if *same == why => times + 1,
             _ => 0,
         };
-        if let (0, Some(error)) = (times, &why) {
+        if let (0, Some(error)) = (times, &error) {
             tracing::warn!(target_path = %path.display(), error, "a volume could not be healed");
         }
         known.insert(path.to_owned(), (why, times));
@@ -103,7 +105,7 @@ impl Failures {
     }
 }
 
-/// An error; none while somebody else works on the volume.
+/// An error, without the numbers in it; none while somebody else works on the volume.
 type Why = Option<String>;
 
 /// What came of trying to heal a volume.

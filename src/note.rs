@@ -131,6 +131,14 @@ impl Note {
         }
     }
 
+    /// Takes it away from beside a target, after a publish that failed. Where that can't be done it is the kubelet's,
+    /// which removes the directory, or the next publish's, which notes anew.
+    pub fn forget(target: &TargetPlace) {
+        if let Err(errno) = path::remove_attribute(&target.parent, NAME) {
+            tracing::debug!(%errno, "the note of a volume that is not published stays");
+        }
+    }
+
     /// The note of the volume at a target path; none too where that can't be opened, as while it goes away. It asks
     /// nobody but the kubelet's own file system.
     #[must_use]
