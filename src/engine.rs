@@ -17,6 +17,7 @@ use crate::site::Site;
 use crate::sys::Errno;
 use crate::sys::calls::Calls;
 use crate::sys::stat::{self, MountAttrs, Usage};
+use crate::sys::statmount;
 use crate::tree::mountinfo::{self, Table};
 use crate::volume::KubeletPath;
 use crate::workshop::Slot;
@@ -495,7 +496,7 @@ fn clear(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<(), Mou
 /// Unmounts the top layer at a target, unless it is the only one. Whether it was not.
 fn take_layer(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, MountError> {
     let fail = |errno| step_failed(Step::UnmountIdle(Place::Target), errno);
-    let (table, id) = table_and_top(site, target).map_err(fail)?;
+    let (table, id) = top_and_below(site, target).map_err(fail)?;
     let point = |id| table.mounts.iter().find(|m| m.id == id).map(|m| (&m.mount_point, m.parent));
     let stacked = point(id).is_some_and(|(at, parent)| point(parent).is_some_and(|(below, _)| at == below));
     Ok(stacked && take_off(site, target, run)?)
@@ -524,6 +525,17 @@ fn take_off(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool
         }
     }
     Ok(true)
+}
+
+/// The top mount at a target and what it is mounted on, and the id of the former; where the kernel can't be asked for
+/// them alone, the mount table.
+fn top_and_below(site: &Site, target: &TargetPlace) -> Result<(Table, u64), Errno> {
+    if !site.calls.statmount {
+        return table_and_top(site, target);
+    }
+    let top = crate::sys::path::open_child(&target.parent, &target.name)?;
+    let id = stat::mount_id(&site.proc, site.calls, &top)?;
+    Ok((statmount::ways_to(&[id])?, id))
 }
 
 /// The mount table, and in it the id of the top mount at a target.

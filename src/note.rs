@@ -23,7 +23,7 @@ const NAME: &CStr = c"user.hostmount.volume";
 const MAX: usize = (3 + GIVEN_MAX) * crate::volume::PATH_MAX;
 
 /// Whose a volume is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// The entry.
     pub entry: EntryName,
@@ -32,7 +32,7 @@ pub struct Owner {
 }
 
 /// How a volume was published.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Note {
     /// Whose it is.
     pub owner: Owner,
@@ -81,6 +81,16 @@ impl Note {
         note.given.insert(0, shown.clone());
         note.given.truncate(GIVEN_MAX);
         note
+    }
+
+    /// What volumes of many pods have in common: the note without what differs between those that were published the same
+    /// way.
+    #[must_use]
+    pub fn in_common(mut self) -> Self {
+        self.owner.pod = None;
+        self.source_mount = 0;
+        self.given = Vec::new();
+        self
     }
 
     fn encode(&self) -> Vec<u8> {

@@ -3,9 +3,12 @@
 use crate::config::{AllowList, Heal, Missing};
 use crate::engine::{self, AttachJob, Context, MountError, TakeSlot};
 use crate::note::{Note, Shown};
-use crate::observe::{self, SourcePath};
-use crate::plan::Found;
-use crate::tree::mountinfo::{self, Walk};
+use crate::observe::{self, OpenSource, SourcePath};
+use crate::plan::{Found, Mounted};
+use crate::propagation::MountPropagation;
+use crate::site::Site;
+use crate::sys::{Errno, statmount};
+use crate::tree::mountinfo::{self, Table, Walk};
 use crate::volume::KubeletPath;
 use crate::workshop::Slot;
 
@@ -56,7 +59,7 @@ pub fn mend(
     if mounted.dir == Ok(source.source.dir) {
         return Ok(Outcome::Left(Verdict::Same));
     }
-    let table = mountinfo::parse(&site.proc.mountinfo().map_err(fail)?);
+    let table = table(site, (&mounted, &source), note.propagation, heal).map_err(fail)?;
     let same_mount = Some(source.source.mount.id == note.source_mount);
     let walk = Walk::new(&table);
     let verdict = find::judge((&table, &walk), kubelet_dir, (path.as_path(), &note), same_mount);
@@ -88,6 +91,20 @@ pub fn mend(
         Some(slot) => Outcome::Healed { slot, entered, failures },
         None => Outcome::Left(Verdict::Same),
     })
+}
+
+/// As much of the mount table as judging a volume takes: the ways to it and to its source. Where others are asked for, its
+/// peers or what containers show, it is the whole one. With a thousand volumes to heal it makes a difference.
+fn table(
+    site: &Site,
+    (mounted, source): (&Mounted, &OpenSource),
+    propagation: MountPropagation,
+    heal: Heal,
+) -> Result<Table, Errno> {
+    if site.calls.statmount && propagation != MountPropagation::Bidirectional && heal != Heal::Containers {
+        return statmount::ways_to(&[mounted.mount.id, source.source.mount.id]);
+    }
+    Ok(mountinfo::parse(&site.proc.mountinfo()?))
 }
 
 /// How a volume is to be healed, if its entry wants that.
