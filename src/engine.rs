@@ -4,7 +4,7 @@
 //! source, and keeps no state beyond itself: what is mounted is asked of the kernel each time.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::apply::{Failed, Run, Stopped, Work, run_all, take_back};
 use crate::config::Missing;
@@ -12,11 +12,13 @@ use crate::note::{Note, Owner};
 use crate::observe::{self, OpenSource, SourcePath, TargetPlace};
 use crate::plan::{self, Clear, Decision, Difference, Found, Gone, Mounted, Place, Refused, Source, Step, Wish};
 use crate::propagation::{MountPropagation, PropagationState};
+use crate::shortage::{self, Full, Room};
 use crate::site::Site;
 use crate::sys::Errno;
 use crate::sys::calls::Calls;
 use crate::sys::mount as sys_mount;
 use crate::sys::stat::{self, MountAttrs, Usage};
+use crate::sys::statmount;
 use crate::tree::mountinfo::{self, Table};
 use crate::volume::KubeletPath;
 use crate::workshop::Slot;
@@ -51,7 +53,7 @@ pub enum MountError {
         errno: Errno,
     },
     /// The source can't be opened for another reason.
-    #[error("the source {} cannot be opened: {errno}", path.display())]
+    #[error("the source {} cannot be opened: {errno}{}", path.display(), shortage::advice(*errno))]
     Source {
         /// Where.
         path: PathBuf,
@@ -107,7 +109,7 @@ pub enum MountError {
         difference: Difference,
     },
     /// The target can't be used for another reason.
-    #[error("{} cannot be used: {errno}", path.display())]
+    #[error("{} cannot be used: {errno}{}", path.display(), shortage::advice(*errno))]
     Target {
         /// The target.
         path: PathBuf,
@@ -115,7 +117,7 @@ pub enum MountError {
         errno: Errno,
     },
     /// The kubelet's directory can't be opened.
-    #[error("the kubelet directory {} cannot be opened in the caller's mount namespace: {errno}; set --kubelet-dir to the kubelet's --root-dir", path.display())]
+    #[error("the kubelet directory {} cannot be opened in the caller's mount namespace: {errno}{}", path.display(), or_else(*errno, "; set --kubelet-dir to the kubelet's --root-dir"))]
     KubeletDir {
         /// Where.
         path: PathBuf,
@@ -123,7 +125,7 @@ pub enum MountError {
         errno: Errno,
     },
     /// The workshop can't be set up.
-    #[error("the workshop {} cannot be mounted in the caller's mount namespace: {errno}; the plugin needs CAP_SYS_ADMIN there", path.display())]
+    #[error("the workshop {} cannot be mounted in the caller's mount namespace: {errno}{}", path.display(), or_else(*errno, "; the plugin needs CAP_SYS_ADMIN there"))]
     Workshop {
         /// Where.
         path: PathBuf,
@@ -142,13 +144,18 @@ pub enum MountError {
         /// Where.
         other: PathBuf,
     },
-    /// The namespace holds as many mounts as the kernel allows.
-    #[error(
-        "the node's mount namespace is full (ENOSPC): unmount what is not needed, or raise the sysctl fs.mount-max"
-    )]
-    TooManyMounts,
+    /// A mount namespace holds as many mounts as the kernel allows.
+    #[error("{} cannot be mounted: {} ({room}): raise the sysctl fs.mount-max on the node, or have fewer volumes or fewer mounts there", path.display(), full.text())]
+    TooManyMounts {
+        /// Where the volume should have been.
+        path: PathBuf,
+        /// Which namespace has no room.
+        full: Full,
+        /// How many mounts there are, and how many there may be.
+        room: Room,
+    },
     /// A step failed.
-    #[error("{} failed: {}{}", name_of(failed.step), failed.errno, undo_text(failed))]
+    #[error("{} failed: {}{}{}", name_of(failed.step), failed.errno, shortage::advice(failed.errno), undo_text(failed))]
     Step {
         /// The step, and how the undo went.
         failed: Failed,
@@ -184,6 +191,11 @@ const fn name_of(step: Step) -> &'static str {
         Step::MakePrivate(_) => "making the volume private before unmounting it",
         Step::RemoveTarget => "removing the target directory",
     }
+}
+
+/// What to do about a shortage, or what else there is to say.
+const fn or_else(errno: Errno, otherwise: &'static str) -> &'static str {
+    if shortage::is_shortage(errno) { shortage::advice(errno) } else { otherwise }
 }
 
 fn undo_text(failed: &Failed) -> String {
@@ -325,7 +337,12 @@ pub(crate) fn attach_open(
     {
         return Err(MountError::SecondWriter { other });
     }
-    let slot = take_slot().map_err(|(path, errno)| MountError::Workshop { path, errno })?;
+    let slot = take_slot().map_err(|(path, errno)| match Room::now(site) {
+        room if errno == Errno::ENOSPC && room.is_full() => {
+            MountError::TooManyMounts { path: place(), full: Full::Callers, room }
+        }
+        _ => MountError::Workshop { path, errno },
+    })?;
     let work = Work {
         site,
         source: Some(&open.fd),
@@ -353,32 +370,53 @@ pub(crate) fn attach_open(
             }
         },
     };
-    if let Some(owner) = &job.owner
-        && !job.follow
-    {
+    let noted = job.owner.as_ref().filter(|_| !job.follow).map(|owner| {
+        // What is mounted there still, if that is to be covered, is as it was noted before.
+        let before = (attach.clear != Clear::Nothing).then(|| Note::read(target).ok().flatten()).flatten();
         note(job, owner, source).write(target);
-    }
-    if let Some((Step::MoveBeneath, made)) = attach.steps.split_last() {
-        replace(site, target, &mut run, made, context.cancelled)?;
-    } else {
-        run_all(&mut run, &attach.steps, context.cancelled).map_err(stopped)?;
-    }
-    let checked = match observe::find(site, target) {
-        Ok((Found::Mount(made), _)) => plan::compare(source, staged, &made, wish),
-        _ => Err(Difference::Missing),
+        before
+    });
+    let stopped = |why| stopped(site, job.target.as_path(), why);
+    let made = match attach.steps.split_last() {
+        Some((Step::MoveBeneath, made)) => replace(site, target, &mut run, (made, context.cancelled), &stopped),
+        _ => run_all(&mut run, &attach.steps, context.cancelled).map_err(stopped),
     };
-    checked.map_err(|difference| match take_back(&mut run, &attach.steps) {
-        Ok(()) => MountError::Drift { path: place(), difference },
-        Err((step, errno)) => step_failed(step, errno),
-    })?;
-    Ok(Some(slot))
+    let checked = made.and_then(|()| {
+        let checked = match observe::find(site, target) {
+            Ok((Found::Mount(made), _)) => plan::compare(source, staged, &made, wish),
+            _ => Err(Difference::Missing),
+        };
+        checked.map_err(|difference| match take_back(&mut run, &attach.steps) {
+            Ok(()) => MountError::Drift { path: place(), difference },
+            Err((step, errno)) => step_failed(step, errno),
+        })
+    });
+    if let (Err(_), Some(before)) = (&checked, noted) {
+        match before {
+            Some(before) => before.write(target),
+            None => Note::forget(target),
+        }
+    }
+    checked.map(|()| Some(slot))
 }
 
-fn stopped(stopped: Stopped) -> MountError {
-    match stopped {
+/// Which mount namespace was full, if that is why a step failed and nothing of it is left. The bind is onto our private
+/// workshop, which nobody receives; the move is what everybody who shares the kubelet's directory gets a copy of.
+const fn full(failed: &Failed) -> Option<Full> {
+    match (failed.step, failed.errno, failed.undo) {
+        (Step::Bind(_), Errno::ENOSPC, Ok(())) => Some(Full::Callers),
+        (Step::Move | Step::MoveBeneath, Errno::ENOSPC, Ok(())) => Some(Full::Receivers),
+        _ => None,
+    }
+}
+
+fn stopped(site: &Site, place: &Path, why: Stopped) -> MountError {
+    match why {
         Stopped::Cancelled => MountError::Cancelled,
-        Stopped::Failed(Failed { errno: Errno::ENOSPC, undo: Ok(()), .. }) => MountError::TooManyMounts,
-        Stopped::Failed(failed) => MountError::Step { failed },
+        Stopped::Failed(failed) => match full(&failed) {
+            Some(full) => MountError::TooManyMounts { path: place.to_owned(), full, room: Room::now(site) },
+            None => MountError::Step { failed },
+        },
     }
 }
 
@@ -390,8 +428,8 @@ fn replace(
     site: &Site,
     target: &TargetPlace,
     run: &mut dyn Run,
-    made: &[Step],
-    cancelled: &dyn Fn() -> bool,
+    (made, cancelled): (&[Step], &dyn Fn() -> bool),
+    stopped: &dyn Fn(Stopped) -> MountError,
 ) -> Result<(), MountError> {
     run_all(run, made, cancelled).map_err(stopped)?;
     let mut step = Step::MoveBeneath;
@@ -493,7 +531,7 @@ fn clear(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<(), Mou
 /// Unmounts the top layer at a target, unless it is the only one. Whether it was not.
 fn take_layer(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, MountError> {
     let fail = |errno| step_failed(Step::UnmountIdle(Place::Target), errno);
-    let (table, id) = table_and_top(site, target).map_err(fail)?;
+    let (table, id) = top_and_below(site, target).map_err(fail)?;
     let point = |id| table.mounts.iter().find(|m| m.id == id).map(|m| (&m.mount_point, m.parent));
     let stacked = point(id).is_some_and(|(at, parent)| point(parent).is_some_and(|(below, _)| at == below));
     Ok(stacked && take_off(site, target, run)?)
@@ -522,6 +560,17 @@ fn take_off(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool
         }
     }
     Ok(true)
+}
+
+/// The top mount at a target and what it is mounted on, and the id of the former; where the kernel can't be asked for
+/// them alone, the mount table.
+fn top_and_below(site: &Site, target: &TargetPlace) -> Result<(Table, u64), Errno> {
+    if !site.calls.statmount {
+        return table_and_top(site, target);
+    }
+    let top = crate::sys::path::open_child(&target.parent, &target.name)?;
+    let id = stat::mount_id(&site.proc, site.calls, &top)?;
+    Ok((statmount::ways_to(&[id])?, id))
 }
 
 /// The mount table, and in it the id of the top mount at a target.

@@ -4,6 +4,7 @@
 //! API server has it already, for the hour that it keeps events.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -43,15 +44,10 @@ impl Events {
         Self { client, driver: driver.to_owned(), node: node.to_owned() }
     }
 
-    /// One event for each volume whose pod is known. What can't be told is logged: nothing else depends on it.
-    pub async fn tell(&self, volumes: &[Volume], vital: Vital) {
-        let requests: Vec<(String, Event)> = volumes
-            .iter()
-            .filter_map(|volume| {
-                let pod = volume.note.owner.pod.as_ref()?;
-                Some((pod.namespace.clone(), self.event(volume, pod, vital)))
-            })
-            .collect();
+    /// One event for each volume, on its pod. What can't be told is logged: nothing else depends on it.
+    pub async fn tell(&self, volumes: &[(Arc<Volume>, PodIdentity)], vital: Vital) {
+        let requests: Vec<(String, Event)> =
+            volumes.iter().map(|(volume, pod)| (pod.namespace.clone(), self.event(volume, pod, vital))).collect();
         let failures: Vec<kube::Error> = futures_util::stream::iter(requests)
             .map(|(namespace, event)| async move {
                 let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);

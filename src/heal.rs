@@ -6,15 +6,19 @@
 //! after whatever an earlier healing had put there was taken away: there is never more than one.
 //!
 //! Nothing is polled that grows with the number of pods. The kernel tells of mounts ([`crate::sys::mount_events`]); if one
-//! covers a source, or is a volume that we don't know yet, one reading of the mount table tells which volumes show something else than their source's path does now
-//! ([`find`]), and only those are looked at ([`mend`]). Directories can be replaced without any mount, which no mount
-//! event tells: for that the table is read every 15 s as well.
+//! covers a source, or is a volume that we don't know yet, one reading of the mount table tells which volumes show
+//! something else than their source's path does now ([`find`]), and only those are looked at ([`mend`]). Directories can
+//! be replaced without any mount, which no mount event tells: every 15 s the kernel is asked for the name of each that
+//! volumes show, and the table is read if one has changed, or if anything was mounted meanwhile ([`look`]).
 
 pub mod containers;
 pub mod find;
+pub mod look;
 pub mod mend;
 
-use std::collections::{HashMap, HashSet};
+pub use look::Volume;
+
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,22 +27,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::watch::Sender;
 
-use crate::config::AllowList;
 use crate::engine::{Context, MountError};
 use crate::held;
 use crate::note::{Note, Shown};
 use crate::plugin::Plugin;
 use crate::propagation::MountPropagation;
-use crate::site::Site;
-use crate::sys::mount_events::{Changed, MountEvents};
-use crate::sys::{Errno, statmount};
+use crate::sys::mount_events::{Changed, MountEvents, WatchedTable};
+use crate::sys::statmount;
 use crate::threads::{Crew, MountThread};
-use crate::tree::mountinfo::{self, Walk};
-use crate::volume::KubeletPath;
-use find::{Published, Verdict};
+use look::{Book, Sources};
 use mend::Outcome;
 
-/// How often the mount table is read where nothing was mounted or unmounted.
+/// How often it is looked whether the mount table or a directory has changed that no event told of.
 const LOOK: Duration = Duration::from_secs(15);
 /// Mounts come in swarms; the first of them is answered after this.
 const SETTLE: Duration = Duration::from_millis(30);
@@ -46,25 +46,13 @@ const SETTLE: Duration = Duration::from_millis(30);
 /// pays a bounded share of a core; but no longer than [`REST_MAX`].
 const REST: u32 = 20;
 const REST_MAX: Duration = Duration::from_millis(700);
+/// After so many looks at which nothing had changed the table is read all the same.
+const LOOKS_MAX: u32 = 20;
 /// How long reading the table may take.
 const TABLE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// When something that failed is tried again; twice as late each time, up to [`LOOK`].
 const AGAIN: Duration = Duration::from_millis(200);
-
-/// What is known of the volumes at their target paths, by the id of the lowest mount there; no note for those of others.
-type Notes = HashMap<PathBuf, (u64, Option<Arc<Note>>)>;
-
-/// A volume of ours that is published.
-#[derive(Debug, Clone)]
-pub struct Volume {
-    /// Its target path.
-    pub path: KubeletPath,
-    /// How it was published.
-    pub note: Arc<Note>,
-    /// What it shows.
-    pub shown: Shown,
-}
 
 /// Why volumes could not be healed: told once, not each time that it is tried again, and tried again soon at first.
 #[derive(Default)]
@@ -78,7 +66,7 @@ impl Failures {
     /// Takes down what came of a volume. After how long it is to be tried again, if so.
     fn tell(&self, path: &Path, outcome: Result<Tried, String>) -> Option<Duration> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let why = match outcome {
+        let error = match outcome {
             Ok(Tried::Settled) => {
                 known.remove(path);
                 return None;
@@ -86,11 +74,13 @@ impl Failures {
             Ok(Tried::Busy) => None,
             Err(error) => Some(error),
         };
+        // Numbers may be others each time, such as how many mounts there are; the trouble is the same.
+        let why: Why = error.as_ref().map(|error| error.chars().filter(|c| !c.is_ascii_digit()).collect());
         let times = match known.get(path) {
             Some((same, times)) if *same == why => times + 1,
             _ => 0,
         };
-        if let (0, Some(error)) = (times, &why) {
+        if let (0, Some(error)) = (times, &error) {
             tracing::warn!(target_path = %path.display(), error, "a volume could not be healed");
         }
         known.insert(path.to_owned(), (why, times));
@@ -98,12 +88,12 @@ impl Failures {
     }
 
     /// Forgets those of volumes that are gone.
-    fn keep(&self, notes: &Notes) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| notes.contains_key(path));
+    fn keep(&self, book: &Book) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| book.has(path));
     }
 }
 
-/// An error; none while somebody else works on the volume.
+/// An error, without the numbers in it; none while somebody else works on the volume.
 type Why = Option<String>;
 
 /// What came of trying to heal a volume.
@@ -115,8 +105,8 @@ enum Tried {
 }
 
 /// Heals the volumes of a plugin, for ever, in the mount namespace that the kubelet called from last. Tells `volumes`
-/// which there are.
-pub async fn watch(plugin: Arc<Plugin>, volumes: Sender<Arc<Vec<Volume>>>) {
+/// which there are, in the order of their paths.
+pub async fn watch(plugin: Arc<Plugin>, volumes: Sender<Arc<Vec<Arc<Volume>>>>) {
     let failures = Arc::new(Failures::default());
     loop {
         let Some(crew) = plugin.threads.latest() else {
@@ -135,18 +125,20 @@ async fn watch_namespace(
     plugin: &Arc<Plugin>,
     crew: &Arc<Crew>,
     failures: &Arc<Failures>,
-    volumes: &Sender<Arc<Vec<Volume>>>,
+    volumes: &Sender<Arc<Vec<Arc<Volume>>>>,
 ) -> Result<(), String> {
     let events = events(plugin, crew).await?;
-    let mut notes = Notes::new();
+    let watched = watched(plugin, crew).await?;
+    let mut book = Book::default();
     loop {
         let start = Instant::now();
-        let Looked { candidates, volumes: there, notes: kept } = look(plugin, crew, notes).await?;
-        volumes.send_replace(Arc::new(there));
-        let rest = (start.elapsed() * REST).min(REST_MAX);
-        notes = kept;
-        failures.keep(&notes);
-        for group in groups(candidates) {
+        // What changes while the table is read is a change since.
+        watched.has_changed().map_err(|e| format!("mountinfo: {e}"))?;
+        book = read(plugin, crew, book).await?;
+        volumes.send_replace(Arc::clone(&book.volumes));
+        let took = start.elapsed();
+        failures.keep(&book);
+        for group in groups(std::mem::take(&mut book.candidates)) {
             let (plugin, crew, failures) = (Arc::clone(plugin), Arc::clone(crew), Arc::clone(failures));
             // Nobody waits for it: one whose source hangs must not hold up the others. It holds its passes.
             tokio::spawn(async move {
@@ -162,13 +154,26 @@ async fn watch_namespace(
                 }
             });
         }
-        tokio::time::sleep(rest).await;
-        tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            () = failures.again.notified() => {}
-            mattered = until_it_matters(plugin, crew, &events, &notes) => {
-                mattered?;
-                tokio::time::sleep(SETTLE).await;
+        tokio::time::sleep((took * REST).min(REST_MAX)).await;
+        let newcomers_at = start + (took * REST).min(LOOK);
+        for look in 1.. {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = failures.again.notified() => break,
+                mattered = until_it_matters(plugin, crew, &events, (&book.sources, newcomers_at)) => {
+                    mattered?;
+                    tokio::time::sleep(SETTLE).await;
+                    break;
+                }
+            }
+            let changed = watched.has_changed().map_err(|e| format!("mountinfo: {e}"))?;
+            if changed || look == LOOKS_MAX || !book.is_by(&plugin.list()?) {
+                break;
+            }
+            let moved;
+            (book, moved) = was_moved(plugin, crew, book).await?;
+            if moved {
+                break;
             }
         }
         if plugin.threads.latest().is_none_or(|latest| !Arc::ptr_eq(&latest, crew)) {
@@ -181,26 +186,18 @@ async fn watch_namespace(
 ///
 /// A mount on one peer appears on the others too, and they need no other: a second one would cover that of the first,
 /// which is a peer of the source, and so the source itself.
-fn groups(candidates: Vec<Volume>) -> Vec<Vec<Volume>> {
+fn groups(candidates: Vec<Arc<Volume>>) -> Vec<Vec<Arc<Volume>>> {
     let mut groups = Vec::new();
-    let mut peers: HashMap<Shown, Vec<Volume>> = HashMap::new();
+    let mut peers: HashMap<Arc<Shown>, Vec<Arc<Volume>>> = HashMap::new();
     for volume in candidates {
         if is_peer(&volume.note) {
-            peers.entry(volume.shown.clone()).or_default().push(volume);
+            peers.entry(Arc::clone(&volume.shown)).or_default().push(volume);
         } else {
             groups.push(vec![volume]);
         }
     }
     groups.extend(peers.into_values());
     groups
-}
-
-/// What one reading of the table tells.
-struct Looked {
-    /// The volumes that may need healing.
-    candidates: Vec<Volume>,
-    volumes: Vec<Volume>,
-    notes: Notes,
 }
 
 /// Changes of the namespace's mounts, as closely as they are to be had.
@@ -222,31 +219,49 @@ async fn events(plugin: &Plugin, crew: &Arc<Crew>) -> Result<MountEvents, String
     MountEvents::unnamed(table).map_err(|e| format!("mountinfo: {e}"))
 }
 
-/// Until something was mounted over a source, or a volume was published.
+/// The namespace's table, to be asked whether it has changed.
+async fn watched(plugin: &Plugin, crew: &Arc<Crew>) -> Result<WatchedTable, String> {
+    let opening =
+        plugin.threads.run(crew, "mount table", TABLE_DEADLINE, |thread, _| WatchedTable::of_thread(&thread.site.proc));
+    opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
+}
+
+/// Until something was mounted over a source; or a volume was published, but then not before `newcomers_at`: one that
+/// nothing happens to can wait.
 async fn until_it_matters(
     plugin: &Plugin,
     crew: &Arc<Crew>,
     events: &MountEvents,
-    notes: &Notes,
+    (sources, newcomers_at): (&Arc<Sources>, Instant),
 ) -> Result<(), String> {
-    let sources: Arc<HashSet<PathBuf>> =
-        Arc::new(notes.values().filter_map(|(_, note)| Some(note.as_ref()?.full_path())).collect());
+    let mut newcomers = false;
     loop {
-        let Changed::Attached(ids) = events.next().await.map_err(|e| format!("mount events: {e}"))? else {
+        let next = if newcomers {
+            let Ok(next) = tokio::time::timeout_at(newcomers_at.into(), events.next()).await else { return Ok(()) };
+            next
+        } else {
+            events.next().await
+        };
+        let Changed::Attached(ids) = next.map_err(|e| format!("mount events: {e}"))? else {
             return Ok(());
         };
-        let sources = Arc::clone(&sources);
+        let sources = Arc::clone(sources);
         let looking = plugin.threads.run(crew, "mount table", TABLE_DEADLINE, move |thread, _| {
             let kubelet_dir = thread.site.kubelet_dir.as_path();
-            // One that is gone by now mattered to nobody.
-            let points = ids.iter().filter_map(|&id| statmount::mount_point(id).ok());
-            let matters = |point: PathBuf| {
-                held::is_target(kubelet_dir, &point) || sources.iter().any(|source| source.starts_with(&point))
-            };
-            points.into_iter().any(matters)
+            let mut newcomers = false;
+            for id in ids {
+                // One that is gone by now mattered to nobody.
+                let Ok(point) = statmount::mount_point(id) else { continue };
+                if sources.are_covered_by(&point) {
+                    return None;
+                }
+                newcomers |= held::is_target(kubelet_dir, &point);
+            }
+            Some(newcomers)
         });
-        if looking.await.map_err(|e| e.to_string())? {
-            return Ok(());
+        match looking.await.map_err(|e| e.to_string())? {
+            None => return Ok(()),
+            Some(came) => newcomers |= came,
         }
     }
 }
@@ -255,44 +270,25 @@ fn is_peer(note: &Note) -> bool {
     note.propagation == MountPropagation::Bidirectional
 }
 
-async fn look(plugin: &Plugin, crew: &Arc<Crew>, notes: Notes) -> Result<Looked, String> {
+async fn read(plugin: &Plugin, crew: &Arc<Crew>, book: Book) -> Result<Book, String> {
     let list = plugin.list()?;
-    let looking = plugin
-        .threads
-        .run(crew, "mount table", TABLE_DEADLINE, move |thread, _| read_table(&thread.site, &list, notes));
-    looking.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
+    let reading =
+        plugin.threads.run(crew, "mount table", TABLE_DEADLINE, move |thread, _| Book::read(&thread.site, &list, book));
+    reading.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
 }
 
-fn read_table(site: &Site, list: &AllowList, mut known: Notes) -> Result<Looked, Errno> {
-    let table = mountinfo::parse(&site.proc.mountinfo()?);
-    let kubelet_dir = site.kubelet_dir.as_path();
-    let walk = Walk::new(&table);
-    let mut looked = Looked { candidates: Vec::new(), volumes: Vec::new(), notes: Notes::new() };
-    for Published { path, top, lowest } in find::published(&table, &walk, &site.kubelet_dir) {
-        let (target, id) = (path.as_path().to_owned(), lowest.id);
-        let note = match known.remove(&target) {
-            Some((same, note)) if same == id => note,
-            // One that goes away in between is none of ours any more.
-            _ => Note::of(site, &path).map(Arc::new),
-        };
-        if let Some(note) = &note {
-            let shown = Shown { device: top.device, root: top.root.clone() };
-            let volume = Volume { path, note: Arc::clone(note), shown };
-            let verdict = find::judge((&table, &walk), kubelet_dir, (&target, note), None);
-            let due = matches!(verdict, Verdict::Follow | Verdict::Replace);
-            if due && mend::wanted(list, &volume.path, note).is_some() {
-                looked.candidates.push(volume.clone());
-            }
-            looked.volumes.push(volume);
-        }
-        looked.notes.insert(target, (id, note));
-    }
-    Ok(looked)
+/// Whether a directory of the volumes was moved or deleted.
+async fn was_moved(plugin: &Plugin, crew: &Arc<Crew>, mut book: Book) -> Result<(Book, bool), String> {
+    let looking = plugin.threads.run(crew, "mount table", TABLE_DEADLINE, move |_, _| {
+        let moved = book.was_moved();
+        (book, moved)
+    });
+    looking.await.map_err(|e| e.to_string())
 }
 
 /// Heals one volume, on a thread that may hang.
 async fn heal(plugin: &Plugin, crew: &Arc<Crew>, volume: &Volume) -> Result<Tried, String> {
-    let Volume { path, note, shown } = volume;
+    let Volume { path, note, shown, .. } = volume;
     let entry = note.owner.entry.as_str();
     // Somebody publishes or unpublishes it now.
     let Ok(pass) = plugin.gate.enter(path.as_path()) else { return Ok(Tried::Busy) };

@@ -3,11 +3,15 @@
 //! The kubelet keeps `vol_data.json` next to the target directory of every CSI volume (pkg/volume/csi), with the
 //! driver's name in it. So nothing has to be remembered here, and a restarted plugin knows as much as before.
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use crate::site::Site;
-use crate::sys::Errno;
-use crate::tree::mountinfo::{self, Table};
+use crate::sys::mount_events::WatchedTable;
+use crate::sys::{Errno, statmount};
+use crate::tree::mountinfo;
 
 /// How many volumes are mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,12 +49,26 @@ pub fn is_target(kubelet_dir: &Path, mount_point: &Path) -> bool {
     matches!(place(kubelet_dir, mount_point), Some(Place::Target { .. }))
 }
 
-/// Each place once, however many layers are mounted there.
-fn places(table: &Table, kubelet_dir: &Path) -> Vec<Place> {
-    let mut points: Vec<&Path> = table.mounts.iter().map(|m| m.mount_point.as_path()).collect();
-    points.sort_unstable();
-    points.dedup();
-    points.into_iter().filter_map(|point| place(kubelet_dir, point)).collect()
+/// Whether this lies beneath where a CSI volume of a pod is mounted.
+#[must_use]
+pub fn is_in_target(kubelet_dir: &Path, mount_point: &Path) -> bool {
+    let Ok(below) = mount_point.strip_prefix(kubelet_dir) else { return false };
+    let mut parts = below.iter();
+    let mut next = || parts.next().map(std::ffi::OsStr::as_encoded_bytes);
+    next() == Some(b"pods")
+        && next().is_some()
+        && next() == Some(b"volumes")
+        && next() == Some(b"kubernetes.io~csi")
+        && next().is_some()
+        && next() == Some(b"mount")
+        && next().is_some()
+}
+
+/// The path, short. Two that are the same in it would be counted as one volume; of 2^64 none will be.
+fn short(path: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What the kubelet wrote beside a CSI volume's target (`vol_data.json`).
@@ -82,21 +100,92 @@ impl Written {
     }
 }
 
-/// Counts the driver's volumes in the mount namespace of the calling thread.
-///
-/// # Errors
-/// If the mount table can't be read.
-pub fn count(site: &Site, driver: &str) -> Result<Held, Errno> {
-    let table = mountinfo::parse(&site.proc.mountinfo()?);
-    let mut held = Held::default();
-    for place in places(&table, site.kubelet_dir.as_path()) {
-        match place {
-            Place::Target { data } if Written::read(&data).is_some_and(|w| w.driver == driver) => held.published += 1,
-            Place::Staging { driver: of } if of == Path::new(driver) => held.staged += 1,
-            _ => {}
+/// Counts the volumes of a driver. What is known from the last time is kept: the table is read only if it has changed, and
+/// what the kubelet wrote of a volume is read once.
+#[derive(Debug)]
+pub struct Counter {
+    driver: String,
+    last: Mutex<Last>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    /// The mount namespace, by its inode, and its table.
+    watched: Option<(u64, WatchedTable)>,
+    held: Held,
+    /// By the [`short`] paths of all volumes, whether they are the driver's.
+    targets: HashMap<u64, bool>,
+}
+
+impl Counter {
+    /// None is counted yet.
+    #[must_use]
+    pub fn new(driver: &str) -> Self {
+        Self { driver: driver.to_owned(), last: Mutex::default() }
+    }
+
+    /// The driver's volumes in the mount namespace of the calling thread.
+    ///
+    /// # Errors
+    /// EAGAIN: another thread counts them. Else what reading the mount table says.
+    pub fn count(&self, site: &Site) -> Result<Held, Errno> {
+        use std::sync::TryLockError;
+        let mut last = match self.last.try_lock() {
+            Ok(last) => last,
+            Err(TryLockError::Poisoned(last)) => last.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(Errno::EAGAIN),
+        };
+        let namespace = site.proc.thread_mount_namespace()?.inode;
+        if let Some((inode, table)) = &last.watched
+            && *inode == namespace
+            && !table.has_changed()?
+        {
+            return Ok(last.held);
+        }
+        // Opened before it is read: what changes meanwhile is seen the next time.
+        last.watched = Some((namespace, WatchedTable::of_thread(&site.proc)?));
+        match self.read(site, &last.targets) {
+            Ok((held, targets)) => {
+                (last.held, last.targets) = (held, targets);
+                Ok(held)
+            }
+            Err(errno) => {
+                last.watched = None;
+                Err(errno)
+            }
         }
     }
-    Ok(held)
+
+    fn read(&self, site: &Site, known: &HashMap<u64, bool>) -> Result<(Held, HashMap<u64, bool>), Errno> {
+        let kubelet_dir = site.kubelet_dir.as_path();
+        let (mut held, mut targets) = (Held::default(), HashMap::with_capacity(known.len()));
+        let mut staged = std::collections::HashSet::new();
+        // Each place once, however many layers are mounted there.
+        let mut see = |point: &Path| match place(kubelet_dir, point) {
+            Some(Place::Target { data }) => {
+                let short = short(point);
+                if targets.contains_key(&short) {
+                    return;
+                }
+                let ours = known.get(&short).copied().or_else(|| Some(Written::read(&data)?.driver == self.driver));
+                held.published += usize::from(ours == Some(true));
+                // What can't be read is of a pod that goes away, or comes.
+                if let Some(ours) = ours {
+                    targets.insert(short, ours);
+                }
+            }
+            Some(Place::Staging { driver }) if driver == Path::new(&self.driver) => {
+                held.staged += usize::from(staged.insert(short(point)));
+            }
+            _ => {}
+        };
+        if site.calls.statmount {
+            statmount::points(&mut see)?;
+        } else {
+            mountinfo::parse(&site.proc.mountinfo()?).mounts.iter().for_each(|mount| see(&mount.mount_point));
+        }
+        Ok((held, targets))
+    }
 }
 
 #[cfg(test)]
@@ -104,23 +193,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_told_by_their_paths_and_counted_once() {
-        let line = |id: u32, at: &str| format!("{id} 1 0:5 / {at} rw - tmpfs x rw\n");
-        let text: String = [
-            "/k/pods/u/volumes/kubernetes.io~csi/v/mount",
-            "/k/pods/u/volumes/kubernetes.io~csi/v/mount",
+    fn places_are_told_by_their_paths() {
+        let at = |path: &str| place(Path::new("/k"), Path::new(path));
+        let data = PathBuf::from("/k/pods/u/volumes/kubernetes.io~csi/v/vol_data.json");
+        assert_eq!(at("/k/pods/u/volumes/kubernetes.io~csi/v/mount"), Some(Place::Target { data }));
+        let staging = at("/k/plugins/kubernetes.io/csi/d/0123/globalmount");
+        assert_eq!(staging, Some(Place::Staging { driver: "d".into() }));
+        for other in [
             "/k/pods/u/volumes/kubernetes.io~csi/v/mount/nested",
             "/k/pods/u/volumes/kubernetes.io~nfs/v/mount",
-            "/k/plugins/kubernetes.io/csi/d/0123/globalmount",
             "/elsewhere/pods/u/volumes/kubernetes.io~csi/v/mount",
-        ]
-        .iter()
-        .zip(2..)
-        .map(|(at, id)| line(id, at))
-        .collect();
-        let found = places(&mountinfo::parse(text.as_bytes()), Path::new("/k"));
-        let data = PathBuf::from("/k/pods/u/volumes/kubernetes.io~csi/v/vol_data.json");
-        assert_eq!(found, [Place::Staging { driver: "d".into() }, Place::Target { data }]);
+        ] {
+            assert_eq!(at(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_mounted_in_a_volume_is_told_from_the_volume() {
+        let inside = |path: &str| is_in_target(Path::new("/k"), Path::new(path));
+        assert!(inside("/k/pods/u/volumes/kubernetes.io~csi/v/mount/nested"));
+        assert!(inside("/k/pods/u/volumes/kubernetes.io~csi/v/mount/nested/deeper"));
+        for other in
+            ["/k/pods/u/volumes/kubernetes.io~csi/v/mount", "/k/pods/u/volumes/kubernetes.io~nfs/v/mount/x", "/k", "/"]
+        {
+            assert!(!inside(other), "{other}");
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub mod policy;
 pub mod propagation;
 pub mod registration;
 pub mod serve;
+pub mod shortage;
 pub mod site;
 pub mod socket;
 pub mod subtrees;

@@ -23,7 +23,7 @@ const NAME: &CStr = c"user.hostmount.volume";
 const MAX: usize = (3 + GIVEN_MAX) * crate::volume::PATH_MAX;
 
 /// Whose a volume is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// The entry.
     pub entry: EntryName,
@@ -32,7 +32,7 @@ pub struct Owner {
 }
 
 /// How a volume was published.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Note {
     /// Whose it is.
     pub owner: Owner,
@@ -83,6 +83,16 @@ impl Note {
         note
     }
 
+    /// What volumes of many pods have in common: the note without what differs between those that were published the same
+    /// way.
+    #[must_use]
+    pub fn in_common(mut self) -> Self {
+        self.owner.pod = None;
+        self.source_mount = 0;
+        self.given = Vec::new();
+        self
+    }
+
     fn encode(&self) -> Vec<u8> {
         let MountAttrs { read_only, nosuid, nodev, noexec } = self.attrs;
         let value = json!({
@@ -128,6 +138,14 @@ impl Note {
     pub fn write(&self, target: &TargetPlace) {
         if let Err(errno) = path::set_attribute(&target.parent, NAME, &self.encode()) {
             tracing::debug!(%errno, "the kubelet's file system takes no extended attributes: the volume cannot be healed");
+        }
+    }
+
+    /// Takes it away from beside a target, after a publish that failed. Where that can't be done it is the kubelet's,
+    /// which removes the directory, or the next publish's, which notes anew.
+    pub fn forget(target: &TargetPlace) {
+        if let Err(errno) = path::remove_attribute(&target.parent, NAME) {
+            tracing::debug!(%errno, "the note of a volume that is not published stays");
         }
     }
 

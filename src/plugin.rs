@@ -14,10 +14,11 @@ use crate::csi::connection::{Caller, MountNamespaceOf};
 use crate::csi::door::Door;
 use crate::csi::status::{CallError, code, status};
 use crate::gate::Gate;
-use crate::held::{self, Held};
+use crate::held::{Counter, Held};
 use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::registration::Registration;
+use crate::sys::Errno;
 use crate::threads::{Crew, Threads};
 
 /// How long counting the mounted volumes may take; 50,000 mounts are read in 0.1 s.
@@ -44,6 +45,8 @@ pub struct Plugin {
     pub threads: Threads,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// Counts the mounted volumes.
+    pub counter: Arc<Counter>,
     /// The calls under way.
     pub under_way: UnderWay,
     /// The look-up of pods, if it was asked for.
@@ -117,10 +120,11 @@ impl Plugin {
     /// None, if a thread is not to be had in time, or nobody has called yet.
     pub async fn count_held(&self) -> Option<Held> {
         let crew = self.threads.latest()?;
-        let driver = self.driver.clone();
-        let counting =
-            self.threads.run(&crew, "metrics", COUNT_DEADLINE, move |thread, _| held::count(&thread.site, &driver));
+        let counter = Arc::clone(&self.counter);
+        let counting = self.threads.run(&crew, "metrics", COUNT_DEADLINE, move |thread, _| counter.count(&thread.site));
         match counting.await {
+            // The one that counts now takes it down.
+            Ok(Err(Errno::EAGAIN)) => return None,
             Ok(Ok(held)) => {
                 self.metrics.held(held);
                 return Some(held);

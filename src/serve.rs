@@ -20,6 +20,7 @@ use crate::csi::{identity, node};
 use crate::events::Events;
 use crate::gate::Gate;
 use crate::heal;
+use crate::held::Counter;
 use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::plugin::{Plugin, UnderWay};
@@ -163,6 +164,7 @@ pub fn build(args: &ServeArgs) -> Result<Plugin, String> {
         lookup: None,
         registration,
         metrics: Arc::new(Metrics::new(&args.driver_name)),
+        counter: Arc::new(Counter::new(&args.driver_name)),
         threads: Threads::new(site, &args.driver_name),
         driver: args.driver_name.clone(),
         node_id: args.node_id.clone(),

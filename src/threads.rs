@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::shortage;
 use crate::site::Site;
 use crate::sys::Errno;
 use crate::sys::mount_events::MountEvents;
@@ -59,9 +60,7 @@ pub enum NoResult {
         source_name: String,
     },
     /// No thread could enter the namespace.
-    #[error(
-        "no thread could be started in the caller's mount namespace: {0}; the plugin needs CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE, and hostPID"
-    )]
+    #[error("no thread could be started in the caller's mount namespace: {0}{advice}", advice = shortage::thread_advice(*.0))]
     NoThread(Errno),
     /// The job ended without an answer, by a panic.
     #[error("the job ended without an answer; see the plugin's log")]

@@ -15,10 +15,12 @@ use tokio::sync::watch::Receiver;
 use crate::engine::{self, MountError};
 use crate::events::Events;
 use crate::heal::Volume;
+use crate::note::{Note, Shown};
 use crate::plan::Gone;
 use crate::plugin::Plugin;
 use crate::sys::Errno;
 use crate::threads::{Crew, NoResult};
+use crate::volume::PodIdentity;
 
 /// How long a source may take to answer. Most answer within microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -90,16 +92,16 @@ impl Known {
     /// Takes down how a volume is. Whether that is a change.
     fn changes(&mut self, target: &Path, now: Vital) -> bool {
         let before = match now {
+            Vital::Live if self.0.is_empty() => None,
             Vital::Live => self.0.remove(target),
             _ => self.0.insert(target.to_owned(), now),
         };
         before.unwrap_or_default() != now
     }
 
-    /// Forgets volumes that are gone.
-    fn keep(&mut self, volumes: &[Volume]) {
-        let there: std::collections::HashSet<&Path> = volumes.iter().map(|volume| volume.path.as_path()).collect();
-        self.0.retain(|path, _| there.contains(path.as_path()));
+    /// Forgets volumes that are gone. Those that are there are in the order of their paths.
+    fn keep(&mut self, volumes: &[Arc<Volume>]) {
+        self.0.retain(|path, _| volumes.binary_search_by(|volume| volume.path.as_path().cmp(path)).is_ok());
     }
 
     fn counts(&self) -> HashMap<&'static str, usize> {
@@ -111,37 +113,45 @@ impl Known {
     }
 }
 
-/// The volumes by what they show: those of a group live and die together. Groups and members in a fixed order.
-fn groups(volumes: &[Volume]) -> Vec<Vec<Volume>> {
-    let mut groups: HashMap<_, Vec<Volume>> = HashMap::new();
+/// Volumes that show the same: they live and die together.
+type Group = Arc<Vec<Arc<Volume>>>;
+
+/// The volumes by what they show. They come in the order of their paths; so do the members of a group, and groups by
+/// their first.
+fn groups(volumes: &[Arc<Volume>]) -> Vec<Group> {
+    let mut groups: Vec<Vec<Arc<Volume>>> = Vec::new();
+    let mut known: HashMap<&Shown, usize> = HashMap::new();
     for volume in volumes {
-        groups.entry(&volume.shown).or_default().push(volume.clone());
+        let at = *known.entry(&volume.shown).or_insert(groups.len());
+        if at == groups.len() {
+            groups.push(Vec::new());
+        }
+        groups[at].push(Arc::clone(volume));
     }
-    let mut groups: Vec<_> = groups.into_values().collect();
-    groups.iter_mut().for_each(|group| group.sort_by(|a, b| a.path.as_path().cmp(b.path.as_path())));
-    groups.sort_by(|a, b| a[0].path.as_path().cmp(b[0].path.as_path()));
-    groups
+    groups.into_iter().map(Arc::new).collect()
 }
 
 /// Asks every `interval` how the sources of the volumes are, for ever.
 pub async fn watch(
     plugin: Arc<Plugin>,
-    volumes: Receiver<Arc<Vec<Volume>>>,
+    volumes: Receiver<Arc<Vec<Arc<Volume>>>>,
     events: Option<Events>,
     interval: Duration,
 ) {
     let mut known = Known::default();
-    let mut next = 0;
+    let mut next = 0_usize;
+    let (mut grouped, mut all) = (Arc::default(), Vec::new());
     loop {
         tokio::time::sleep(interval).await;
         let Some(crew) = plugin.threads.latest() else { continue };
         let volumes = Arc::clone(&volumes.borrow());
-        known.keep(&volumes);
-        let mut asked = groups(&volumes);
-        let count = asked.len().min(EACH_TIME);
-        let from = next % asked.len().max(1);
-        asked.rotate_left(from);
-        asked.truncate(count);
+        if !Arc::ptr_eq(&volumes, &grouped) {
+            known.keep(&volumes);
+            all = groups(&volumes);
+            grouped = volumes;
+        }
+        let count = all.len().min(EACH_TIME);
+        let asked: Vec<Group> = (0..count).map(|n| Arc::clone(&all[next.wrapping_add(n) % all.len()])).collect();
         next = next.wrapping_add(count);
         let answers: Vec<_> = futures_util::stream::iter(asked)
             .map(|group| {
@@ -156,20 +166,39 @@ pub async fn watch(
             .await;
         for (group, vital) in answers {
             let Some(vital) = vital else { continue };
-            let changed: Vec<Volume> =
-                group.into_iter().filter(|volume| known.changes(volume.path.as_path(), vital)).collect();
+            let changed: Vec<Arc<Volume>> =
+                group.iter().filter(|volume| known.changes(volume.path.as_path(), vital)).cloned().collect();
             if let Some(first) = changed.first() {
                 tell(first, vital, changed.len());
             }
             if let Some(events) = events.clone()
                 && !changed.is_empty()
             {
+                let (plugin, crew) = (Arc::clone(&plugin), Arc::clone(&crew));
                 // An API server that is away must not keep us from looking.
-                tokio::spawn(async move { tokio::time::timeout(TELLING, events.tell(&changed, vital)).await });
+                tokio::spawn(async move {
+                    let told = async { events.tell(&pods_of(&plugin, &crew, changed).await, vital).await };
+                    tokio::time::timeout(TELLING, told).await
+                });
             }
         }
         plugin.metrics.unhealthy(&known.counts());
     }
+}
+
+/// The volumes with their pods, as far as those are noted. They aren't kept: nobody else asks for them.
+async fn pods_of(plugin: &Plugin, crew: &Arc<Crew>, volumes: Vec<Arc<Volume>>) -> Vec<(Arc<Volume>, PodIdentity)> {
+    let reading = plugin.threads.run(crew, "notes", TELLING, move |thread, _| {
+        let pod = |volume: Arc<Volume>| {
+            let pod = Note::of(&thread.site, &volume.path)?.owner.pod?;
+            Some((volume, pod))
+        };
+        volumes.into_iter().filter_map(pod).collect()
+    });
+    reading.await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "pods could not be told by events");
+        Vec::new()
+    })
 }
 
 fn tell(volume: &Volume, vital: Vital, volumes: usize) {
@@ -200,12 +229,13 @@ async fn ask(plugin: &Plugin, crew: &Arc<Crew>, volume: &Volume) -> Option<Vital
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::note::{Shown, tests::note};
+    use crate::note::tests::note;
     use crate::volume::{AbsPath, KubeletPath};
 
-    fn volume(name: &str, minor: u32) -> Volume {
+    fn volume(name: &str, minor: u32) -> Arc<Volume> {
         let path = KubeletPath::parse(&format!("/k/{name}"), &AbsPath::parse("/k").unwrap()).unwrap();
-        Volume { path, note: Arc::new(note()), shown: Shown { device: (0, minor), root: "/".into() } }
+        let shown = Arc::new(Shown { device: (0, minor), root: "/".into() });
+        Arc::new(Volume { path, note: Arc::new(note()), shown, id: 1 })
     }
 
     #[test]
@@ -226,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_source_is_asked_once_however_many_volumes_it_has() {
-        let volumes = [volume("d", 1), volume("a", 2), volume("c", 1), volume("b", 1)];
+        let volumes = [volume("a", 2), volume("b", 1), volume("c", 1), volume("d", 1)];
         let names: Vec<Vec<String>> =
             groups(&volumes).iter().map(|g| g.iter().map(|v| v.path.to_string()).collect()).collect();
         assert_eq!(names, [vec!["/k/a"], vec!["/k/b", "/k/c", "/k/d"]]);

@@ -1,16 +1,20 @@
 //! The only maker of gRPC statuses: one exhaustive match from what went wrong to the code that CSI wants for it.
 //!
 //! The codes are CSI's ("Error Scheme" and the tables of each call). Where those are silent: a source that is dead
-//! or hangs is a state of the node that passes, UNAVAILABLE or DEADLINE_EXCEEDED, which the kubelet retries; a
-//! source or target that an administrator has to change is FAILED_PRECONDITION.
+//! or hangs is a state of the node that passes, UNAVAILABLE or DEADLINE_EXCEEDED, which the kubelet retries; what the
+//! node has run out of is RESOURCE_EXHAUSTED, whichever call it was that met it; a source or target that an
+//! administrator has to change is FAILED_PRECONDITION.
 
 use tonic::{Code, Status};
 
 use super::request::BadRequest;
+use crate::apply::Failed;
 use crate::engine::MountError;
 use crate::gate::Busy;
 use crate::lookup::LookupError;
 use crate::policy::Denied;
+use crate::shortage::is_shortage;
+use crate::sys::Errno;
 use crate::threads::NoResult;
 
 /// Everything that can go wrong in a call.
@@ -66,6 +70,9 @@ pub const fn code(error: &CallError) -> Code {
         CallError::NoResult(none) => match none {
             NoResult::Deadline { .. } => Code::DeadlineExceeded,
             NoResult::Stuck { .. } => Code::Aborted,
+            NoResult::NoThread(errno) if matches!(errno, Errno::EAGAIN) || is_shortage(*errno) => {
+                Code::ResourceExhausted
+            }
             NoResult::NoThread(_) => Code::Unavailable,
             NoResult::Lost => Code::Internal,
         },
@@ -82,7 +89,17 @@ pub const fn code(error: &CallError) -> Code {
             | MountError::SecondWriter { .. } => Code::FailedPrecondition,
             MountError::TargetDiffers { .. } => Code::AlreadyExists,
             MountError::SourceDead { .. } | MountError::VolumeDead { .. } => Code::Unavailable,
-            MountError::TooManyMounts => Code::ResourceExhausted,
+            MountError::TooManyMounts { .. } => Code::ResourceExhausted,
+            MountError::Source { errno, .. }
+            | MountError::Target { errno, .. }
+            | MountError::KubeletDir { errno, .. }
+            | MountError::Workshop { errno, .. }
+            // One that couldn't be taken back is more than a shortage.
+            | MountError::Step { failed: Failed { errno, undo: Ok(()), .. } }
+                if is_shortage(*errno) =>
+            {
+                Code::ResourceExhausted
+            }
             MountError::Cancelled => Code::DeadlineExceeded,
             MountError::Source { .. }
             | MountError::Target { .. }
@@ -107,4 +124,40 @@ pub const fn code(error: &CallError) -> Code {
 #[must_use]
 pub fn status(error: &CallError) -> Status {
     Status::new(code(error), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::plan::{Origin, Place, Step};
+
+    fn step(errno: Errno, undo: Result<(), (Step, Errno)>) -> CallError {
+        MountError::Step { failed: Failed { step: Step::Bind(Origin::Source), errno, undo } }.into()
+    }
+
+    #[test]
+    fn what_has_run_out_is_told_as_that_wherever_it_was_met() {
+        let path = || PathBuf::from("/x");
+        for errno in [Errno::ENOSPC, Errno::EDQUOT, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE] {
+            let met = [
+                MountError::Source { path: path(), errno }.into(),
+                MountError::Target { path: path(), errno }.into(),
+                MountError::KubeletDir { path: path(), errno }.into(),
+                MountError::Workshop { path: path(), errno }.into(),
+                step(errno, Ok(())),
+                CallError::NoResult(NoResult::NoThread(errno)),
+            ];
+            for error in met {
+                assert_eq!(code(&error), Code::ResourceExhausted, "{error}");
+                assert!(error.to_string().contains(crate::shortage::advice(errno)), "{error}");
+            }
+            let left = step(errno, Err((Step::Detach(Place::Slot), Errno::EBUSY)));
+            assert_eq!(code(&left), Code::Internal, "{left}");
+        }
+        assert_eq!(code(&CallError::NoResult(NoResult::NoThread(Errno::EAGAIN))), Code::ResourceExhausted);
+        assert_eq!(code(&CallError::NoResult(NoResult::NoThread(Errno::EPERM))), Code::Unavailable);
+        assert_eq!(code(&MountError::Source { path: path(), errno: Errno::EACCES }.into()), Code::Internal);
+    }
 }

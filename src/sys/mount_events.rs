@@ -8,10 +8,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::namespace::MountNamespace;
+use super::namespace::{MountNamespace, Proc};
 
 // include/uapi/linux/fanotify.h of Linux 6.15, which the crates at hand don't have yet.
 const FAN_REPORT_MNT: u32 = 0x4000;
@@ -83,6 +84,29 @@ impl MountGroup {
 impl AsFd for MountGroup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// A mount table that is asked now and then whether it has changed.
+#[derive(Debug)]
+pub struct WatchedTable(OwnedFd);
+
+impl WatchedTable {
+    /// That of the calling thread's namespace, whoever asks it afterwards.
+    ///
+    /// # Errors
+    /// What open(2) says.
+    pub fn of_thread(proc: &Proc) -> Result<Self, Errno> {
+        proc.open("thread-self/mountinfo").map(Self)
+    }
+
+    /// Whether anything was mounted, moved or unmounted since this was asked last, or since it was opened. It costs the
+    /// same however many mounts there are (fs/proc_namespace.c `mounts_poll`).
+    ///
+    /// # Errors
+    /// What poll(2) says.
+    pub fn has_changed(&self) -> Result<bool, Errno> {
+        Ok(poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLPRI)], PollTimeout::ZERO)? != 0)
     }
 }
 

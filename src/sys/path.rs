@@ -152,3 +152,17 @@ pub fn attribute(dir: impl AsFd, name: &CStr, max: usize) -> Result<Option<Vec<u
         Err(errno) => Err(errno),
     }
 }
+
+/// Removes an extended attribute of a directory, if it has it.
+///
+/// # Errors
+/// What removexattr(2) says.
+pub fn remove_attribute(dir: impl AsFd, name: &CStr) -> Result<(), Errno> {
+    let path = CString::new(fd_path(dir.as_fd())).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: path and name are NUL-terminated.
+    let result = unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) };
+    match Errno::result(result) {
+        Ok(_) | Err(Errno::ENODATA | Errno::ENOTSUP) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}

@@ -8,7 +8,7 @@ use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use linux_raw_sys::general as raw;
 use nix::errno::Errno;
@@ -26,6 +26,8 @@ const ALL: u32 = raw::STATMOUNT_SB_BASIC
     | raw::STATMOUNT_FS_TYPE
     | raw::STATMOUNT_FS_SUBTYPE
     | raw::STATMOUNT_SB_SOURCE;
+/// The same without what a file system was mounted from.
+const SELECTED: u32 = ALL & !raw::STATMOUNT_SB_SOURCE;
 /// `LSMT_ROOT` as the kernel reads it: the reader's root.
 const ROOT: u64 = u64::MAX;
 /// Ids that are asked for at once. The kernel lets go of its lock in between.
@@ -63,6 +65,11 @@ impl Answer {
     fn text(&self, offset: u32) -> Result<&[u8], Errno> {
         let text = self.text.get(usize::try_from(offset).unwrap_or(usize::MAX)..);
         text.and_then(|text| CStr::from_bytes_until_nul(text).ok()).map(CStr::to_bytes).ok_or(Errno::EIO)
+    }
+
+    /// A mount of which [`SELECTED`] was asked for, with unique ids.
+    fn by_unique_id(&self) -> Result<mountinfo::Mount, Errno> {
+        Ok(mountinfo::Mount { id: self.fixed.mnt_id, parent: self.fixed.mnt_parent_id, ..self.mount()? })
     }
 
     /// A mount of which [`ALL`] was asked for. A source that isn't told is empty.
@@ -144,6 +151,80 @@ pub fn mount_in(id: u64, namespace: u64) -> Result<mountinfo::Mount, Errno> {
     let mut answer = Answer::new();
     answer.ask(id, namespace, ALL)?;
     answer.mount()
+}
+
+/// The directory that a mount shows, as mountinfo names it, and whether it has been deleted; by the mount's unique id. No
+/// file system is asked.
+///
+/// # Errors
+/// ENOENT: it isn't in this thread's namespace (any more).
+pub fn root(id: u64) -> Result<(PathBuf, bool), Errno> {
+    let mut answer = Answer::new();
+    answer.ask(id, 0, raw::STATMOUNT_MNT_ROOT)?;
+    let root = answer.text(answer.fixed.mnt_root)?;
+    let living = root.strip_suffix(b"//deleted");
+    Ok((PathBuf::from(OsStr::from_bytes(living.unwrap_or(root))), living.is_some()))
+}
+
+/// Where the mounts of the calling thread's namespace are, one after the other.
+///
+/// # Errors
+/// What listmount(2) and statmount(2) say. A mount that goes away meanwhile is none.
+pub fn points(see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
+    let mut answer = Answer::new();
+    for id in list()? {
+        match answer.ask(id, 0, raw::STATMOUNT_MNT_POINT) {
+            Ok(()) => see(Path::new(OsStr::from_bytes(answer.text(answer.fixed.mnt_point)?))),
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// The mounts of the calling thread's namespace at the points that are wanted, in mountinfo's order. Other than in
+/// mountinfo, their ids and their parents' are the unique ones, and what they were mounted from is left out.
+///
+/// # Errors
+/// As [`points`].
+pub fn select(wanted: &mut dyn FnMut(&Path) -> bool) -> Result<Table, Errno> {
+    let mut table = Table::default();
+    let mut answer = Answer::new();
+    for id in list()? {
+        match answer.ask(id, 0, SELECTED) {
+            Ok(()) if wanted(Path::new(OsStr::from_bytes(answer.text(answer.fixed.mnt_point)?))) => {
+                table.mounts.push(answer.by_unique_id()?);
+            }
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(table)
+}
+
+/// The mounts with these unique ids, and those that they are mounted on, up to the calling thread's root: all that a walk
+/// to them passes. As [`select`] tells of them.
+///
+/// # Errors
+/// ENOENT: one of them isn't in this thread's namespace (any more).
+pub fn ways_to(ids: &[u64]) -> Result<Table, Errno> {
+    let mut table = Table::default();
+    let mut answer = Answer::new();
+    for &id in ids {
+        let mut at = id;
+        while table.mounts.iter().all(|mount| mount.id != at) {
+            answer.ask(at, 0, SELECTED)?;
+            let mount = answer.by_unique_id()?;
+            // What the root is mounted on is nobody's way.
+            let (parent, top) = (mount.parent, mount.mount_point == Path::new("/"));
+            table.mounts.push(mount);
+            if top {
+                break;
+            }
+            at = parent;
+        }
+    }
+    Ok(table)
 }
 
 /// The calling thread's mount table, equal to what [`Proc::table`] and [`mountinfo::parse`] make of its mountinfo, and

@@ -1,0 +1,220 @@
+//! What healing knows of the volumes, and how it learns it anew: one reading of the mount table.
+//!
+//! Kept is little for each volume, since there may be tens of thousands: its path, and what it has in common with others
+//! once for all of them. Which pod it is of is read from its note when that is to be told.
+//!
+//! And the table is read only if it has changed. What shows without that is a directory which was moved or deleted: for
+//! each directory, however many volumes show it, the kernel is asked for its name ([`Book::was_moved`]).
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::AllowList;
+use crate::held;
+use crate::note::{Note, Shown};
+use crate::site::Site;
+use crate::sys::{Errno, statmount};
+use crate::tree::mountinfo::{self, Table, Walk};
+use crate::volume::KubeletPath;
+
+use super::find::{self, Published, Verdict};
+use super::mend;
+
+/// How many directories are asked for their names at once; of more, each time the next ones.
+const DIRECTORIES: usize = 4096;
+
+/// A volume of ours that is published.
+#[derive(Debug, Clone)]
+pub struct Volume {
+    /// Its target path.
+    pub path: KubeletPath,
+    /// How it was published, as far as other volumes are published the same way ([`Note::in_common`]).
+    pub note: Arc<Note>,
+    /// What it shows.
+    pub shown: Arc<Shown>,
+    /// The id of the lowest mount there: with another one, it is another volume.
+    pub(crate) id: u64,
+}
+
+/// A directory that volumes show, by one of them.
+#[derive(Debug)]
+struct Directory {
+    /// The unique id of the mount.
+    mount: u64,
+    shown: Arc<Shown>,
+    deleted: bool,
+}
+
+/// What one reading of the table tells.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    /// In the order of their paths.
+    pub(crate) volumes: Arc<Vec<Arc<Volume>>>,
+    /// Those that may need healing.
+    pub(crate) candidates: Vec<Arc<Volume>>,
+    /// The paths that volumes were taken from.
+    pub(crate) sources: Arc<Sources>,
+    /// The allow-list by which they were judged.
+    list: Option<Arc<AllowList>>,
+    /// Volumes of others, in the order of their paths, with the ids of their lowest mounts.
+    foreign: Vec<(PathBuf, u64)>,
+    notes: HashSet<Arc<Note>>,
+    shown: HashSet<Arc<Shown>>,
+    /// None where the kernel can't be asked for their names.
+    directories: Vec<Directory>,
+    /// The one to ask next.
+    next: usize,
+}
+
+/// The paths that volumes were taken from.
+#[derive(Debug, Default)]
+pub(crate) struct Sources(BTreeSet<PathBuf>);
+
+impl Sources {
+    /// Whether a mount at this point covers one of them. Paths are in the order of their components, so what lies beneath
+    /// a point comes right after it.
+    pub(crate) fn are_covered_by(&self, point: &Path) -> bool {
+        let from: (Bound<&Path>, Bound<&Path>) = (Bound::Included(point), Bound::Unbounded);
+        self.0.range::<Path, _>(from).next().is_some_and(|source| source.starts_with(point))
+    }
+}
+
+/// The one of `all` that is equal to `value`, or else `value`, which is then one of them.
+fn one_of<T: std::hash::Hash + Eq>(all: &mut HashSet<Arc<T>>, value: T) -> Arc<T> {
+    if let Some(same) = all.get(&value) {
+        return Arc::clone(same);
+    }
+    let new = Arc::new(value);
+    all.insert(Arc::clone(&new));
+    new
+}
+
+impl Book {
+    /// Reads the table, in the mount namespace of the calling thread. What was known of volumes that are still there is
+    /// kept.
+    ///
+    /// # Errors
+    /// What reading the table says.
+    pub(crate) fn read(site: &Site, list: &Arc<AllowList>, known: Self) -> Result<Self, Errno> {
+        let kubelet_dir = site.kubelet_dir.as_path();
+        let named = site.calls.statmount;
+        let table = table(site)?;
+        let walk = Walk::new(&table);
+        let Self { volumes: before, foreign, mut notes, mut shown, next, .. } = known;
+        let (mut before, mut foreign) = (before.iter().peekable(), foreign.into_iter().peekable());
+        let mut book = Self { list: Some(Arc::clone(list)), next, ..Self::default() };
+        let mut directories: HashMap<(Arc<Shown>, bool), u64> = HashMap::new();
+        let mut volumes = Vec::new();
+        for Published { path, top, lowest } in find::published(&table, &walk, &site.kubelet_dir) {
+            let target = path.as_path();
+            // All three are in the order of their paths.
+            while before.next_if(|volume| volume.path.as_path() < target).is_some() {}
+            while foreign.next_if(|(other, _)| other.as_path() < target).is_some() {}
+            let same = before.next_if(|volume| volume.path.as_path() == target && volume.id == lowest.id);
+            if same.is_none()
+                && let Some(other) = foreign.next_if(|(other, id)| other.as_path() == target && *id == lowest.id)
+            {
+                book.foreign.push(other);
+                continue;
+            }
+            let shows = |shown: &Shown| shown.device == top.device && shown.root == top.root;
+            let volume = match same {
+                Some(same) if shows(&same.shown) => Arc::clone(same),
+                same => {
+                    let note = match same {
+                        Some(same) => Some(Arc::clone(&same.note)),
+                        // One that goes away in between is none of ours any more.
+                        None => Note::of(site, &path).map(|note| one_of(&mut notes, note.in_common())),
+                    };
+                    let Some(note) = note else {
+                        book.foreign.push((target.to_owned(), lowest.id));
+                        continue;
+                    };
+                    let shown = one_of(&mut shown, Shown { device: top.device, root: top.root.clone() });
+                    Arc::new(Volume { path, note, shown, id: lowest.id })
+                }
+            };
+            let judged = (volume.path.as_path(), &*volume.note);
+            let verdict = find::judge((&table, &walk), kubelet_dir, judged, None);
+            let due = matches!(verdict, Verdict::Follow | Verdict::Replace);
+            if due && mend::wanted(list, &volume.path, &volume.note).is_some() {
+                book.candidates.push(Arc::clone(&volume));
+            }
+            if named {
+                directories.entry((Arc::clone(&volume.shown), top.root_deleted)).or_insert(top.id);
+            }
+            volumes.push(volume);
+        }
+        volumes.shrink_to_fit();
+        book.volumes = Arc::new(volumes);
+        let directory = |((shown, deleted), mount)| Directory { mount, shown, deleted };
+        book.directories = directories.into_iter().map(directory).collect();
+        // What only volumes had that are gone by now.
+        drop((before, foreign));
+        notes.retain(|note| Arc::strong_count(note) > 1);
+        shown.retain(|shown| Arc::strong_count(shown) > 1);
+        book.sources = Arc::new(Sources(notes.iter().map(|note| note.full_path()).collect()));
+        (book.notes, book.shown) = (notes, shown);
+        Ok(book)
+    }
+
+    /// Whether this volume is one of them.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        self.volumes.binary_search_by(|volume| volume.path.as_path().cmp(path)).is_ok()
+    }
+
+    /// Whether it holds, as far as mounts and the allow-list go: both are as they were when it was read, and how the
+    /// directories are called can be asked.
+    pub(crate) fn is_by(&self, list: &Arc<AllowList>) -> bool {
+        self.list.as_ref().is_some_and(|by| Arc::ptr_eq(by, list))
+            && self.directories.is_empty() == self.volumes.is_empty()
+    }
+
+    /// Whether a directory that volumes show was moved or deleted since the table was read, of those whose turn it is.
+    pub(crate) fn was_moved(&mut self) -> bool {
+        let count = self.directories.len().min(DIRECTORIES);
+        let from = self.next;
+        self.next = from.wrapping_add(count);
+        (from..from + count).any(|n| {
+            let Directory { mount, shown, deleted } = &self.directories[n % self.directories.len()];
+            // One that is gone has changed the table.
+            statmount::root(*mount).is_ok_and(|(root, gone)| root != shown.root || gone != *deleted)
+        })
+    }
+}
+
+/// The mount table, without what is mounted in volumes: there is as much of it as there are volumes.
+fn table(site: &Site) -> Result<Table, Errno> {
+    if !site.calls.statmount {
+        return Ok(mountinfo::parse(&site.proc.mountinfo()?));
+    }
+    statmount::select(&mut |point| !held::is_in_target(site.kubelet_dir.as_path(), point))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_covers_a_source_is_found_among_many() {
+        let sources = Sources(["/a/b", "/a/b-c", "/a/b/c/d", "/x"].map(PathBuf::from).into());
+        for (point, covers) in [
+            ("/", true),
+            ("/a", true),
+            ("/a/b", true),
+            ("/a/b/c", true),
+            ("/a/b/c/d", true),
+            ("/a/b/c/d/e", false),
+            ("/a/b-", false),
+            ("/a/b-c", true),
+            ("/a/c", false),
+            ("/x/y", false),
+            ("/z", false),
+        ] {
+            assert_eq!(sources.are_covered_by(Path::new(point)), covers, "{point}");
+        }
+        assert!(!Sources::default().are_covered_by(Path::new("/")));
+    }
+}
