@@ -59,7 +59,7 @@ pub fn mountinfo(bytes: &[u8]) {
         "nodev":true,"noexec":false,"sourceMount":1,"given":[]}"#,
     );
     for target in find::targets(&table, kubelet) {
-        let _ = find::judge((&table, &walk), kubelet, (&target, note.as_ref().unwrap()), None);
+        let _ = find::judge((&table, &walk), kubelet, (target, note.as_ref().unwrap()), None);
     }
 }
 

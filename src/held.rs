@@ -46,22 +46,25 @@ fn place(kubelet_dir: &Path, mount_point: &Path) -> Option<Place> {
 /// Whether this is where a CSI volume of a pod is mounted.
 #[must_use]
 pub fn is_target(kubelet_dir: &Path, mount_point: &Path) -> bool {
-    matches!(place(kubelet_dir, mount_point), Some(Place::Target { .. }))
+    beneath_target(kubelet_dir, mount_point) == Some(false)
 }
 
 /// Whether this lies beneath where a CSI volume of a pod is mounted.
 #[must_use]
 pub fn is_in_target(kubelet_dir: &Path, mount_point: &Path) -> bool {
-    let Ok(below) = mount_point.strip_prefix(kubelet_dir) else { return false };
-    let mut parts = below.iter();
-    let mut next = || parts.next().map(std::ffi::OsStr::as_encoded_bytes);
-    next() == Some(b"pods")
-        && next().is_some()
-        && next() == Some(b"volumes")
-        && next() == Some(b"kubernetes.io~csi")
-        && next().is_some()
-        && next() == Some(b"mount")
-        && next().is_some()
+    beneath_target(kubelet_dir, mount_point) == Some(true)
+}
+
+/// Whether there is more to a path than that of a pod's CSI volume; none if it doesn't lead to one.
+fn beneath_target(kubelet_dir: &Path, mount_point: &Path) -> Option<bool> {
+    let mut parts = mount_point.strip_prefix(kubelet_dir).ok()?.iter().map(std::ffi::OsStr::as_encoded_bytes);
+    for wanted in [Some("pods"), None, Some("volumes"), Some("kubernetes.io~csi"), None, Some("mount")] {
+        let part = parts.next()?;
+        if wanted.is_some_and(|wanted| wanted.as_bytes() != part) {
+            return None;
+        }
+    }
+    Some(parts.next().is_some())
 }
 
 /// The path, short. Two that are the same in it would be counted as one volume; of 2^64 none will be.

@@ -218,8 +218,10 @@ impl fmt::Display for AbsPath {
 /// A target or staging path: beneath the kubelet's directory, which is the only place where we mount or unmount.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KubeletPath {
-    full: PathBuf,
-    relative: PathBuf,
+    /// One text, since a plugin may hold many.
+    full: Box<str>,
+    /// Where in it the relative path begins.
+    relative_at: usize,
 }
 
 impl KubeletPath {
@@ -228,9 +230,12 @@ impl KubeletPath {
     /// # Errors
     /// [`BadName`] says what is wrong.
     pub fn parse(text: &str, kubelet_dir: &AbsPath) -> Result<Self, BadName> {
-        let full = AbsPath::parse(text)?.0;
-        match full.strip_prefix(kubelet_dir.as_path()) {
-            Ok(relative) if !relative.as_os_str().is_empty() => Ok(Self { relative: relative.to_owned(), full }),
+        AbsPath::parse(text)?;
+        // Both have no doubled and no trailing slash.
+        match Path::new(text).strip_prefix(kubelet_dir.as_path()) {
+            Ok(relative) if !relative.as_os_str().is_empty() => {
+                Ok(Self { relative_at: text.len() - relative.as_os_str().len(), full: text.into() })
+            }
             _ => Err(BadName::Outside(kubelet_dir.as_path().to_owned())),
         }
     }
@@ -238,19 +243,19 @@ impl KubeletPath {
     /// The whole path, as the kubelet gave it.
     #[must_use]
     pub fn as_path(&self) -> &Path {
-        &self.full
+        Path::new(&*self.full)
     }
 
     /// The path relative to the kubelet's directory; never empty.
     #[must_use]
     pub fn relative(&self) -> &Path {
-        &self.relative
+        Path::new(&self.full[self.relative_at..])
     }
 
     /// The pod's uid, where the path is a pod's: `pods/UID/…`.
     #[must_use]
     pub fn pod_uid(&self) -> Option<&str> {
-        let mut parts = self.relative.iter();
+        let mut parts = self.relative().iter();
         (parts.next()? == "pods").then(|| parts.next()).flatten()?.to_str()
     }
 
@@ -259,7 +264,7 @@ impl KubeletPath {
     /// the name is that in the pod, of a claim that of the bound PersistentVolume.
     #[must_use]
     pub fn pod_volume(&self) -> Option<(&str, &str)> {
-        let parts: Vec<&str> = self.relative.iter().map(|part| part.to_str()).collect::<Option<_>>()?;
+        let parts: Vec<&str> = self.relative().iter().map(|part| part.to_str()).collect::<Option<_>>()?;
         match parts[..] {
             ["pods", uid, "volumes", "kubernetes.io~csi", name, "mount"] => Some((uid, name)),
             _ => None,
@@ -269,7 +274,7 @@ impl KubeletPath {
 
 impl fmt::Display for KubeletPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.full.display())
+        f.write_str(&self.full)
     }
 }
 
@@ -335,6 +340,7 @@ mod tests {
     fn targets_lie_strictly_beneath_the_kubelet() {
         let dir = AbsPath::parse("/var/lib/kubelet").unwrap();
         let target = KubeletPath::parse("/var/lib/kubelet/pods/u-1/volumes/kubernetes.io~csi/v/mount", &dir).unwrap();
+        assert_eq!(target.relative(), Path::new("pods/u-1/volumes/kubernetes.io~csi/v/mount"));
         assert_eq!(target.pod_uid(), Some("u-1"));
         assert_eq!(target.pod_volume(), Some(("u-1", "v")));
         for bad in [

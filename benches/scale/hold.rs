@@ -108,6 +108,8 @@ impl Part {
     /// What it costs to hold what is held.
     async fn holding(&mut self, plugin: &Plugin, idle: Duration) -> Outcome<Value> {
         let after_publishing = plugin.memory("VmRSS")?;
+        // Newcomers are taken in within 15 s.
+        tokio::time::sleep(idle).await;
         plugin.until_quiet(Instant::now(), plugin.ran()?)?;
         let (start, before) = (Instant::now(), plugin.ran()?);
         tokio::time::sleep(idle).await;
@@ -118,9 +120,10 @@ impl Part {
         mount(Some("scale"), &elsewhere, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
         let (_, elsewhere_cpu) = plugin.until_quiet(begin, before)?;
         umount2(&elsewhere, MntFlags::MNT_DETACH)?;
-        // One volume more, and one less.
+        // One volume more, and one less. Taking it in may come much later, so it is waited for.
         let (begin, before) = (Instant::now(), plugin.ran()?);
         self.publish(1).await?;
+        tokio::time::sleep(idle).await;
         let (one_more, one_more_cpu) = plugin.until_quiet(begin, before)?;
         self.unpublish(1).await?;
         let before = plugin.ran()?;
@@ -160,7 +163,7 @@ pub(crate) fn run(volumes: usize) -> Outcome<Value> {
         // Threads, workshop, caches.
         part.publish(1).await?;
         part.unpublish(1).await?;
-        let idle = Duration::from_secs(if volumes < 1000 { 1 } else { 10 });
+        let idle = Duration::from_secs(if volumes < 1000 { 1 } else { 15 });
         let step = (volumes / 50).max(1);
         let (mut growing, mut holding, mut shrinking) = (Vec::new(), Vec::new(), Vec::new());
         holding.push(part.holding(&plugin, idle).await?);
@@ -171,7 +174,7 @@ pub(crate) fn run(volumes: usize) -> Outcome<Value> {
             let (direct, _) = part.direct()?;
             let publish = part.publish(count).await?;
             growing.push(json!({"held": held, "publish": publish, "direct": direct}));
-            if part.held % (step * 10) == 0 || part.held == volumes {
+            if part.held.is_multiple_of(step * 10) || part.held == volumes {
                 let look = Instant::now();
                 eprintln!("{} volumes are published", part.held);
                 holding.push(part.holding(&plugin, idle).await?);

@@ -47,7 +47,7 @@ pub fn published<'t>(table: &Table, walk: &Walk<'t>, kubelet_dir: &AbsPath) -> V
     let targets = targets(table, kubelet_dir.as_path()).into_iter();
     let found = targets.filter_map(|target| {
         let path = KubeletPath::parse(target.to_str()?, kubelet_dir).ok()?;
-        let top = walk.mount_at(&target).filter(|top| top.mount_point == target)?;
+        let top = walk.mount_at(target).filter(|top| top.mount_point == target)?;
         Some(Published { path, top, lowest: walk.lowest(top) })
     });
     found.collect()
@@ -55,12 +55,29 @@ pub fn published<'t>(table: &Table, walk: &Walk<'t>, kubelet_dir: &AbsPath) -> V
 
 /// The mounts of pods' CSI volumes, of whatever driver: their paths, each once.
 #[must_use]
-pub fn targets(table: &Table, kubelet_dir: &Path) -> Vec<PathBuf> {
-    let points = table.mounts.iter().map(|m| &m.mount_point).filter(|at| is_target(kubelet_dir, at));
-    let mut points: Vec<PathBuf> = points.cloned().collect();
+pub fn targets<'t>(table: &'t Table, kubelet_dir: &Path) -> Vec<&'t Path> {
+    let points = table.mounts.iter().map(|m| m.mount_point.as_path());
+    let mut points: Vec<&Path> = points.filter(|at| is_target(kubelet_dir, at)).collect();
     points.sort_unstable();
     points.dedup();
     points
+}
+
+/// What a source's path leads to now.
+#[derive(Debug, Clone)]
+pub struct Now<'t> {
+    mount: &'t Mount,
+    /// The directory of the mount's file system.
+    shown: PathBuf,
+}
+
+impl<'t> Now<'t> {
+    /// Where this path leads to; none if no mount shows it.
+    #[must_use]
+    pub fn at(walk: &Walk<'t>, source: &Path) -> Option<Self> {
+        let mount = walk.mount_at(source)?;
+        Some(Self { mount, shown: mount.shown_at(source)? })
+    }
 }
 
 /// Judges the volume at `target`. `same_mount` says, where it is known, whether the source's path still leads to the
@@ -72,10 +89,21 @@ pub fn judge(
     (target, note): (&Path, &Note),
     same_mount: Option<bool>,
 ) -> Verdict {
-    let source = note.full_path();
     let Some(top) = walk.mount_at(target).filter(|m| m.mount_point == target) else { return Verdict::Wait };
-    let Some(now) = walk.mount_at(&source) else { return Verdict::Wait };
-    let Some(shown) = now.shown_at(&source) else { return Verdict::Wait };
+    let Some(now) = Now::at(walk, &note.full_path()) else { return Verdict::Wait };
+    judge_top((table, walk), kubelet_dir, (top, note.propagation), &now, same_mount)
+}
+
+/// As [`judge`], where what is seen at the target and what its source's path leads to were found before.
+#[must_use]
+pub fn judge_top(
+    (table, walk): (&Table, &Walk<'_>),
+    kubelet_dir: &Path,
+    (top, propagation): (&Mount, MountPropagation),
+    Now { mount: now, shown }: &Now<'_>,
+    same_mount: Option<bool>,
+) -> Verdict {
+    let shown = shown.as_path();
     let same_directory = top.root == shown && top.device == now.device;
     if same_directory && !top.root_deleted {
         return Verdict::Same;
@@ -97,7 +125,7 @@ pub fn judge(
                 .any(|m| m.propagation.peer_group == Some(group) && !is_target(kubelet_dir, &m.mount_point))
         })
     };
-    if note.propagation == MountPropagation::Bidirectional && [top, walk.lowest(top)].into_iter().any(covers_others) {
+    if propagation == MountPropagation::Bidirectional && [top, walk.lowest(top)].into_iter().any(covers_others) {
         return Verdict::PeersElsewhere;
     }
     Verdict::Follow

@@ -19,7 +19,7 @@ use crate::sys::{Errno, statmount};
 use crate::tree::mountinfo::{self, Table, Walk};
 use crate::volume::KubeletPath;
 
-use super::find::{self, Published, Verdict};
+use super::find::{self, Now, Published, Verdict};
 use super::mend;
 
 /// How many directories are asked for their names at once; of more, each time the next ones.
@@ -106,6 +106,7 @@ impl Book {
         let (mut before, mut foreign) = (before.iter().peekable(), foreign.into_iter().peekable());
         let mut book = Self { list: Some(Arc::clone(list)), next, ..Self::default() };
         let mut directories: HashMap<(Arc<Shown>, bool), u64> = HashMap::new();
+        let mut sources: HashMap<*const Note, Option<Now<'_>>> = HashMap::new();
         let mut volumes = Vec::new();
         for Published { path, top, lowest } in find::published(&table, &walk, &site.kubelet_dir) {
             let target = path.as_path();
@@ -136,8 +137,12 @@ impl Book {
                     Arc::new(Volume { path, note, shown, id: lowest.id })
                 }
             };
-            let judged = (volume.path.as_path(), &*volume.note);
-            let verdict = find::judge((&table, &walk), kubelet_dir, judged, None);
+            // Once for all that were published the same way; it is the same note, too.
+            let now =
+                sources.entry(Arc::as_ptr(&volume.note)).or_insert_with(|| Now::at(&walk, &volume.note.full_path()));
+            let verdict = now.as_ref().map_or(Verdict::Wait, |now| {
+                find::judge_top((&table, &walk), kubelet_dir, (top, volume.note.propagation), now, None)
+            });
             let due = matches!(verdict, Verdict::Follow | Verdict::Replace);
             if due && mend::wanted(list, &volume.path, &volume.note).is_some() {
                 book.candidates.push(Arc::clone(&volume));
