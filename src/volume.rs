@@ -4,7 +4,9 @@
 //! by construction: no `..`, no absolute path where a relative one belongs, no NUL, nothing over the kernel's
 //! limits. What is left to the kernel is what only it can decide, symlinks and races ([`crate::sys`]).
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// The longest path the kernel takes in one call, in bytes with the closing NUL (`PATH_MAX`, linux/limits.h).
@@ -219,7 +221,8 @@ impl fmt::Display for AbsPath {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KubeletPath {
     full: PathBuf,
-    relative: PathBuf,
+    /// From which byte on it is relative to the kubelet's directory. Tens of thousands of these may be kept.
+    beneath: usize,
 }
 
 impl KubeletPath {
@@ -228,9 +231,13 @@ impl KubeletPath {
     /// # Errors
     /// [`BadName`] says what is wrong.
     pub fn parse(text: &str, kubelet_dir: &AbsPath) -> Result<Self, BadName> {
-        let full = AbsPath::parse(text)?.0;
+        let mut full = AbsPath::parse(text)?.0;
         match full.strip_prefix(kubelet_dir.as_path()) {
-            Ok(relative) if !relative.as_os_str().is_empty() => Ok(Self { relative: relative.to_owned(), full }),
+            Ok(relative) if !relative.as_os_str().is_empty() => {
+                let beneath = full.as_os_str().len() - relative.as_os_str().len();
+                full.shrink_to_fit();
+                Ok(Self { full, beneath })
+            }
             _ => Err(BadName::Outside(kubelet_dir.as_path().to_owned())),
         }
     }
@@ -244,13 +251,13 @@ impl KubeletPath {
     /// The path relative to the kubelet's directory; never empty.
     #[must_use]
     pub fn relative(&self) -> &Path {
-        &self.relative
+        Path::new(OsStr::from_bytes(&self.full.as_os_str().as_bytes()[self.beneath..]))
     }
 
     /// The pod's uid, where the path is a pod's: `pods/UID/…`.
     #[must_use]
     pub fn pod_uid(&self) -> Option<&str> {
-        let mut parts = self.relative.iter();
+        let mut parts = self.relative().iter();
         (parts.next()? == "pods").then(|| parts.next()).flatten()?.to_str()
     }
 
@@ -259,7 +266,7 @@ impl KubeletPath {
     /// the name is that in the pod, of a claim that of the bound PersistentVolume.
     #[must_use]
     pub fn pod_volume(&self) -> Option<(&str, &str)> {
-        let parts: Vec<&str> = self.relative.iter().map(|part| part.to_str()).collect::<Option<_>>()?;
+        let parts: Vec<&str> = self.relative().iter().map(|part| part.to_str()).collect::<Option<_>>()?;
         match parts[..] {
             ["pods", uid, "volumes", "kubernetes.io~csi", name, "mount"] => Some((uid, name)),
             _ => None,
