@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "tests")]
 
 #[path = "lookup/api.rs"]
+#[allow(dead_code, reason = "a part of it is used")]
 mod api;
 mod support;
 
@@ -23,6 +24,7 @@ const CALLERS: usize = 16;
 
 /// Resident memory in KiB.
 #[derive(Debug, Clone, Copy)]
+#[allow(dead_code, reason = "printed")]
 struct Memory {
     anonymous: usize,
     /// With the binary's pages.
