@@ -27,9 +27,6 @@ const EACH_TIME: usize = 64;
 /// How many sources are asked side by side.
 const AT_ONCE: usize = 4;
 
-/// How long telling the pods of one source may take.
-const TELLING: Duration = Duration::from_secs(60);
-
 /// How a source is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Vital {
@@ -165,7 +162,7 @@ pub async fn watch(
                 && !changed.is_empty()
             {
                 // An API server that is away must not keep us from looking.
-                tokio::spawn(async move { tokio::time::timeout(TELLING, events.tell(&changed, vital)).await });
+                tokio::spawn(async move { events.tell(&changed, vital).await });
             }
         }
         plugin.metrics.unhealthy(&known.counts());
