@@ -18,12 +18,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
 use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
+use crate::pod::object::{PersistentVolume, Pod};
 use crate::pod::{Answer, PodVolumes, PodWish};
 use crate::volume::{KubeletPath, PodIdentity};
 
@@ -302,12 +302,9 @@ impl Lookup {
         let volumes = Api::<PersistentVolume>::all(self.client.clone());
         let asked = self.within(volumes.get(volume)).await;
         let found = asked.ok_or_else(|| fail(format!("no answer within {:?}", self.deadline)))?;
-        let claim = found.map_err(|e| fail(chain(&e)))?.spec.and_then(|spec| spec.claim_ref);
-        match claim {
-            Some(claim) if claim.namespace.as_deref() == Some(&pod.namespace) => claim.name,
-            _ => None,
-        }
-        .ok_or_else(|| fail("it is not bound to a claim of the pod's namespace".to_owned()))
+        let found = found.map_err(|e| fail(chain(&e)))?;
+        let claim = found.claim_in(&pod.namespace).map(str::to_owned);
+        claim.ok_or_else(|| fail("it is not bound to a claim of the pod's namespace".to_owned()))
     }
 
     async fn within<T>(&self, work: impl Future<Output = T>) -> Option<T> {

@@ -4,12 +4,10 @@
 //! only by the path: an inline volume by its name in the pod, a claim by the name of the PersistentVolume that is
 //! bound to it. Which claim that is doesn't matter as long as all the pod's claims want the same.
 
-use k8s_openapi::api::core::v1::{Pod, VolumeMount};
+pub mod object;
 
 use crate::propagation::MountPropagation;
-
-/// The annotation of a mirror pod: the uid by which the kubelet knows its static pod, which isn't that of the object.
-const MIRROR: &str = "kubernetes.io/config.mirror";
+use object::{Container, MIRROR, Pod, VolumeMount};
 
 /// What a pod wants of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,27 +79,18 @@ impl PodVolumes {
         let meta = &pod.metadata;
         let name = meta.name.clone()?;
         let mirrored = meta.annotations.as_ref().and_then(|a| a.get(MIRROR)).cloned();
-        let none = Vec::new();
-        let mounts = |of: Option<&Vec<VolumeMount>>| of.cloned().unwrap_or_default();
-        let regular: Vec<VolumeMount> = spec
-            .containers
-            .iter()
-            .chain(spec.init_containers.iter().flatten())
-            .flat_map(|c| mounts(c.volume_mounts.as_ref()))
-            .collect();
-        let ephemeral = spec.ephemeral_containers.as_ref().unwrap_or(&none);
-        let added: Vec<VolumeMount> = ephemeral.iter().flat_map(|c| mounts(c.volume_mounts.as_ref())).collect();
-        let strongest = |volume: &str, of: &[VolumeMount]| {
-            of.iter().filter(|m| m.name == volume).map(asked).max().unwrap_or_default()
+        let strongest = |volume: &str, of: &[&[Container]]| {
+            let mounts = of.iter().copied().flatten().flat_map(|container| &container.volume_mounts);
+            mounts.filter(|m| m.name == volume).map(asked).max().unwrap_or_default()
         };
-        let volumes = spec.volumes.iter().flatten().filter_map(|volume| {
+        let volumes = spec.volumes.iter().filter_map(|volume| {
             let source = match volume {
                 _ if volume.csi.is_some() => Source::Inline(volume.csi.as_ref()?.driver.clone()),
                 _ if volume.ephemeral.is_some() => Source::Claim(format!("{name}-{}", volume.name)),
                 _ => Source::Claim(volume.persistent_volume_claim.as_ref()?.claim_name.clone()),
             };
-            let at_start = strongest(&volume.name, &regular);
-            let wish = PodWish { strongest: at_start.max(strongest(&volume.name, &added)), at_start };
+            let at_start = strongest(&volume.name, &[&spec.containers, &spec.init_containers]);
+            let wish = PodWish { strongest: at_start.max(strongest(&volume.name, &[&spec.ephemeral_containers])), at_start };
             Some(PodVolume { name: volume.name.clone(), source, wish })
         });
         Some(Self {
