@@ -90,7 +90,8 @@ impl PodVolumes {
                 _ => Source::Claim(volume.persistent_volume_claim.as_ref()?.claim_name.clone()),
             };
             let at_start = strongest(&volume.name, &[&spec.containers, &spec.init_containers]);
-            let wish = PodWish { strongest: at_start.max(strongest(&volume.name, &[&spec.ephemeral_containers])), at_start };
+            let wish =
+                PodWish { strongest: at_start.max(strongest(&volume.name, &[&spec.ephemeral_containers])), at_start };
             Some(PodVolume { name: volume.name.clone(), source, wish })
         });
         Some(Self {

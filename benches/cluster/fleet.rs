@@ -40,11 +40,12 @@ pub(crate) enum Way {
 }
 
 impl Way {
+    /// The cheap ones first: what the others do to the server doesn't end at once.
     pub(crate) const ALL: [(Self, &str); 4] = [
         (Self::Connection, "only connecting"),
+        (Self::Chosen, "hostmount"),
         (Self::Pages, "paged list, newest version"),
         (Self::Streaming, "streaming list"),
-        (Self::Chosen, "hostmount"),
     ];
 }
 

@@ -108,10 +108,14 @@ pub(crate) fn persistent_volume(node: usize, pod: &str) -> PersistentVolume {
 
 /// The states that a kubelet reports of a pod, one after the other.
 pub(crate) fn statuses() -> Vec<Value> {
-    let condition = |kind: &str, is: bool| json!({"type": kind, "status": if is { "True" } else { "False" },
-        "lastTransitionTime": "2026-01-01T00:00:00Z"});
-    let container = |name: &str, state: Value, ready: bool| json!({"name": name, "ready": ready, "restartCount": 0, "started": ready,
-        "image": format!("registry.example.com/team/service/{name}:1.4.2"), "imageID": "", "state": state});
+    let condition = |kind: &str, is: bool| {
+        json!({"type": kind, "status": if is { "True" } else { "False" },
+        "lastTransitionTime": "2026-01-01T00:00:00Z"})
+    };
+    let container = |name: &str, state: Value, ready: bool| {
+        json!({"name": name, "ready": ready, "restartCount": 0, "started": ready,
+        "image": format!("registry.example.com/team/service/{name}:1.4.2"), "imageID": "", "state": state})
+    };
     let status = |phase: &str, ready: bool, state: Value| {
         json!({"status": {
             "phase": phase, "hostIP": "10.1.2.3", "podIP": "10.244.1.17", "podIPs": [{"ip": "10.244.1.17"}],

@@ -25,7 +25,8 @@ impl Scrape {
 
     /// The sum of the series of this name that have all these labels, each as it is written: `verb="LIST"`.
     pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
-        let of_name = |series: &str| series.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
+        let of_name =
+            |series: &str| series.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
         let fits = |series: &str| labels.iter().all(|label| series.contains(label));
         // What begins with this name stands together.
         let from = self.series.range(name.to_owned()..).take_while(|(series, _)| series.starts_with(name));

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use axum::http::Request;
 use hostmount::serve::client_of;
-use serde_json::json;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use serde_json::json;
 
 /// How long the API server may take to start.
 const STARTING: Duration = Duration::from_secs(120);
