@@ -131,8 +131,12 @@ impl Server {
         let begun = Instant::now();
         while !self.ready().await {
             let ended = self.api.as_mut().unwrap().try_wait().unwrap();
-            let log = || fs::read_to_string(self.dir.path().join("api.log")).unwrap_or_default();
-            assert!(ended.is_none() && begun.elapsed() < STARTING, "the API server does not start:\n{}", log());
+            let tail = || {
+                let log = fs::read_to_string(self.dir.path().join("api.log")).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                lines[lines.len().saturating_sub(20)..].join("\n")
+            };
+            assert!(ended.is_none() && begun.elapsed() < STARTING, "the API server does not start:\n{}", tail());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -141,7 +145,10 @@ impl Server {
         if !self.dir.path().join("cert/apiserver.crt").exists() {
             return false;
         }
-        self.get(&self.client(User::Admin).await, "/readyz").await.is_ok_and(|said| said == "ok")
+        let client = self.client(User::Admin).await;
+        // What is asked while it starts may never be answered.
+        let asked = tokio::time::timeout(Duration::from_secs(2), self.get(&client, "/readyz")).await;
+        asked.is_ok_and(|said| said.is_ok_and(|said| said == "ok"))
     }
 
     /// As if its machine had lost power.
