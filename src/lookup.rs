@@ -9,6 +9,8 @@
 //! A pod is found by the uid in the target path, which the kubelet has made. What the volume context says of it is
 //! compared: without `podInfoOnMount`, users could write it themselves.
 
+pub mod asking;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
@@ -16,8 +18,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
@@ -26,8 +27,9 @@ use crate::pod::object::{PersistentVolume, Pod};
 use crate::pod::{Answer, PodVolumes, PodWish};
 use crate::volume::{KubeletPath, PodIdentity};
 
-/// How many pods are asked for at a time when the watch starts: their decoding is what takes memory.
-const PAGE: u32 = 50;
+/// A watch that goes on from where it was says nothing until a pod changes. So a failure is over when it isn't followed by
+/// another one in this time, which is longer than two tries are apart: a minute at most, and half of one to connect.
+const FAILURE: Duration = Duration::from_secs(120);
 
 /// Why it isn't known what a pod wants.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -102,7 +104,8 @@ struct Pods {
     /// Those of a list that is being received.
     arriving: HashMap<String, Arc<PodVolumes>>,
     synced: bool,
-    error: Option<String>,
+    /// What went wrong last, and when.
+    error: Option<(String, Instant)>,
 }
 
 impl Pods {
@@ -116,7 +119,8 @@ impl Pods {
                     self.by_uid.remove(&uid);
                 }
             }
-            Event::Init => self.arriving.clear(),
+            // Left out by `asking`; a list that didn't come to its end is forgotten with its error.
+            Event::Init => {}
             // What a pod wants doesn't become wrong by waiting for the rest of the list.
             Event::InitApply(pod) => {
                 let pod = read(&pod);
@@ -128,6 +132,17 @@ impl Pods {
                 self.synced = true;
             }
         }
+    }
+
+    fn fail(&mut self, error: String, now: Instant) {
+        self.error = Some((error, now));
+        self.arriving.clear();
+    }
+
+    /// What is wrong now.
+    fn error(&self, now: Instant) -> Option<&str> {
+        let (error, at) = self.error.as_ref()?;
+        (now.saturating_duration_since(*at) < FAILURE).then_some(error)
     }
 }
 
@@ -170,19 +185,17 @@ impl Lookup {
 
     /// Watches the pods of the node, for ever.
     pub async fn watch(self: Arc<Self>) {
-        let selector = format!("spec.nodeName={}", self.node);
-        let config = watcher::Config::default().fields(&selector).page_size(PAGE);
-        let events = watcher(Api::<Pod>::all(self.client.clone()), config).default_backoff();
-        events
+        let config = asking::pods_of(&self.node);
+        asking::patient(watcher(Api::<Pod>::all(self.client.clone()), config))
             .for_each(|event| {
                 match event {
                     Ok(event) => self.change(|pods| pods.take(event)),
                     Err(error) => {
                         let error = chain(&error);
-                        if self.pods().error.is_none() {
+                        if self.error().is_none() {
                             tracing::warn!(error, "watching the node's pods fails; trying again");
                         }
-                        self.change(|pods| pods.error = Some(error));
+                        self.change(|pods| pods.fail(error, Instant::now()));
                     }
                 }
                 std::future::ready(())
@@ -199,14 +212,14 @@ impl Lookup {
         if pods.synced {
             return Ok(());
         }
-        let why = pods.error.as_deref().unwrap_or("the API server has not answered yet");
+        let why = pods.error(Instant::now()).unwrap_or("the API server has not answered yet");
         Err(format!("the node's pods are not known: {why}"))
     }
 
     /// What is wrong with the watch now.
     #[must_use]
     pub fn error(&self) -> Option<String> {
-        self.pods().error.clone()
+        self.pods().error(Instant::now()).map(str::to_owned)
     }
 
     /// How many pods are known.
@@ -316,4 +329,21 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         texts.push(own.to_owned());
     }
     texts.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_without_another_one_is_over() {
+        let (mut pods, start) = (Pods::default(), Instant::now());
+        pods.fail("refused".to_owned(), start);
+        assert_eq!(pods.error(start + FAILURE / 2), Some("refused"));
+        assert_eq!(pods.error(start + FAILURE), None);
+        pods.fail("refused".to_owned(), start + FAILURE);
+        assert!(pods.error(start + FAILURE).is_some());
+        pods.take(Event::InitDone);
+        assert_eq!(pods.error(start + FAILURE), None);
+    }
 }

@@ -349,10 +349,16 @@ async fn say_what_stays(plugin: &Plugin) {
     }
 }
 
+async fn api_client() -> Result<kube::Client, String> {
+    client_of(kube::Config::infer().await.map_err(|e| e.to_string())?)
+}
+
 /// A client of the API server. It fails at once: the watch has a back-off of its own, and so has the kubelet; a client
 /// that retries for half a minute would only hide why nothing comes.
-async fn api_client() -> Result<kube::Client, String> {
-    let mut config = kube::Config::infer().await.map_err(|e| e.to_string())?;
+///
+/// # Errors
+/// What the configuration is not good for.
+pub fn client_of(mut config: kube::Config) -> Result<kube::Client, String> {
     config.default_retry = false;
     kube::Client::try_from(config).map_err(|e| e.to_string())
 }

@@ -29,9 +29,6 @@ const EACH_TIME: usize = 64;
 /// How many sources are asked side by side.
 const AT_ONCE: usize = 4;
 
-/// How long telling the pods of one source may take.
-const TELLING: Duration = Duration::from_secs(60);
-
 /// How a source is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Vital {
@@ -176,10 +173,7 @@ pub async fn watch(
             {
                 let (plugin, crew) = (Arc::clone(&plugin), Arc::clone(&crew));
                 // An API server that is away must not keep us from looking.
-                tokio::spawn(async move {
-                    let told = async { events.tell(&pods_of(&plugin, &crew, changed).await, vital).await };
-                    tokio::time::timeout(TELLING, told).await
-                });
+                tokio::spawn(async move { events.tell(&pods_of(&plugin, &crew, changed).await, vital).await });
             }
         }
         plugin.metrics.unhealthy(&known.counts());

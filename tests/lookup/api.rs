@@ -21,7 +21,8 @@ struct State {
     compacted: usize,
     /// How often was asked, by what.
     asked: BTreeMap<&'static str, usize>,
-    selectors: Vec<String>,
+    /// The questions about pods, word by word.
+    questions: Vec<String>,
     /// Events that were created.
     created: Vec<Value>,
     /// All requests fail, and watches end.
@@ -109,8 +110,8 @@ impl Api {
         self.state.lock().unwrap().asked.clone()
     }
 
-    pub(crate) fn selectors(&self) -> Vec<String> {
-        self.state.lock().unwrap().selectors.clone()
+    pub(crate) fn questions(&self) -> Vec<String> {
+        self.state.lock().unwrap().questions.clone()
     }
 
     #[allow(dead_code, reason = "not every test looks at events")]
@@ -180,7 +181,7 @@ impl Api {
             };
         }
         assert_eq!(path, "/api/v1/pods", "nothing else is needed, so nothing else may be asked");
-        state.selectors.push(query.split('&').find(|q| q.starts_with("fieldSelector")).unwrap_or_default().to_owned());
+        state.questions.push(query.to_owned());
         let version = state.events.len();
         if !watching {
             let items: Vec<_> = state.pods.values().collect();
