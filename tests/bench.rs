@@ -278,3 +278,19 @@ fn names_at_the_ends_of_lines_never_lie_over_each_other() {
     assert!(near(placed[6], 80.0), "one that stands alone stays");
     assert!(placed.iter().all(|&y| y < 420.0), "{placed:?}");
 }
+
+#[test]
+fn the_picture_has_a_pair_of_lines_for_the_floor_and_for_each_driver() {
+    let lines = run().lines();
+    let names: Vec<_> = lines.iter().map(|line| line.name.as_str()).collect();
+    let floor = ["publish: system calls + Probe", "unpublish: system calls + Probe"];
+    assert_eq!(names[..2], floor);
+    assert_eq!(
+        names[2..],
+        ["publish: hostmount", "unpublish: hostmount", "publish: csi.spiffe.io", "unpublish: csi.spiffe.io"]
+    );
+    // The rounds' median took three times as long as a quiet machine.
+    assert_eq!(lines[0].points, [(0, 150.0), (5000, 150.0), (10_000, 150.0)]);
+    assert_eq!(lines[5].points, [(0, 15_000.0), (5000, 15_000.0)]);
+    assert!(lines.iter().all(|line| line.dashed == line.name.starts_with("unpublish")));
+}

@@ -18,16 +18,16 @@ use crate::driver::Peer;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "cargo bench --bench node --")]
 pub(crate) struct Args {
-    /// Numbers of volumes held. 0 is always among them.
+    /// Numbers of volumes held [default: 0,1000,10000]. 0 is always among them.
     #[arg(long, value_delimiter = ',', value_name = "N,...")]
     pub(crate) held: Option<Vec<usize>>,
-    /// How many rounds are measured.
+    /// How many rounds are measured [default: 40].
     #[arg(long, value_name = "N")]
     pub(crate) rounds: Option<usize>,
     /// How many callers many are.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..=256))]
     pub(crate) callers: usize,
-    /// Mounts that have nothing to do with the volumes, for the case that there are many; 0 leaves it out.
+    /// Mounts that have nothing to do with the volumes, for the case that there are many [default: 10000]; 0 leaves it out.
     #[arg(long, value_name = "N")]
     pub(crate) crowd: Option<usize>,
     /// Another driver's socket, unix:///PATH, whose driver runs in a mount namespace that isn't the machine's own.

@@ -1,7 +1,8 @@
 //! Every figure that is taken from the rounds: its name, what it is of, and how it is reckoned.
 //!
-//! Times are of all rounds together, with the quartiles of the rounds' own medians; ratios and rates are taken within
-//! each round, so that what disturbs the machine disturbs both sides.
+//! Medians, ratios and rates are taken within each round, so that what disturbs the machine disturbs both sides of a
+//! comparison; the figure is the median of the rounds. A 99th percentile needs more samples than a round has: it is of
+//! all rounds together, and so is processor time, which the kernel tells in steps of 10 ms.
 
 use serde::Serialize;
 
@@ -24,11 +25,11 @@ pub(crate) enum Group {
 /// How a figure comes from the rounds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum How {
-    /// The median of the samples, in µs.
+    /// The median of a round's samples, in µs.
     Half(fn(&Round) -> &[f64]),
-    /// Their 99th percentile, in µs.
+    /// The 99th percentile of all rounds' samples, in µs.
     Tail(fn(&Round) -> &[f64]),
-    /// The 99th percentile : the median.
+    /// The 99th percentile : the median, both of all rounds' samples.
     TailToHalf(fn(&Round) -> &[f64]),
     /// One ratio a round.
     Ratio(fn(&Round) -> Option<f64>),
@@ -201,16 +202,12 @@ impl Entry {
         };
         let alone = |value| Figure { value, low: None, high: None };
         match self.how {
-            How::Half(samples) => {
-                let spread = Spread::of(rounds.iter().filter_map(|round| half(samples(round))))?;
-                Some(Figure { value: half(&pooled(samples))?, ..Figure::of(spread) })
-            }
             How::Tail(samples) => quantile(&pooled(samples), 99).map(alone),
             How::TailToHalf(samples) => {
                 let all = pooled(samples);
                 Some(alone(quantile(&all, 99)? / half(&all)?))
             }
-            How::Ratio(_) | How::Rate(_) => {
+            How::Half(_) | How::Ratio(_) | How::Rate(_) => {
                 Spread::of(rounds.iter().filter_map(|round| self.of_round(round))).map(Figure::of)
             }
             How::Share(share) => {

@@ -8,10 +8,10 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use serde::Deserialize;
 
 use crate::args::Args;
-use crate::chart::{self, Line};
+use crate::chart;
 use crate::driver::{Peer, Subject};
 use crate::figures::Figure;
-use crate::report::{Beside, DriverFacts, Measured, Report};
+use crate::report::{DriverFacts, Measured, Report};
 use crate::samples::Round;
 use crate::stats::Spread;
 use crate::worker::{Held, Hello, Job, Order, Size};
@@ -162,10 +162,7 @@ pub(crate) fn run(args: &Args, peers: &[Peer]) -> Outcome<()> {
     if !others.is_empty() {
         beside(&plan, args.peer_held_max, &mut ours, &mut others, &mut report)?;
     }
-    for worker in ours.into_iter().chain(others) {
-        progress(&format!("{}: ending", worker.hello.name));
-        worker.end()?;
-    }
+    // Before the volumes are taken away again, which takes a peer minutes.
     report.judge();
     print!("{}", table::text(&report));
     if let Some(file) = &args.json {
@@ -173,6 +170,10 @@ pub(crate) fn run(args: &Args, peers: &[Peer]) -> Outcome<()> {
     }
     if let Some(file) = &args.svg {
         fs::write(file, picture(&report).ok_or("nothing was measured that could be drawn")?)?;
+    }
+    for worker in ours.into_iter().chain(others) {
+        progress(&format!("{}: ending", worker.hello.name));
+        worker.end()?;
     }
     Ok(())
 }
@@ -278,37 +279,11 @@ fn beside(plan: &Plan, most: usize, ours: &mut [Worker], others: &mut [Worker], 
     Ok(())
 }
 
-/// The cost over the number of volumes held: the floor, hostmount, the peers.
+/// The cost over the number of volumes held.
 fn picture(report: &Report) -> Option<String> {
-    let mut lines = Vec::new();
-    let ours = &report.drivers.first()?.name;
-    for (colour, driver) in
-        std::iter::once("floor").chain(report.drivers.iter().map(|driver| driver.name.as_str())).enumerate()
-    {
-        for (call, direct) in [("publish", "directPublish"), ("unpublish", "directUnpublish")] {
-            let is_floor = colour == 0;
-            let own = is_floor || driver == ours;
-            let columns = report.columns.iter().filter(|column| {
-                column.crowd == 0 && if own { column.beside == Beside::Itself } else { column.driver == driver }
-            });
-            let points = columns
-                .filter_map(|column| {
-                    let value = |key: &str| column.figures.get(key).map(|figure| figure.value);
-                    let us = if is_floor { value(direct)? + value("probe")? } else { value(call)? };
-                    Some((column.held, us))
-                })
-                .collect();
-            let name = match driver {
-                _ if is_floor => format!("{call}: system calls + Probe"),
-                name if name == ours => format!("{call}: hostmount"),
-                name => format!("{call}: {name}"),
-            };
-            lines.push(Line { name, colour, dashed: call == "unpublish", points });
-        }
-    }
     let note = format!(
         "one caller, kept connection; {} rounds on Linux {} with {} processors; solid: publish, dashed: unpublish",
         report.rounds, report.kernel, report.processors
     );
-    chart::svg("What a volume costs while others are held", &note, &lines)
+    chart::svg("What a volume costs while others are held", &note, &report.lines())
 }

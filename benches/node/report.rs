@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::chart::Line;
 use crate::figures::{CATALOGUE, Figure};
 use crate::samples::{Memory, Round};
 use crate::stats::Spread;
@@ -163,5 +164,30 @@ impl Report {
         self.columns
             .iter()
             .find(|column| column.beside == Beside::Itself && column.held == held && column.crowd == crowd)
+    }
+
+    /// The picture's lines: publish and unpublish of the floor, hostmount and the peers over the volumes held. hostmount
+    /// and the floor are those of the peers' rounds, as far as there are any.
+    pub(crate) fn lines(&self) -> Vec<Line> {
+        let Some(ours) = self.drivers.first().map(|driver| driver.name.as_str()) else { return Vec::new() };
+        let mut lines = Vec::new();
+        let floor = std::iter::once(("system calls + Probe", ours));
+        let others = self.drivers.iter().skip(1).map(|driver| (driver.name.as_str(), driver.name.as_str()));
+        for (colour, (name, driver)) in floor.chain([("hostmount", ours)]).chain(others).enumerate() {
+            for (call, direct) in [("publish", "directPublish"), ("unpublish", "directUnpublish")] {
+                let us = |column: &Column| {
+                    let value = |key: &str| column.figures.get(key).map(|figure| figure.value);
+                    if colour == 0 { Some(value(direct)? + value("probe")?) } else { value(call) }
+                };
+                let mut points = BTreeMap::new();
+                // Those beside the peers come later, and take the place of those without.
+                for column in self.columns.iter().filter(|column| column.driver == driver && column.crowd == 0) {
+                    points.extend(us(column).map(|us| (column.held, us)));
+                }
+                let name = format!("{call}: {name}");
+                lines.push(Line { name, colour, dashed: call == "unpublish", points: points.into_iter().collect() });
+            }
+        }
+        lines
     }
 }

@@ -118,7 +118,7 @@ pub(crate) fn text(report: &Report) -> String {
     let _ = writeln!(
         out,
         "{} rounds on Linux {} with {} processors; many callers are {}.\n\
-         p50 and p99 are of all rounds; (a..b) are the quartiles of the rounds, rates and ratios their median.\n\
+         Figures are the median of the rounds, with their quartiles (a..b); p99 and processor time are of all rounds.\n\
          direct: the same system calls without a driver, in the same namespace and rounds.\n",
         report.rounds, report.kernel, report.processors, report.callers
     );
