@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const EACH_TIME: usize = 64;
 /// How many sources are asked side by side.
 const AT_ONCE: usize = 4;
+/// How long reading the notes of volumes may take, on the kubelet's own file system.
+const NOTES: Duration = Duration::from_secs(60);
 
 /// How a source is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -182,7 +184,7 @@ pub async fn watch(
 
 /// The volumes with their pods, as far as those are noted. They aren't kept: nobody else asks for them.
 async fn pods_of(plugin: &Plugin, crew: &Arc<Crew>, volumes: Vec<Arc<Volume>>) -> Vec<(Arc<Volume>, PodIdentity)> {
-    let reading = plugin.threads.run(crew, "notes", TELLING, move |thread, _| {
+    let reading = plugin.threads.run(crew, "notes", NOTES, move |thread, _| {
         let pod = |volume: Arc<Volume>| {
             let pod = Note::of(&thread.site, &volume.path)?.owner.pod?;
             Some((volume, pod))

@@ -44,7 +44,7 @@ fn fifty_deaths(node: &Node) {
     println!("50 recoveries, the slowest took {slowest:?}");
     assert_eq!((layers(&node.target("p")), container.mounts()), (2, 2), "the first one, and the live one on it");
     drop(container);
-    unpublish(&node, &pod);
+    unpublish(node, &pod);
     assert!(!node.target("p").exists());
     assert_eq!(mounts_beneath(&node.root.join("data")), [daemon.at.clone()], "the source is left alone");
     drop(daemon);

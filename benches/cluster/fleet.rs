@@ -146,18 +146,16 @@ pub(crate) fn target(uid: &str, volume: &str) -> KubeletPath {
 }
 
 /// A published volume of one of the node's pods.
-pub(crate) fn volume(node: usize, n: usize) -> Volume {
+pub(crate) fn volume(node: usize, n: usize) -> (Arc<Volume>, PodIdentity) {
     let uid = format!("00000000-0000-4000-8000-{node:06}{n:06}");
+    let pod = PodIdentity {
+        namespace: namespace(node),
+        name: format!("service-7d4b9c6f5d-{node:04}-{n:03}"),
+        uid: uid.clone(),
+        service_account: "service".to_owned(),
+    };
     let note = Note {
-        owner: Owner {
-            entry: EntryName::parse("data").unwrap(),
-            pod: Some(PodIdentity {
-                namespace: namespace(node),
-                name: format!("service-7d4b9c6f5d-{node:04}-{n:03}"),
-                uid: uid.clone(),
-                service_account: "service".to_owned(),
-            }),
-        },
+        owner: Owner { entry: EntryName::parse("data").unwrap(), pod: None },
         path: AbsPath::parse("/mnt/data").unwrap(),
         sub_path: None,
         propagation: MountPropagation::HostToContainer,
@@ -165,5 +163,6 @@ pub(crate) fn volume(node: usize, n: usize) -> Volume {
         source_mount: 1,
         given: Vec::new(),
     };
-    Volume { path: target(&uid, "data"), note: Arc::new(note), shown: Shown { device: (0, 40), root: "/".into() } }
+    let shown = Arc::new(Shown { device: (0, 40), root: "/".into() });
+    (Arc::new(Volume { path: target(&uid, "data"), note: Arc::new(note), shown, id: 1 }), pod)
 }

@@ -35,7 +35,7 @@ pub struct Volume {
     /// What it shows.
     pub shown: Arc<Shown>,
     /// The id of the lowest mount there: with another one, it is another volume.
-    pub(crate) id: u64,
+    pub id: u64,
 }
 
 /// A directory that volumes show, by one of them.
