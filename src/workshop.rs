@@ -33,6 +33,8 @@ pub struct Slot {
     pub parent: OwnedFd,
     /// The slot's name in it.
     pub name: OsString,
+    /// The directory of that name, beneath whatever is mounted on it.
+    pub ground: OwnedFd,
 }
 
 impl Workshop {
@@ -72,7 +74,8 @@ impl Workshop {
         if !path::make_dir(&self.root, &name, 0o700)? {
             clear(site, &self.root, &name)?;
         }
-        Ok(Slot { parent: self.root.try_clone().map_err(|_| Errno::EMFILE)?, name })
+        let ground = path::open_child(&self.root, &name)?;
+        Ok(Slot { parent: self.root.try_clone().map_err(|_| Errno::EMFILE)?, name, ground })
     }
 
     /// Where it is mounted.
