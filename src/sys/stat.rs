@@ -319,8 +319,7 @@ fn statmount(id: u64) -> Result<MountFacts, Errno> {
 }
 
 fn from_mountinfo(proc: &Proc, id: u64) -> Result<MountFacts, Errno> {
-    let table = mountinfo::parse(&proc.mountinfo()?);
-    let found = table.mounts.iter().find(|m| m.id == id).ok_or(Errno::ENOENT)?;
+    let found = mountinfo::parse_one(&proc.mountinfo()?, id).ok_or(Errno::ENOENT)?;
     Ok(MountFacts { id, propagation: found.propagation, attrs: found.attrs() })
 }
 
