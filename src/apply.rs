@@ -35,9 +35,16 @@ pub struct Work<'a> {
     pub slot: Option<&'a Slot>,
     /// The target.
     pub target: &'a TargetPlace,
+    /// The root of the copy on the slot, once a step has opened it.
+    pub copy: Option<OwnedFd>,
 }
 
 impl Work<'_> {
+    /// The copy that the bind has made on the slot. Opened once: what else is mounted over it meanwhile goes with it.
+    fn copy(&mut self) -> Result<OwnedFd, Errno> {
+        self.copy.take().map_or_else(|| self.top(Place::Slot), Ok)
+    }
+
     fn top(&self, place: Place) -> Result<OwnedFd, Errno> {
         match place {
             Place::Target => path::open_child(&self.target.parent, &self.target.name),
@@ -48,7 +55,9 @@ impl Work<'_> {
         }
     }
 
-    fn unmount(&self, place: Place, how: Unmount) -> Result<(), Errno> {
+    fn unmount(&mut self, place: Place, how: Unmount) -> Result<(), Errno> {
+        // An open descriptor of it would keep it busy.
+        self.copy = None;
         match place {
             Place::Target => mount::unmount(&self.target.parent, &self.target.name, how),
             Place::Slot => {
@@ -70,11 +79,17 @@ impl Run for Work<'_> {
                     Origin::Source => self.source,
                     Origin::Staging => self.staging,
                 };
-                mount::bind_recursive(from.ok_or(Errno::EINVAL)?, self.top(Place::Slot)?)
+                self.copy = None;
+                mount::bind_recursive(from.ok_or(Errno::EINVAL)?, &self.slot.ok_or(Errno::EINVAL)?.ground)
             }
-            Step::Change(change) => mount::change(proc, *calls, self.top(Place::Slot)?, change, true),
-            Step::Move => mount::move_to(*calls, self.top(Place::Slot)?, self.top(Place::Target)?),
-            Step::MoveBeneath => mount::move_beneath(self.top(Place::Slot)?, self.top(Place::Target)?),
+            Step::Change(change) => {
+                let copy = self.copy()?;
+                mount::change(proc, *calls, &copy, change, true)?;
+                self.copy = Some(copy);
+                Ok(())
+            }
+            Step::Move => mount::move_to(*calls, self.copy()?, self.top(Place::Target)?),
+            Step::MoveBeneath => mount::move_beneath(self.copy()?, self.top(Place::Target)?),
             Step::UnmountIdle(place) => self.unmount(place, Unmount::IfIdle),
             Step::MakePrivate(place) => {
                 let private = Change { propagation: Some(PropagationKind::Private), ..Change::default() };

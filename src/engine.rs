@@ -303,7 +303,7 @@ pub fn is_attached(site: &Site, job: &AttachJob) -> Result<bool, MountError> {
         .map_err(|errno| MountError::Target { path: job.target.as_path().to_owned(), errno })?;
     let staging = find_staging(site, job)?;
     let wish = Wish { relation: job.relation, attrs: job.attrs, follow: job.follow };
-    let decision = plan::attach(&open.source, staging.as_ref().map(|(mounted, _)| mounted), &found.0, wish);
+    let decision = plan::attach(&open.source, staging.as_ref().map(|(mounted, _)| mounted), &found, wish);
     Ok(matches!(decision, Ok(Decision::Done)))
 }
 
@@ -327,8 +327,7 @@ pub(crate) fn attach_open(
     let staging = find_staging(site, job)?;
     let staged = staging.as_ref().map(|(mounted, _)| mounted);
     let find = || {
-        let (found, _root) =
-            observe::find(site, target).map_err(|errno| MountError::Target { path: place(), errno })?;
+        let found = observe::find(site, target).map_err(|errno| MountError::Target { path: place(), errno })?;
         plan::attach(source, staged, &found, wish).map_err(|refused| refusal(refused, job))
     };
     let Decision::Attach(attach) = find()? else { return Ok(None) };
@@ -349,6 +348,7 @@ pub(crate) fn attach_open(
         staging: staging.as_ref().map(|(_, root)| root),
         slot: Some(&slot),
         target,
+        copy: None,
     };
     let mut run = Hooked { work, step: &mut *context.step };
     let attach = match attach.clear {
@@ -383,7 +383,7 @@ pub(crate) fn attach_open(
     };
     let checked = made.and_then(|()| {
         let checked = match observe::find(site, target) {
-            Ok((Found::Mount(made), _)) => plan::compare(source, staged, &made, wish),
+            Ok(Found::Mount(made)) => plan::compare(source, staged, &made, wish),
             _ => Err(Difference::Missing),
         };
         checked.map_err(|difference| match take_back(&mut run, &attach.steps) {
@@ -474,7 +474,7 @@ fn refusal(refused: Refused, job: &AttachJob) -> MountError {
 fn find_staging(site: &Site, job: &AttachJob) -> Result<Option<(Mounted, OwnedFd)>, MountError> {
     let Some(path) = &job.staging else { return Ok(None) };
     let Some(place) = observe::open_target(site, path)? else { return Ok(None) };
-    match observe::find(site, &place) {
+    match observe::find_open(site, &place) {
         Ok((Found::Mount(mounted), Some(root))) => Ok(Some((mounted, root))),
         Ok(_) => Ok(None),
         Err(errno) => Err(MountError::Target { path: path.as_path().to_owned(), errno }),
@@ -509,17 +509,24 @@ fn other_writer(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<Optio
 pub fn detach(context: &mut Context<'_>, path: &KubeletPath, remove: bool) -> Result<(), MountError> {
     let site = context.site;
     let Some(target) = observe::open_target(site, path)? else { return Ok(()) };
-    let work = Work { site, source: None, staging: None, slot: None, target: &target };
+    let work = Work { site, source: None, staging: None, slot: None, target: &target, copy: None };
     let mut run = Hooked { work, step: &mut *context.step };
-    clear(site, &target, &mut run)?;
     if !remove {
-        return Ok(());
+        return clear(site, &target, &mut run);
     }
-    run.run(Step::RemoveTarget).map_err(|errno| match errno {
-        Errno::ENOTEMPTY | Errno::EEXIST => MountError::TargetNotEmpty { path: path.as_path().to_owned() },
-        Errno::ENOTDIR => MountError::TargetNotDirectory { path: path.as_path().to_owned() },
-        errno => step_failed(Step::RemoveTarget, errno),
-    })
+    loop {
+        let unmounted = take_off(site, &target, &mut run)?;
+        match run.run(Step::RemoveTarget) {
+            Ok(()) => return Ok(()),
+            // There is another layer. Asking the kernel for one each time would cost every volume a call.
+            Err(Errno::EBUSY) if unmounted => {}
+            Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
+                return Err(MountError::TargetNotEmpty { path: path.as_path().to_owned() });
+            }
+            Err(Errno::ENOTDIR) => return Err(MountError::TargetNotDirectory { path: path.as_path().to_owned() }),
+            Err(errno) => return Err(step_failed(Step::RemoveTarget, errno)),
+        }
+    }
 }
 
 /// Unmounts every layer at a target.
@@ -583,7 +590,7 @@ fn table_and_top(site: &Site, target: &TargetPlace) -> Result<(Table, u64), Errn
 fn published(site: &Site, path: &KubeletPath) -> Result<(Mounted, OwnedFd), MountError> {
     let not_published = || MountError::NotPublished { path: path.as_path().to_owned() };
     let target = observe::open_target(site, path)?.ok_or_else(not_published)?;
-    match observe::find(site, &target) {
+    match observe::find_open(site, &target) {
         Ok((Found::Mount(mounted), Some(root))) => Ok((mounted, root)),
         // Unpublished while it was looked at: the descriptor's mount is in no namespace any more.
         Ok(_) | Err(Errno::ENOENT) => Err(not_published()),

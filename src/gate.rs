@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The paths on which a call is under way.
 #[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<Mutex<HashSet<PathBuf>>>);
+pub struct Gate(Arc<Mutex<HashSet<Arc<Path>>>>);
 
 /// Another call for the same path is under way.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +24,7 @@ pub struct Busy {
 #[derive(Debug)]
 pub struct Pass {
     gate: Gate,
-    path: PathBuf,
+    path: Arc<Path>,
 }
 
 impl Gate {
@@ -34,11 +34,12 @@ impl Gate {
     /// [`Busy`] while somebody else's [`Pass`] for the path exists.
     pub fn enter(&self, path: &Path) -> Result<Pass, Busy> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.insert(path.to_owned()) {
-            Ok(Pass { gate: self.clone(), path: path.to_owned() })
-        } else {
-            Err(Busy { path: path.to_owned() })
+        if held.contains(path) {
+            return Err(Busy { path: path.to_owned() });
         }
+        let path: Arc<Path> = path.into();
+        held.insert(Arc::clone(&path));
+        Ok(Pass { gate: self.clone(), path })
     }
 }
 

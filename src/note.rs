@@ -6,9 +6,10 @@
 //! with it: nothing to clean up, nothing that could say what isn't so.
 
 use std::ffi::CStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::observe::{self, TargetPlace};
 use crate::propagation::MountPropagation;
@@ -60,6 +61,32 @@ pub struct Shown {
     pub root: PathBuf,
 }
 
+/// A note as it is written, as JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'a> {
+    entry: &'a str,
+    pod: Option<WrittenPod<'a>>,
+    path: &'a Path,
+    sub_path: Option<&'a Path>,
+    propagation: &'a str,
+    read_only: bool,
+    nosuid: bool,
+    nodev: bool,
+    noexec: bool,
+    source_mount: u64,
+    given: Vec<(u32, u32, Option<&'a str>)>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WrittenPod<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    uid: &'a str,
+    service_account: &'a str,
+}
+
 /// How many are kept of [`Note::given`].
 const GIVEN_MAX: usize = 4;
 
@@ -95,22 +122,26 @@ impl Note {
 
     fn encode(&self) -> Vec<u8> {
         let MountAttrs { read_only, nosuid, nodev, noexec } = self.attrs;
-        let value = json!({
-            "entry": self.owner.entry.as_str(),
-            "pod": self.owner.pod.as_ref().map(|pod| json!({
-                "namespace": pod.namespace, "name": pod.name, "uid": pod.uid, "serviceAccount": pod.service_account,
-            })),
-            "path": self.path.to_string(),
-            "subPath": self.sub_path.as_ref().map(ToString::to_string),
-            "propagation": self.propagation.name(),
-            "readOnly": read_only,
-            "nosuid": nosuid,
-            "nodev": nodev,
-            "noexec": noexec,
-            "sourceMount": self.source_mount,
-            "given": self.given.iter().map(|s| json!([s.device.0, s.device.1, s.root.to_str()])).collect::<Value>(),
-        });
-        value.to_string().into_bytes()
+        let written = Written {
+            entry: self.owner.entry.as_str(),
+            pod: self.owner.pod.as_ref().map(|pod| WrittenPod {
+                namespace: &pod.namespace,
+                name: &pod.name,
+                uid: &pod.uid,
+                service_account: &pod.service_account,
+            }),
+            path: self.path.as_path(),
+            sub_path: self.sub_path.as_ref().map(SubPath::as_path),
+            propagation: self.propagation.name(),
+            read_only,
+            nosuid,
+            nodev,
+            noexec,
+            source_mount: self.source_mount,
+            given: self.given.iter().map(|s| (s.device.0, s.device.1, s.root.to_str())).collect(),
+        };
+        // Only a path that is no text can't be written, and those of a note were parsed from text.
+        serde_json::to_vec(&written).unwrap_or_default()
     }
 
     /// A note as it was written; none if it can't be understood.

@@ -4,14 +4,14 @@
 //! what gets mounted.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::config::Missing;
 use crate::engine::MountError;
 use crate::plan::{Found, Gone, Mounted, Source};
 use crate::site::Site;
-use crate::sys::stat::{self, Freshness};
+use crate::sys::stat::{self, AtName, Seen};
 use crate::sys::{Errno, path};
 use crate::volume::{AbsPath, KubeletPath, SubPath};
 
@@ -76,17 +76,20 @@ fn source_error(place: &Path, errno: Errno) -> MountError {
 pub fn open_source(site: &Site, wanted: &SourcePath) -> Result<OpenSource, MountError> {
     let full = wanted.full();
     let fail = |errno| source_error(&full, errno);
-    let root = path::open_trusted(Path::new("/")).map_err(fail)?;
     let mut made = Vec::new();
-    let entry = wanted.entry.as_path().strip_prefix("/").unwrap_or(Path::new("."));
-    let opened = open_or_make(site, &root, entry, wanted.missing, &mut made).and_then(|entry| match &wanted.sub_path {
-        Some(sub) => open_or_make(site, &entry, sub.as_path(), wanted.missing, &mut made),
+    let root = || path::open_trusted(Path::new("/"));
+    let below = wanted.entry.as_path().strip_prefix("/").unwrap_or(Path::new("."));
+    let entry = path::open_absolute(site.calls, wanted.entry.as_path());
+    let opened = or_make(entry, root, below, wanted.missing, &mut made).and_then(|entry| match &wanted.sub_path {
+        Some(sub) => {
+            let beneath = path::open_beneath(site.calls, &entry, sub.as_path());
+            or_make(beneath, || Ok(entry), sub.as_path(), wanted.missing, &mut made)
+        }
         None => Ok(entry),
     });
     let read = opened.and_then(|fd| {
-        let dir = stat::directory(&fd, Freshness::Live)?;
-        let mount = stat::mount(&site.proc, site.calls, &fd)?;
-        Ok((fd, Source { dir: dir.id, mount }))
+        let Seen { dir, mount } = stat::seen(&site.proc, site.calls, &fd)?;
+        Ok((fd, Source { dir: dir?.id, mount }))
     });
     match read {
         Ok((fd, source)) => Ok(OpenSource { fd, source, made }),
@@ -100,32 +103,29 @@ pub fn open_source(site: &Site, wanted: &SourcePath) -> Result<OpenSource, Mount
     }
 }
 
-fn open_or_make(
-    site: &Site,
-    root: &OwnedFd,
+/// What was opened, or, if it isn't there and the entry says so, made beneath a root.
+fn or_make(
+    opened: Result<OwnedFd, Errno>,
+    root: impl FnOnce() -> Result<OwnedFd, Errno>,
     relative: &Path,
     missing: Missing,
     made: &mut Vec<(OwnedFd, OsString)>,
 ) -> Result<OwnedFd, Errno> {
-    match (path::open_beneath(site.calls, root, relative), missing) {
-        (Err(Errno::ENOENT), Missing::Create { mode, uid, gid }) => {
-            let mut at = root.try_clone().map_err(|_| Errno::EMFILE)?;
-            for name in relative {
-                at = match path::open_child(&at, name) {
-                    Err(Errno::ENOENT) => {
-                        if path::make_dir(&at, name, mode)? {
-                            made.push((at.try_clone().map_err(|_| Errno::EMFILE)?, name.to_owned()));
-                            path::set_owner(&at, name, mode, uid, gid)?;
-                        }
-                        path::open_child(&at, name)?
-                    }
-                    other => other?,
-                };
+    let (Err(Errno::ENOENT), Missing::Create { mode, uid, gid }) = (&opened, missing) else { return opened };
+    let mut at = root()?;
+    for name in relative {
+        at = match path::open_child(&at, name) {
+            Err(Errno::ENOENT) => {
+                if path::make_dir(&at, name, mode)? {
+                    made.push((at.try_clone().map_err(|_| Errno::EMFILE)?, name.to_owned()));
+                    path::set_owner(&at, name, mode, uid, gid)?;
+                }
+                path::open_child(&at, name)?
             }
-            Ok(at)
-        }
-        (opened, _) => opened,
+            other => other?,
+        };
     }
+    Ok(at)
 }
 
 /// A target or staging path with its parent open.
@@ -135,7 +135,6 @@ pub struct TargetPlace {
     pub parent: OwnedFd,
     /// Its name there.
     pub name: OsString,
-    parent_mount: u64,
 }
 
 /// Opens the directory that a target lies in. `None` if that isn't there.
@@ -160,15 +159,29 @@ pub fn open_target(site: &Site, target: &KubeletPath) -> Result<Option<TargetPla
             other => other.map_err(fail)?,
         }
     };
-    let parent_mount = stat::mount_id(&site.proc, site.calls, &parent).map_err(fail)?;
-    Ok(Some(TargetPlace { parent, name: name.to_owned(), parent_mount }))
+    Ok(Some(TargetPlace { parent, name: name.to_owned() }))
+}
+
+/// What is at a target now.
+///
+/// # Errors
+/// What the kernel says.
+pub fn find(site: &Site, place: &TargetPlace) -> Result<Found, Errno> {
+    match stat::at_name(site.calls, &place.parent, &place.name) {
+        Ok(Some(AtName::Mount(seen))) => Ok(Found::Mount(mounted(seen))),
+        Ok(Some(AtName::Directory)) => found_directory(place),
+        Ok(Some(AtName::Other { symlink })) => Ok(Found::Other { symlink }),
+        Ok(None) => find_open(site, place).map(|(found, _root)| found),
+        Err(Errno::ENOENT) => Ok(Found::Nothing),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// What is at a target now, and the descriptor of it where it is a directory.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn find(site: &Site, place: &TargetPlace) -> Result<(Found, Option<OwnedFd>), Errno> {
+pub fn find_open(site: &Site, place: &TargetPlace) -> Result<(Found, Option<OwnedFd>), Errno> {
     let fd = match path::open_child(&place.parent, &place.name) {
         Ok(fd) => fd,
         Err(Errno::ENOENT) => return Ok((Found::Nothing, None)),
@@ -176,26 +189,24 @@ pub fn find(site: &Site, place: &TargetPlace) -> Result<(Found, Option<OwnedFd>)
         Err(Errno::ENOTDIR) => return Ok((Found::Other { symlink: false }, None)),
         Err(e) => return Err(e),
     };
-    if stat::mount_id(&site.proc, site.calls, &fd)? == place.parent_mount {
-        let empty = path::is_empty(&place.parent, OsStr::new(&place.name))?;
-        return Ok((Found::Directory { empty }, Some(fd)));
+    let id = |fd: &OwnedFd| stat::mount_id(&site.proc, site.calls, fd);
+    if id(&fd)? == id(&place.parent)? {
+        return Ok((found_directory(place)?, Some(fd)));
     }
-    let mounted = mounted(site, &fd)?;
-    Ok((Found::Mount(mounted), Some(fd)))
+    let seen = stat::seen(&site.proc, site.calls, &fd)?;
+    Ok((Found::Mount(mounted(seen)), Some(fd)))
 }
 
-/// What the mount behind a descriptor of its root is.
-///
-/// # Errors
-/// What the kernel says of the mount; a dead file system is part of the answer.
-pub fn mounted(site: &Site, root: impl AsFd) -> Result<Mounted, Errno> {
-    let root = root.as_fd();
-    let mount = stat::mount(&site.proc, site.calls, root)?;
-    let dir = match stat::directory(root, Freshness::Live) {
+fn found_directory(place: &TargetPlace) -> Result<Found, Errno> {
+    Ok(Found::Directory { empty: path::is_empty(&place.parent, OsStr::new(&place.name))? })
+}
+
+/// What the mount is whose root was seen.
+fn mounted(Seen { dir, mount }: Seen) -> Mounted {
+    let dir = match dir {
         Ok(dir) if dir.deleted => Err(Gone::Deleted),
         Ok(dir) => Ok(dir.id),
-        Err(errno) if stat::is_dead(errno) => Err(Gone::Dead(errno)),
-        Err(errno) => return Err(errno),
+        Err(errno) => Err(Gone::Dead(errno)),
     };
-    Ok(Mounted { dir, mount })
+    Mounted { dir, mount }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::runtime::{Builder, Runtime};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -261,16 +262,11 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
     let path = socket::path_of(&args.endpoint).map_err(|e| e.to_string())?;
     let bound = socket::bind(&path).map_err(|e| e.to_string())?;
     raise_descriptors();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_stack_size(512 * 1024)
-        .enable_all()
-        .build()
-        .map_err(|e| e.to_string())?;
+    let (calls, around) = runtimes().map_err(|e| format!("no threads: {e}"))?;
     let lookup = args.pod_lookup == PodLookup::Api;
     let mut events = None;
     if lookup || args.events {
-        let client = runtime.block_on(api_client()).map_err(|e| {
+        let client = around.block_on(api_client()).map_err(|e| {
             let option = if lookup { "--pod-lookup api" } else { "--events" };
             format!("{option} needs an API server: {e}; run in a pod with a service account, or set KUBECONFIG")
         })?;
@@ -279,7 +275,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
             let deadline = seconds("lookup-timeout", args.lookup_timeout)?;
             let lookup =
                 Arc::new(Lookup::new(client, &args.driver_name, &args.node_id, deadline, Arc::clone(&plugin.metrics)));
-            runtime.spawn(Arc::clone(&lookup).watch());
+            around.spawn(Arc::clone(&lookup).watch());
             plugin.lookup = Some(lookup);
         }
     }
@@ -288,7 +284,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
         let bound = admin::start(address, Arc::clone(&plugin)).map_err(|e| e.to_string())?;
         tracing::info!(address = %bound, "admin server");
     }
-    let result = runtime.block_on(async {
+    let result = calls.block_on(async {
         let stop = stop_signal(Arc::clone(&plugin))?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"), driver = plugin.driver, node = plugin.node_id,
@@ -300,9 +296,9 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
             None => None,
         };
         let (volumes, known) = tokio::sync::watch::channel(Arc::default());
-        let healing = tokio::spawn(heal::watch(Arc::clone(&plugin), volumes));
-        let looking = tokio::spawn(vitals::watch(Arc::clone(&plugin), known, events, probe_interval));
-        let tidying = tokio::spawn(tidy());
+        let healing = around.spawn(heal::watch(Arc::clone(&plugin), volumes));
+        let looking = around.spawn(vitals::watch(Arc::clone(&plugin), known, events, probe_interval));
+        let tidying = around.spawn(tidy());
         let telling = Arc::clone(&plugin);
         let stop = async move {
             stop.await;
@@ -315,7 +311,8 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
         serve(Arc::clone(&plugin), bound, stop, drain).await
     });
     // A hung mount thread must not hold up the end of the process.
-    runtime.shutdown_background();
+    calls.shutdown_background();
+    around.shutdown_background();
     tracing::info!("stopped");
     result
 }
@@ -326,6 +323,22 @@ async fn tidy() {
         tokio::time::sleep(TIDY).await;
         heap::give_back();
     }
+}
+
+/// Two threads: this one for the calls, and one for what goes on around them.
+///
+/// A call's own work is little: what may take long is done on mount threads. With threads that share all tasks, each
+/// call woke a second one to look whether there is something for it too, which cost more than the call; and a list of pods
+/// that is read, or a TLS handshake with the API server, would be done where a call waits.
+fn runtimes() -> std::io::Result<(Runtime, Runtime)> {
+    let calls = Builder::new_current_thread().enable_all().build()?;
+    let around = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("around")
+        .thread_stack_size(512 * 1024)
+        .enable_all()
+        .build()?;
+    Ok((calls, around))
 }
 
 /// As many descriptors as this process may have. Where the soft limit is 1024, as for services of systemd, the

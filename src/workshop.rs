@@ -34,6 +34,8 @@ pub struct Slot {
     pub parent: Arc<OwnedFd>,
     /// The slot's name in it.
     pub name: OsString,
+    /// The directory of that name, beneath whatever is mounted on it.
+    pub ground: OwnedFd,
 }
 
 impl Workshop {
@@ -73,7 +75,8 @@ impl Workshop {
         if !path::make_dir(&self.root, &name, 0o700)? {
             clear(site, &self.root, &name)?;
         }
-        Ok(Slot { parent: Arc::clone(&self.root), name })
+        let ground = path::open_child(&self.root, &name)?;
+        Ok(Slot { parent: Arc::clone(&self.root), name, ground })
     }
 
     /// Where it is mounted.

@@ -12,7 +12,7 @@ use crate::engine::{self, AttachJob, Context, MountError};
 use crate::gate::Pass;
 use crate::note::{Note, Owner};
 use crate::observe::SourcePath;
-use crate::plugin::{Plugin, Subject, crew_of};
+use crate::plugin::{Plugin, Subject, crew_of, cut};
 use crate::policy::{self, Grant, Wish};
 use crate::propagation::MountPropagation;
 use crate::site::Site;
@@ -121,8 +121,9 @@ impl Node {
 
     /// The volume as it would be published with this propagation.
     fn grant(&self, asked: &Publish, propagation: Option<MountPropagation>) -> Result<Grant, CallError> {
-        let Publish { volume, read_only, pod, .. } = asked.clone();
-        Ok(policy::decide(&*self.list()?, &Wish { volume, propagation, read_only, pod, check_user: true })?)
+        let Publish { volume, read_only, pod, .. } = asked;
+        let (volume, pod) = (volume.clone(), pod.clone());
+        Ok(policy::decide(&*self.list()?, &Wish { volume, propagation, read_only: *read_only, pod, check_user: true })?)
     }
 
     async fn publish(&self, request: &Request<csi::NodePublishVolumeRequest>) -> Result<(), CallError> {
@@ -214,14 +215,14 @@ impl Node {
 }
 
 fn publish_job(asked: &Publish, grant: &Grant) -> AttachJob {
-    let Grant { entry, sub_path, propagation, read_only, flags, .. } = grant.clone();
+    let Grant { entry, sub_path, propagation, read_only, flags, .. } = grant;
     AttachJob {
-        source: SourcePath { entry: entry.path.clone(), sub_path, missing: entry.missing },
+        source: SourcePath { entry: entry.path.clone(), sub_path: sub_path.clone(), missing: entry.missing },
         target: asked.target.clone(),
         staging: asked.staging.clone(),
-        relation: propagation,
+        relation: *propagation,
         lower: false,
-        attrs: attrs(read_only, flags).union(asked.attrs),
+        attrs: attrs(*read_only, *flags).union(asked.attrs),
         single_writer: asked.single_writer,
         owner: Some(Owner { entry: entry.name.clone(), pod: asked.pod.clone() }),
         follow: false,
@@ -234,8 +235,8 @@ const fn attrs(read_only: bool, MountFlags { nosuid, nodev, noexec }: MountFlags
 }
 
 fn pod_of(context: &HashMap<String, String>) -> Option<String> {
-    let get = |key: &str| context.get(&format!("csi.storage.k8s.io/pod.{key}"));
-    Some(format!("{}/{}", get("namespace")?, get("name")?).chars().take(320).collect())
+    let (namespace, name) = (context.get(request::POD_NAMESPACE)?, context.get(request::POD_NAME)?);
+    Some(cut(&format!("{namespace}/{name}"), 320).to_owned())
 }
 
 fn usage(values: [u64; 3], unit: Unit) -> csi::VolumeUsage {

@@ -218,6 +218,12 @@ struct Context {
 }
 
 const KUBELET_PREFIX: &str = "csi.storage.k8s.io/";
+/// The key of a volume context under which the kubelet tells the pod's name.
+pub(super) const POD_NAME: &str = "csi.storage.k8s.io/pod.name";
+/// That of its namespace.
+pub(super) const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
+const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
+const SERVICE_ACCOUNT: &str = "csi.storage.k8s.io/serviceAccount.name";
 
 fn context(given: &HashMap<String, String>) -> Result<Context, BadRequest> {
     let mut found = Context::default();
@@ -258,9 +264,9 @@ fn context(given: &HashMap<String, String>) -> Result<Context, BadRequest> {
             }
         }
     }
-    let pod = |key: &str| given.get(&format!("{KUBELET_PREFIX}{key}")).filter(|v| !v.is_empty()).cloned();
-    if let (Some(namespace), Some(name), Some(uid)) = (pod("pod.namespace"), pod("pod.name"), pod("pod.uid")) {
-        let service_account = pod("serviceAccount.name").unwrap_or_else(|| "default".to_owned());
+    let pod = |key: &str| given.get(key).filter(|v| !v.is_empty()).cloned();
+    if let (Some(namespace), Some(name), Some(uid)) = (pod(POD_NAMESPACE), pod(POD_NAME), pod(POD_UID)) {
+        let service_account = pod(SERVICE_ACCOUNT).unwrap_or_else(|| "default".to_owned());
         found.pod = Some(PodIdentity { namespace, name, uid, service_account });
     }
     Ok(found)

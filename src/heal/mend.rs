@@ -53,7 +53,7 @@ pub fn mend(
     let Some(target) = observe::open_target(site, path)? else { return Ok(Outcome::NotWanted) };
     let Some(note) = Note::read(&target).map_err(fail)? else { return Ok(Outcome::NotWanted) };
     let Some((job, heal)) = wanted(list, path, &note) else { return Ok(Outcome::NotWanted) };
-    let Found::Mount(mounted) = observe::find(site, &target).map_err(fail)?.0 else {
+    let Found::Mount(mounted) = observe::find(site, &target).map_err(fail)? else {
         return Ok(Outcome::Left(Verdict::Wait));
     };
     let source = observe::open_source(site, &job.source)?;

@@ -5,11 +5,11 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
@@ -29,30 +29,48 @@ pub fn open_trusted(path: &Path) -> Result<OwnedFd, Errno> {
     open(path, directory_flags(), Mode::empty())
 }
 
+/// Opens a directory by its absolute path, following no symlink. Mounts are crossed.
+///
+/// # Errors
+/// ELOOP: a component is a symlink. EXDEV: the path isn't absolute and plain. ENOENT, ENOTDIR as usual.
+pub fn open_absolute(calls: Calls, path: &Path) -> Result<OwnedFd, Errno> {
+    let relative = path.strip_prefix("/").map_err(|_| Errno::EXDEV)?;
+    if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(Errno::EXDEV);
+    }
+    if calls.openat2 {
+        return resolve(AT_FDCWD, path, ResolveFlag::empty());
+    }
+    open_beneath(calls, open_trusted(Path::new("/"))?, relative)
+}
+
 /// Opens a directory beneath another, following neither symlinks nor `..` out of it. Mounts are crossed.
 ///
 /// # Errors
 /// ELOOP: a component is a symlink. EXDEV: the path leads out. ENOENT, ENOTDIR as usual.
 pub fn open_beneath(calls: Calls, root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     if calls.openat2 {
-        let resolve =
-            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-        let how = OpenHow::new().flags(directory_flags()).resolve(resolve);
-        // EAGAIN: a rename or mount somewhere raced with the check for "..": openat2(2) says to try again.
-        for _ in 0..16 {
-            match openat2(&root, path, how) {
-                Err(Errno::EAGAIN) => {}
-                other => return other,
-            }
-        }
-        return Err(Errno::EAGAIN);
+        return resolve(root, path, ResolveFlag::RESOLVE_BENEATH);
     }
     let mut at = root.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
     for part in path.components() {
-        let std::path::Component::Normal(name) = part else { return Err(Errno::EXDEV) };
+        let Component::Normal(name) = part else { return Err(Errno::EXDEV) };
         at = open_child(&at, name)?;
     }
     Ok(at)
+}
+
+fn resolve(root: impl AsFd, path: &Path, how: ResolveFlag) -> Result<OwnedFd, Errno> {
+    let resolve = how | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new().flags(directory_flags()).resolve(resolve);
+    // EAGAIN: a rename or mount somewhere raced with the check for "..": openat2(2) says to try again.
+    for _ in 0..16 {
+        match openat2(&root, path, how) {
+            Err(Errno::EAGAIN) => {}
+            other => return other,
+        }
+    }
+    Err(Errno::EAGAIN)
 }
 
 /// Opens one directory in another, not following a symlink.

@@ -1,10 +1,11 @@
 //! What a descriptor's directory and mount are: identity, liveness, propagation, flags.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::Read;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime};
 
 use linux_raw_sys::general as raw;
@@ -129,6 +130,16 @@ fn statx(fd: BorrowedFd<'_>, name: &CStr, flags: i32, mask: u32) -> Result<libc:
     Ok(unsafe { buffer.assume_init() })
 }
 
+const DIRECTORY: u32 = libc::STATX_TYPE | libc::STATX_INO | libc::STATX_NLINK;
+
+fn directory_of(found: &libc::statx) -> DirStat {
+    DirStat {
+        id: DirId { device: (found.stx_dev_major, found.stx_dev_minor), inode: found.stx_ino },
+        is_dir: u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFDIR,
+        deleted: found.stx_nlink == 0,
+    }
+}
+
 /// The directory behind a descriptor.
 ///
 /// # Errors
@@ -138,17 +149,91 @@ pub fn directory(fd: impl AsFd, freshness: Freshness) -> Result<DirStat, Errno> 
         Freshness::Live => libc::AT_STATX_FORCE_SYNC,
         Freshness::Cached => libc::AT_STATX_DONT_SYNC,
     };
-    let found = statx(
-        fd.as_fd(),
-        c"",
-        libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | sync,
-        libc::STATX_TYPE | libc::STATX_INO | libc::STATX_NLINK,
-    )?;
-    Ok(DirStat {
-        id: DirId { device: (found.stx_dev_major, found.stx_dev_minor), inode: found.stx_ino },
-        is_dir: u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFDIR,
-        deleted: found.stx_nlink == 0,
-    })
+    let found = statx(fd.as_fd(), c"", libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | sync, DIRECTORY)?;
+    Ok(directory_of(&found))
+}
+
+/// A directory as its file system tells of it now, or that this is dead; and the mount that it lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The directory.
+    pub dir: Result<DirStat, Errno>,
+    /// The mount.
+    pub mount: MountFacts,
+}
+
+/// What a descriptor of a directory leads to. Where the kernel has the newer calls, it takes one for the directory and
+/// one for the mount.
+///
+/// # Errors
+/// ENOENT: the mount isn't in this thread's namespace (any more). Else what the file system says, unless it is dead, which
+/// is part of the answer. It may hang.
+pub fn seen(proc: &Proc, calls: Calls, fd: impl AsFd) -> Result<Seen, Errno> {
+    let fd = fd.as_fd();
+    if calls.statmount {
+        let Named { dir, mount_id, .. } = named(fd, c"")?;
+        return Ok(Seen { dir, mount: statmount(mount_id)? });
+    }
+    let mount = mount(proc, calls, fd)?;
+    Ok(Seen { dir: unless_dead(directory(fd, Freshness::Live))?, mount })
+}
+
+/// What is at a name in a directory, of which no descriptor is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtName {
+    /// A directory on which nothing is mounted.
+    Directory,
+    /// Something else on which nothing is mounted.
+    Other {
+        /// Whether it is a symlink.
+        symlink: bool,
+    },
+    /// A mount.
+    Mount(Seen),
+}
+
+/// What is at a name in a directory, not following a symlink. None where the kernel lacks the calls for it (Linux 6.8).
+///
+/// # Errors
+/// ENOENT: nothing. Else as [`seen`].
+pub fn at_name(calls: Calls, parent: impl AsFd, name: &OsStr) -> Result<Option<AtName>, Errno> {
+    if !calls.statmount {
+        return Ok(None);
+    }
+    let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let Named { dir, is_mount, mount_id, mode } = named(parent.as_fd(), &name)?;
+    Ok(Some(match mode & libc::S_IFMT {
+        _ if is_mount => AtName::Mount(Seen { dir, mount: statmount(mount_id)? }),
+        libc::S_IFDIR => AtName::Directory,
+        kind => AtName::Other { symlink: kind == libc::S_IFLNK },
+    }))
+}
+
+struct Named {
+    dir: Result<DirStat, Errno>,
+    is_mount: bool,
+    mount_id: u64,
+    mode: u32,
+}
+
+/// Asks the file system; if that is dead, the kernel alone, which knows the mount all the same.
+fn named(parent: BorrowedFd<'_>, name: &CStr) -> Result<Named, Errno> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_SYMLINK_NOFOLLOW;
+    let ask = |sync| statx(parent, name, flags | sync, DIRECTORY | raw::STATX_MNT_ID_UNIQUE);
+    let (dir, found) = match ask(libc::AT_STATX_FORCE_SYNC) {
+        Ok(found) => (Ok(directory_of(&found)), found),
+        Err(errno) if is_dead(errno) => (Err(errno), ask(libc::AT_STATX_DONT_SYNC).map_err(|_| errno)?),
+        Err(errno) => return Err(errno),
+    };
+    let is_mount = found.stx_attributes & u64::from(raw::STATX_ATTR_MOUNT_ROOT) != 0;
+    Ok(Named { dir, is_mount, mount_id: found.stx_mnt_id, mode: found.stx_mode.into() })
+}
+
+fn unless_dead<T>(found: Result<T, Errno>) -> Result<Result<T, Errno>, Errno> {
+    match found {
+        Err(errno) if !is_dead(errno) => Err(errno),
+        other => Ok(other),
+    }
 }
 
 /// When the directory behind a descriptor was made, where its file system keeps that. It takes what the kernel has.
@@ -234,8 +319,7 @@ fn statmount(id: u64) -> Result<MountFacts, Errno> {
 }
 
 fn from_mountinfo(proc: &Proc, id: u64) -> Result<MountFacts, Errno> {
-    let table = mountinfo::parse(&proc.mountinfo()?);
-    let found = table.mounts.iter().find(|m| m.id == id).ok_or(Errno::ENOENT)?;
+    let found = mountinfo::parse_one(&proc.mountinfo()?, id).ok_or(Errno::ENOENT)?;
     Ok(MountFacts { id, propagation: found.propagation, attrs: found.attrs() })
 }
 

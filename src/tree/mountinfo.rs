@@ -203,6 +203,13 @@ pub fn parse(bytes: &[u8]) -> Table {
     table
 }
 
+/// The mount of one id in a whole mountinfo file, without what parsing the others would cost.
+#[must_use]
+pub fn parse_one(bytes: &[u8], id: u64) -> Option<Mount> {
+    let of = |line: &&[u8]| line.split(|&b| b == b' ').next().and_then(number) == Some(id);
+    bytes.split(|&b| b == b'\n').filter(of).find_map(parse_line)
+}
+
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&b| b == b' ');
     let id = number(fields.next()?)?;
@@ -276,6 +283,13 @@ mod tests {
 40 22 0:35 / /a\\040b rw,nosuid shared:7 master:1 propagate_from:2 later:9 - tmpfs tmp\\011fs rw\n\
 41 40 0:36 /x//deleted /a\\040b/c ro unbindable - fuse.x none rw\n\
 garbage\n";
+
+    #[test]
+    fn one_mount_is_the_same_as_among_all() {
+        let text = b"1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n12 1 0:5 / /a\\040b ro master:1 - tmpfs t rw\n";
+        let all = parse(text).mounts;
+        assert_eq!([1, 12, 2].map(|id| parse_one(text, id)), [Some(all[0].clone()), Some(all[1].clone()), None]);
+    }
 
     #[test]
     fn lines_become_mounts_and_garbage_is_counted() {
