@@ -80,7 +80,10 @@ impl Run for Work<'_> {
                     Origin::Staging => self.staging,
                 };
                 self.copy = None;
-                mount::bind_recursive(from.ok_or(Errno::EINVAL)?, &self.slot.ok_or(Errno::EINVAL)?.ground)
+                let ground = &self.slot.ok_or(Errno::EINVAL)?.ground;
+                // What is bound can be used, and taken away again, only by a descriptor of it: there must be one to spare.
+                drop(ground.try_clone().map_err(|e| e.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw))?);
+                mount::bind_recursive(from.ok_or(Errno::EINVAL)?, ground)
             }
             Step::Change(change) => {
                 let copy = self.copy()?;

@@ -19,7 +19,6 @@ pub mod mend;
 pub use look::Volume;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,7 +39,7 @@ use mend::Outcome;
 
 /// How often it is looked whether the mount table or a directory has changed that no event told of.
 const LOOK: Duration = Duration::from_secs(15);
-/// Mounts come in swarms; the first of them is answered after this.
+/// Mounts come in swarms; the first of them is answered after this, with the others.
 const SETTLE: Duration = Duration::from_millis(30);
 /// A reading that took long is followed by a rest of this many times its length, so that a node that mounts all the time
 /// pays a bounded share of a core; but no longer than [`REST_MAX`].
@@ -162,7 +161,6 @@ async fn watch_namespace(
                 () = failures.again.notified() => break,
                 mattered = until_it_matters(plugin, crew, &events, (&book.sources, newcomers_at)) => {
                     mattered?;
-                    tokio::time::sleep(SETTLE).await;
                     break;
                 }
             }
@@ -211,12 +209,9 @@ async fn events(plugin: &Plugin, crew: &Arc<Crew>) -> Result<MountEvents, String
         Ok(_) => {}
         Err(errno) => tracing::debug!(%errno, "no mount events by fanotify: the mount table is polled"),
     }
-    let opening = plugin.threads.run(crew, "mount table", TABLE_DEADLINE, |thread, _| {
-        // The file stays that of the thread's namespace, whoever reads it.
-        thread.site.proc.open("thread-self/mountinfo")
-    });
-    let table: OwnedFd = opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))?;
-    MountEvents::unnamed(table).map_err(|e| format!("mountinfo: {e}"))
+    let opening =
+        plugin.threads.run(crew, "mount table", TABLE_DEADLINE, |thread, _| MountEvents::unnamed(&thread.site.proc));
+    opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
 }
 
 /// The namespace's table, to be asked whether it has changed.
@@ -237,10 +232,12 @@ async fn until_it_matters(
     let mut newcomers = false;
     loop {
         let next = if newcomers {
-            let Ok(next) = tokio::time::timeout_at(newcomers_at.into(), events.next()).await else { return Ok(()) };
+            let Ok(next) = tokio::time::timeout_at(newcomers_at.into(), events.next(SETTLE)).await else {
+                return Ok(());
+            };
             next
         } else {
-            events.next().await
+            events.next(SETTLE).await
         };
         let Changed::Attached(ids) = next.map_err(|e| format!("mount events: {e}"))? else {
             return Ok(());

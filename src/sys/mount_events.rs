@@ -6,6 +6,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -81,6 +84,12 @@ impl MountGroup {
     }
 }
 
+impl AsRawFd for MountGroup {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 impl AsFd for MountGroup {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -110,6 +119,12 @@ impl WatchedTable {
     }
 }
 
+impl AsRawFd for WatchedTable {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
 /// Mounts that were attached.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attached {
@@ -120,12 +135,23 @@ pub struct Attached {
 }
 
 /// Tells of changes of a mount namespace.
+///
+/// Between two waits nobody listens: who publishes a thousand volumes wakes us once in a while, not a thousand times.
 #[derive(Debug)]
 pub enum MountEvents {
     /// By fanotify.
-    Named(AsyncFd<OwnedFd>),
+    Named(Arc<MountGroup>),
     /// By poll on mountinfo.
-    Unnamed(AsyncFd<OwnedFd>),
+    Unnamed(Polled),
+}
+
+/// Two open tables. To listen to one is to ask it, which the answer of epoll_wait(2) then lacks: the other keeps count.
+#[derive(Debug)]
+pub struct Polled {
+    bell: Arc<WatchedTable>,
+    table: WatchedTable,
+    /// A change that was seen and not told yet.
+    due: AtomicBool,
 }
 
 /// What has changed.
@@ -141,52 +167,58 @@ impl MountEvents {
     /// Events of attached mounts, by name.
     ///
     /// # Errors
-    /// As [`MountGroup::new`]. Outside a runtime of tokio it panics.
+    /// As [`MountGroup::new`].
     pub fn named(namespace: &MountNamespace) -> Result<Self, Errno> {
         let group = MountGroup::new()?;
         group.add(namespace)?;
-        register(group.0, Interest::READABLE).map(Self::Named).map_err(|_| Errno::ENOMEM)
+        Ok(Self::Named(Arc::new(group)))
     }
 
-    /// That the table behind an open mountinfo has changed.
+    /// That something has changed in the calling thread's namespace.
     ///
     /// # Errors
-    /// What epoll_ctl(2) says. Outside a runtime of tokio it panics.
-    pub fn unnamed(mountinfo: OwnedFd) -> io::Result<Self> {
-        register(mountinfo, Interest::PRIORITY).map(Self::Unnamed)
+    /// As [`WatchedTable::of_thread`].
+    pub fn unnamed(proc: &Proc) -> Result<Self, Errno> {
+        let (bell, table) = (Arc::new(WatchedTable::of_thread(proc)?), WatchedTable::of_thread(proc)?);
+        Ok(Self::Unnamed(Polled { bell, table, due: AtomicBool::new(false) }))
     }
 
-    /// The next change.
+    /// The next change, with all that comes within `settle` after it: a swarm of mounts is one change. Nothing is lost
+    /// if it is given up. Outside a runtime of tokio it panics.
     ///
     /// # Errors
-    /// What epoll_wait(2) and read(2) say.
-    pub async fn next(&self) -> io::Result<Changed> {
+    /// What epoll_ctl(2), epoll_wait(2) and read(2) say.
+    pub async fn next(&self, settle: Duration) -> io::Result<Changed> {
         match self {
-            Self::Unnamed(table) => {
-                table.ready(Interest::PRIORITY).await?.clear_ready();
+            Self::Unnamed(Polled { bell, table, due }) => {
+                let bell = register(Arc::clone(bell), Interest::PRIORITY)?;
+                if table.has_changed()? {
+                    due.store(true, Ordering::Relaxed);
+                }
+                if !due.load(Ordering::Relaxed) {
+                    bell.ready(Interest::PRIORITY).await?.retain_ready();
+                    due.store(true, Ordering::Relaxed);
+                }
+                drop(bell);
+                tokio::time::sleep(settle).await;
+                table.has_changed()?;
+                due.store(false, Ordering::Relaxed);
                 Ok(Changed::Unknown)
             }
-            Self::Named(group) => {
-                // All that has come by now: a swarm of mounts is one change, not one for each bufferful.
-                let mut all = Vec::new();
-                loop {
-                    let mut ready = group.readable().await?;
-                    let mut buffer = [0; 4096];
-                    match ready.try_io(|group| nix::unistd::read(group, &mut buffer).map_err(io::Error::from)) {
-                        Ok(length) => match parse(&buffer[..length?]) {
-                            Changed::Attached(ids) => all.extend(ids),
-                            Changed::Unknown => return Ok(Changed::Unknown),
-                        },
-                        Err(_nothing_more) if !all.is_empty() => return Ok(Changed::Attached(all)),
-                        Err(_nothing_yet) => {}
-                    }
+            Self::Named(group) => loop {
+                register(Arc::clone(group), Interest::READABLE)?.readable().await?.retain_ready();
+                tokio::time::sleep(settle).await;
+                match group.read()? {
+                    Attached { lost: true, .. } => return Ok(Changed::Unknown),
+                    Attached { ids, .. } if !ids.is_empty() => return Ok(Changed::Attached(ids)),
+                    Attached { .. } => {}
                 }
-            }
+            },
         }
     }
 }
 
-fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+fn register<T: AsRawFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: the descriptor is owned by what is registered, is never replaced in it, and is closed after it is
     // taken off, by AsyncFd's own drop.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
