@@ -4,7 +4,7 @@
 //! once for all of them. Which pod it is of is read from its note when that is to be told.
 //!
 //! And the table is read only if it has changed. What shows without that is a directory which was moved or deleted: for
-//! each directory, however many volumes show it, the kernel is asked for its name ([`Book::was_moved`]).
+//! each directory, however many volumes show it, the kernel is asked for its name (`Book::was_moved`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
