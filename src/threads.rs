@@ -177,11 +177,9 @@ impl Queue {
         self.jobs.remove(at)
     }
 
-    /// Wakes an idle thread, if there is one.
-    fn wake_one(&mut self) {
-        if let Some(thread) = self.parked.pop() {
-            thread.notify_one();
-        }
+    /// An idle thread to be woken, if there is one: once the queue is unlocked, or it would wait for that at once.
+    fn next_to_wake(&mut self) -> Option<Arc<Condvar>> {
+        self.parked.pop()
     }
 
     /// Lets the threads end when they have nothing more to do.
@@ -364,7 +362,11 @@ impl Threads {
             queue.jobs.pop_back();
             return Err(error);
         }
-        queue.wake_one();
+        let idle = queue.next_to_wake();
+        drop(queue);
+        if let Some(thread) = idle {
+            thread.notify_one();
+        }
         Ok(id)
     }
 
@@ -542,7 +544,7 @@ mod tests {
     fn the_thread_that_parked_last_is_woken_first() {
         let threads: Vec<Arc<Condvar>> = (0..3).map(|_| Arc::default()).collect();
         let mut queue = Queue { parked: threads.clone(), ..Queue::default() };
-        queue.wake_one();
+        assert!(queue.next_to_wake().is_some_and(|thread| Arc::ptr_eq(&thread, &threads[2])));
         assert!(!queue.unpark(&threads[2]), "it was woken");
         assert!(queue.unpark(&threads[0]), "it slept on");
         queue.close();

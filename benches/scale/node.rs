@@ -15,6 +15,7 @@ use csi::identity_client::IdentityClient;
 use csi::volume_capability::access_mode::Mode;
 use csi::volume_capability::{AccessMode, AccessType, MountVolume};
 
+/// Unless `HOSTMOUNT_BENCH_BINARY` names another one, to be compared with.
 const PLUGIN: &str = env!("CARGO_BIN_EXE_hostmount");
 pub(crate) const DRIVER: &str = "scale.hostmount.dev";
 /// How long anything may take before it counts as broken.
@@ -185,7 +186,10 @@ impl Node {
     pub(crate) fn plugin(&self) -> Outcome<Plugin> {
         fs::create_dir_all(self.socket().parent().ok_or("a socket without a directory")?)?;
         let child = Command::new("unshare")
-            .args(["--mount", "--propagation", "slave", "--", PLUGIN])
+            .args(["--mount", "--propagation", "slave", "--"])
+            .arg(std::env::var_os("HOSTMOUNT_BENCH_BINARY").unwrap_or_else(|| PLUGIN.into()))
+            // As the image starts it.
+            .env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
             .args(["serve", "--log-level", "warn,hostmount::serve=info", "--node-id", "scale", "--driver-name", DRIVER])
             .args(["--admin-address", "127.0.0.1:0", "--endpoint"])
             .arg(format!("unix://{}", self.socket().display()))
