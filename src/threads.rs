@@ -29,6 +29,8 @@ pub const PER_SOURCE: usize = 4;
 const AT_WORK: usize = 16;
 /// Longer than a job ever takes on a file system that answers.
 const SLOW: Duration = Duration::from_millis(100);
+/// As long as a job usually takes, with the waking of its thread.
+const SOON: Duration = Duration::from_micros(120);
 /// How many threads there may be, whatever hangs.
 const THREADS: usize = 512;
 /// How many mount namespaces are kept: the kubelet's, our own, and some slack for restarts.
@@ -321,19 +323,24 @@ impl Threads {
         };
         let source: Arc<str> = source_name.into();
         let until = Instant::now() + deadline;
-        let id = self.submit(crew, Arc::clone(&source), work)?;
+        let (id, alone) = self.submit(crew, Arc::clone(&source), work)?;
         // Dropped at the deadline, but also when the caller hangs up and the whole call is dropped.
         let mut waiter = Waiter { crew, source: &source, id, given_up, waiting: true };
-        let answer = loop {
-            let left = until.saturating_duration_since(Instant::now());
-            // Threads that were busy when the job came may be slow by now, so that it gets one of its own.
-            match tokio::time::timeout(left.min(SLOW), &mut receive).await {
-                Ok(answer) => break Some(answer),
-                Err(_) if until <= Instant::now() => break None,
-                Err(_) => {
-                    let mut queue = lock(&crew.queue);
-                    if queue.wants_thread() {
-                        self.start(crew, &mut queue)?;
+        let at_once = if alone { soon(&mut receive) } else { None };
+        let answer = if at_once.is_some() {
+            at_once
+        } else {
+            loop {
+                let left = until.saturating_duration_since(Instant::now());
+                // Threads that were busy when the job came may be slow by now, so that it gets one of its own.
+                match tokio::time::timeout(left.min(SLOW), &mut receive).await {
+                    Ok(answer) => break Some(answer),
+                    Err(_) if until <= Instant::now() => break None,
+                    Err(_) => {
+                        let mut queue = lock(&crew.queue);
+                        if queue.wants_thread() {
+                            self.start(crew, &mut queue)?;
+                        }
                     }
                 }
             }
@@ -347,7 +354,8 @@ impl Threads {
         }
     }
 
-    fn submit(&self, crew: &Arc<Crew>, source: Arc<str>, job: Job) -> Result<u64, NoResult> {
+    /// Its number, and whether no other job is at work or waits.
+    fn submit(&self, crew: &Arc<Crew>, source: Arc<str>, job: Job) -> Result<(u64, bool), NoResult> {
         let mut queue = lock(&crew.queue);
         let stuck = queue.stuck(&source);
         if stuck >= PER_SOURCE {
@@ -355,6 +363,7 @@ impl Threads {
         }
         let id = queue.next_job;
         queue.next_job += 1;
+        let alone = queue.jobs.is_empty() && queue.running.is_empty();
         queue.jobs.push_back(Pending { id, source, job });
         if queue.wants_thread()
             && let Err(error) = self.start(crew, &mut queue)
@@ -367,7 +376,7 @@ impl Threads {
         if let Some(thread) = idle {
             thread.notify_one();
         }
-        Ok(id)
+        Ok((id, alone))
     }
 
     /// Starts a thread and waits until it is in the namespace, so that a namespace which can't be entered is an
@@ -438,6 +447,23 @@ impl Threads {
                 tracing::warn!(path = %place.display(), %errno, "the workshop could not be unmounted");
             }
             lock(&crew.queue).close();
+        }
+    }
+}
+
+/// The answer of a job that has no other beside it, if it comes within [`SOON`].
+///
+/// To sleep and be woken takes longer than most jobs do. Others who run on this processor go first, and with more than one
+/// call under way there is something better to do.
+fn soon<T>(receive: &mut oneshot::Receiver<T>) -> Option<Result<T, oneshot::error::RecvError>> {
+    let until = Instant::now() + SOON;
+    loop {
+        match receive.try_recv() {
+            Ok(answer) => return Some(Ok(answer)),
+            // Lost: found again by who waits for it.
+            Err(oneshot::error::TryRecvError::Closed) => return None,
+            Err(oneshot::error::TryRecvError::Empty) if until <= Instant::now() => return None,
+            Err(oneshot::error::TryRecvError::Empty) => std::thread::yield_now(),
         }
     }
 }
