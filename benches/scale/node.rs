@@ -56,15 +56,11 @@ impl Plugin {
         Ok(line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?)
     }
 
-    /// What its threads have run, in µs (proc_pid_schedstat: first field, ns).
+    /// What its threads have run, those that have ended too, in µs (clock_getcpuclockid(3)).
     pub(crate) fn ran(&self) -> Outcome<f64> {
-        let mut nanoseconds = 0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
-            // One that ends meanwhile takes its time along.
-            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
-            nanoseconds += text.split(' ').next().ok_or("an empty schedstat")?.parse::<u64>()?;
-        }
-        Ok(f64::from(u32::try_from(nanoseconds / 1000)?))
+        let process = nix::unistd::Pid::from_raw(i32::try_from(self.0.id())?);
+        let clock = nix::time::ClockId::pid_cpu_clock_id(process)?;
+        Ok(Duration::from(nix::time::clock_gettime(clock)?).as_secs_f64() * 1e6)
     }
 
     /// Waits until it is quiet. How long it was busy and how much it ran meanwhile, in µs, since `ran_before`.
