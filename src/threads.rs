@@ -326,25 +326,21 @@ impl Threads {
         let (id, alone) = self.submit(crew, Arc::clone(&source), work)?;
         // Dropped at the deadline, but also when the caller hangs up and the whole call is dropped.
         let mut waiter = Waiter { crew, source: &source, id, given_up, waiting: true };
-        let at_once = if alone { soon(&mut receive) } else { None };
-        let answer = if at_once.is_some() {
-            at_once
-        } else {
-            loop {
-                let left = until.saturating_duration_since(Instant::now());
-                // Threads that were busy when the job came may be slow by now, so that it gets one of its own.
-                match tokio::time::timeout(left.min(SLOW), &mut receive).await {
-                    Ok(answer) => break Some(answer),
-                    Err(_) if until <= Instant::now() => break None,
-                    Err(_) => {
-                        let mut queue = lock(&crew.queue);
-                        if queue.wants_thread() {
-                            self.start(crew, &mut queue)?;
-                        }
+        let mut answer = if alone { soon(&mut receive) } else { None };
+        while answer.is_none() {
+            let left = until.saturating_duration_since(Instant::now());
+            // Threads that were busy when the job came may be slow by now, so that it gets one of its own.
+            match tokio::time::timeout(left.min(SLOW), &mut receive).await {
+                Ok(came) => answer = Some(came),
+                Err(_) if until <= Instant::now() => break,
+                Err(_) => {
+                    let mut queue = lock(&crew.queue);
+                    if queue.wants_thread() {
+                        self.start(crew, &mut queue)?;
                     }
                 }
             }
-        };
+        }
         waiter.waiting = answer.is_none();
         drop(waiter);
         match answer {
