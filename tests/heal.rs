@@ -11,19 +11,9 @@ use hostmount::wire::csi;
 use support::container::Container;
 use support::fuse::Daemon;
 use support::{Node, eventually, in_namespace, mounts_beneath, tmpfs, unmount};
-use tonic::Code;
 
 fn layers(target: &Path) -> usize {
     mounts_beneath(target.parent().unwrap()).iter().filter(|at| *at == target).count()
-}
-
-/// As the kubelet does: it comes again while a heal, of which the containers are the first part, still has the volume.
-fn unpublish(node: &Node, pod: &csi::NodePublishVolumeRequest) {
-    eventually("the volume is unpublished", || match node.unpublish(pod) {
-        Ok(()) => true,
-        Err(status) if status.code() == Code::Aborted => false,
-        Err(status) => panic!("{status}"),
-    });
 }
 
 const FUSE: &[(&str, &str)] = &[("volume", "data"), ("subPath", "fuse"), ("propagation", "HostToContainer")];
@@ -44,7 +34,7 @@ fn fifty_deaths(node: &Node) {
     println!("50 recoveries, the slowest took {slowest:?}");
     assert_eq!((layers(&node.target("p")), container.mounts()), (2, 2), "the first one, and the live one on it");
     drop(container);
-    unpublish(node, &pod);
+    node.unpublish_again(&pod);
     assert!(!node.target("p").exists());
     assert_eq!(mounts_beneath(&node.root.join("data")), [daemon.at.clone()], "the source is left alone");
     drop(daemon);
@@ -93,7 +83,7 @@ fn a_restarted_plugin_heals_what_an_earlier_one_published() {
         node.publish(&pod).unwrap();
         assert_eq!(layers(&node.target("p")), 2);
         // And the call itself heals too, where it comes first.
-        unpublish(&node, &pod);
+        node.unpublish_again(&pod);
         drop(daemon);
     });
 }
@@ -112,7 +102,7 @@ fn the_empty_directory_beneath_an_unmounted_source_is_never_given_to_a_pod() {
         std::thread::sleep(Duration::from_millis(500));
         assert_eq!(fs::metadata(container.volume()).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
         assert_eq!(layers(&node.target("p")), 1);
-        unpublish(&node, &pod);
+        node.unpublish_again(&pod);
     });
 }
 
@@ -160,7 +150,7 @@ fn a_directory_that_was_moved_away_and_replaced_is_given_to_the_pods() {
         replace(&node, &source, None);
         container.sees(&source);
         assert_eq!((layers(&node.target("p")), container.mounts()), (2, 2));
-        unpublish(&node, &pod);
+        node.unpublish_again(&pod);
         assert!(source.exists() && node.root.join("data/old").exists());
     });
 }
@@ -189,7 +179,7 @@ fn a_directory_that_was_deleted_is_given_to_the_containers_that_start_and_by_ent
         eventually("a later mount crosses", || container.mounts() == 2);
         unmount(&source.join("later"));
         eventually("and goes", || container.mounts() == 1);
-        unpublish(&node, &pod);
+        node.unpublish_again(&pod);
     });
 }
 
@@ -216,7 +206,7 @@ fn private_containers_are_entered_where_the_entry_allows_it() {
         tmpfs(&daemon.at.parent().unwrap().join("sub"));
         assert_eq!(container.mounts(), 1, "it is private");
         drop((container, both));
-        [pod, other].iter().for_each(|pod| unpublish(&node, pod));
+        [pod, other].iter().for_each(|pod| node.unpublish_again(pod));
         assert!(fs::metadata(&daemon.at).is_ok());
     });
 }
@@ -243,7 +233,7 @@ fn a_source_that_dies_again_while_it_is_healed_leaves_nobody_behind() {
         [&private, &slave].iter().for_each(|container| container.sees(&daemon.at));
         eventually("one layer", || (layers(&node.target("none")), private.mounts()) == (1, 1));
         drop((private, slave));
-        volumes.iter().for_each(|pod| unpublish(&node, pod));
+        volumes.iter().for_each(|pod| node.unpublish_again(pod));
         assert!(fs::metadata(&daemon.at).is_ok());
     });
 }
@@ -261,7 +251,7 @@ fn a_container_of_nobody_keeps_what_is_stale() {
         eventually("the target is healed", || node.log().contains("healed: running pods"));
         assert!(fs::metadata(stranger.volume()).is_err());
         drop(stranger);
-        unpublish(&node, &pod);
+        node.unpublish_again(&pod);
         drop(daemon);
     });
 }
@@ -287,9 +277,9 @@ fn peers_are_healed_through_the_source_or_all_together() {
         containers.iter().for_each(|c| c.sees(&at));
         assert_eq!(mounts_beneath(&node.root.join("data")), [at.as_path()]);
         // The two share what they were healed with, so that unpublishing one takes it from the other; which gets it again.
-        unpublish(&node, &pods[0]);
+        node.unpublish_again(&pods[0]);
         containers[1].sees(&daemon.at);
-        unpublish(&node, &pods[1]);
+        node.unpublish_again(&pods[1]);
         assert!(fs::metadata(&daemon.at).is_ok());
         assert_eq!(mounts_beneath(&node.root.join("data")), [daemon.at.as_path()]);
     });
@@ -308,7 +298,7 @@ fn what_is_not_to_be_healed_is_not() {
         std::thread::sleep(Duration::from_millis(700));
         assert!(fs::metadata(container.volume()).is_err());
         assert_eq!(layers(&node.target("p")), 1);
-        unpublish(&node, &pod);
+        node.unpublish_again(&pod);
         drop(daemon);
     });
 }

@@ -254,8 +254,7 @@ fn healing_without_room_is_told_once_tried_seldom_and_done_when_there_is_room() 
         assert!(node.log().contains("fs.mount-max"));
         filling.free_one();
         container.sees(&daemon.at);
-        // Healing may be about to end its work.
-        eventually("it is unpublished", || node.unpublish(&pod).is_ok());
+        node.unpublish_again(&pod);
         assert_eq!(mounts_beneath(&node.root.join("data")), [at], "the source is left alone");
     });
 }

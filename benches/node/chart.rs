@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use crate::stats::number;
 use crate::table::grouped;
+use hostmount::picture::text::xml;
 
 /// A line of the picture.
 #[derive(Debug, Clone)]
@@ -44,11 +45,6 @@ font-family:system-ui,-apple-system,\"Segoe UI\",Roboto,\"DejaVu Sans\",sans-ser
 .cost .grid{stroke:var(--grid);fill:none}.cost .line{fill:none;stroke:currentColor;stroke-width:2.2}\
 .cost .dashed{stroke-dasharray:6 4}.cost .lead{fill:none;stroke:currentColor;opacity:.5}\
 .cost circle{fill:currentColor}.cost .name{font-size:12.5px;fill:currentColor}";
-
-/// For the text and the quoted attributes of XML.
-fn xml(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
 
 /// A time with its unit.
 pub(crate) fn time(us: f64) -> String {

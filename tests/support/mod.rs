@@ -309,6 +309,15 @@ impl Node {
         self.runtime.block_on(client.node_unpublish_volume(request)).map(drop)
     }
 
+    /// As the kubelet does: it comes again while a heal, of which the containers are the first part, still has the volume.
+    pub(crate) fn unpublish_again(&self, request: &csi::NodePublishVolumeRequest) {
+        eventually("the volume is unpublished", || match self.unpublish(request) {
+            Ok(()) => true,
+            Err(status) if status.code() == Code::Aborted => false,
+            Err(status) => panic!("{status}"),
+        });
+    }
+
     pub(crate) fn stage(&self, handle: &str) -> Result<(), Status> {
         fs::create_dir_all(self.staging()).unwrap();
         let request = csi::NodeStageVolumeRequest {
