@@ -31,6 +31,10 @@ const AT_WORK: usize = 16;
 const SLOW: Duration = Duration::from_millis(100);
 /// As long as a job usually takes, with the waking of its thread.
 const SOON: Duration = Duration::from_micros(120);
+/// A thread that has begun its job this lately is likely to be through with it before another one has woken.
+const JUST_BEGUN: Duration = Duration::from_micros(150);
+/// How long a job waits for a thread that had [`JUST_BEGUN`] before it gets another one. tokio's clock knows no less.
+const SERVED: Duration = Duration::from_millis(1);
 /// How many threads there may be, whatever hangs.
 const THREADS: usize = 512;
 /// How many mount namespaces are kept: the kubelet's, our own, and some slack for restarts.
@@ -113,6 +117,13 @@ struct Pending {
     job: Job,
 }
 
+/// A job that was taken in.
+struct Submitted {
+    id: u64,
+    /// Whether it was left to a thread that is at work for its source already ([`Queue::is_served`]).
+    served: bool,
+}
+
 /// A job that a thread works on.
 struct Running {
     source: Arc<str>,
@@ -160,6 +171,8 @@ struct Queue {
     free_numbers: Vec<usize>,
     next_number: usize,
     next_job: u64,
+    /// How many jobs in a row had no other beside them.
+    alone: u32,
     closed: bool,
 }
 
@@ -171,6 +184,26 @@ impl Queue {
     /// How many threads hang on a source.
     fn stuck(&self, source: &str) -> usize {
         self.running.values().filter(|running| running.given_up && *running.source == *source).count()
+    }
+
+    /// Whether a thread that works for the source will come to its next job in a moment. Then no second one is woken: the two
+    /// would only wait for one another, because the kernel has one lock for all mounts. Jobs for other sources don't wait, and
+    /// neither do unpublishes, each of which has a name of its own: they sleep meanwhile (synchronize_rcu in
+    /// `namespace_unlock`, fs/namespace.c), and many can do so at once.
+    fn is_served(&self, source: &str) -> bool {
+        self.running.values().any(|running| *running.source == *source && running.since.elapsed() < JUST_BEGUN)
+    }
+
+    /// Whether at most one job is under way.
+    fn is_quiet(&self) -> bool {
+        self.jobs.len() + self.running.len() <= 1
+    }
+
+    /// Whether it is worth a look if other calls have come that nobody has read yet. It costs a call by itself a tenth of
+    /// its time, so it is done now and then, and always while there are many.
+    fn may_have_company(&mut self) -> bool {
+        self.alone = self.alone.wrapping_add(1);
+        self.alone < 4 || self.alone.is_multiple_of(64)
     }
 
     /// The first job whose source has a thread to spare.
@@ -323,23 +356,20 @@ impl Threads {
         };
         let source: Arc<str> = source_name.into();
         let until = Instant::now() + deadline;
-        let (id, alone) = self.submit(crew, Arc::clone(&source), work)?;
+        let Submitted { id, served } = self.submit(crew, Arc::clone(&source), work)?;
         // Dropped at the deadline, but also when the caller hangs up and the whole call is dropped.
         let mut waiter = Waiter { crew, source: &source, id, given_up, waiting: true };
-        let mut answer = if alone { soon(&mut receive) } else { None };
+        let mut answer = soon(&mut receive, crew).await;
+        let mut look_after = if served { SERVED } else { SLOW };
         while answer.is_none() {
             let left = until.saturating_duration_since(Instant::now());
-            // Threads that were busy when the job came may be slow by now, so that it gets one of its own.
-            match tokio::time::timeout(left.min(SLOW), &mut receive).await {
+            match tokio::time::timeout(left.min(look_after), &mut receive).await {
                 Ok(came) => answer = Some(came),
                 Err(_) if until <= Instant::now() => break,
-                Err(_) => {
-                    let mut queue = lock(&crew.queue);
-                    if queue.wants_thread() {
-                        self.start(crew, &mut queue)?;
-                    }
-                }
+                // Threads that were busy when the job came may be slow by now, so that it gets one of its own.
+                Err(_) => self.see_to(crew, id)?,
             }
+            look_after = SLOW;
         }
         waiter.waiting = answer.is_none();
         drop(waiter);
@@ -350,8 +380,7 @@ impl Threads {
         }
     }
 
-    /// Its number, and whether no other job is at work or waits.
-    fn submit(&self, crew: &Arc<Crew>, source: Arc<str>, job: Job) -> Result<(u64, bool), NoResult> {
+    fn submit(&self, crew: &Arc<Crew>, source: Arc<str>, job: Job) -> Result<Submitted, NoResult> {
         let mut queue = lock(&crew.queue);
         let stuck = queue.stuck(&source);
         if stuck >= PER_SOURCE {
@@ -359,8 +388,11 @@ impl Threads {
         }
         let id = queue.next_job;
         queue.next_job += 1;
-        let alone = queue.jobs.is_empty() && queue.running.is_empty();
+        let served = queue.is_served(&source);
         queue.jobs.push_back(Pending { id, source, job });
+        if served {
+            return Ok(Submitted { id, served });
+        }
         if queue.wants_thread()
             && let Err(error) = self.start(crew, &mut queue)
         {
@@ -372,7 +404,22 @@ impl Threads {
         if let Some(thread) = idle {
             thread.notify_one();
         }
-        Ok((id, alone))
+        Ok(Submitted { id, served })
+    }
+
+    /// Gets a job that still waits for a thread one of its own, if it may have one.
+    fn see_to(&self, crew: &Arc<Crew>, id: u64) -> Result<(), NoResult> {
+        let mut queue = lock(&crew.queue);
+        if queue.wants_thread() {
+            self.start(crew, &mut queue)?;
+        }
+        let waits = queue.jobs.iter().any(|job| job.id == id);
+        let idle = if waits { queue.next_to_wake() } else { None };
+        drop(queue);
+        if let Some(thread) = idle {
+            thread.notify_one();
+        }
+        Ok(())
     }
 
     /// Starts a thread and waits until it is in the namespace, so that a namespace which can't be entered is an
@@ -449,9 +496,28 @@ impl Threads {
 
 /// The answer of a job that has no other beside it, if it comes within [`SOON`].
 ///
-/// To sleep and be woken takes longer than most jobs do. Others who run on this processor go first, and with more than one
-/// call under way there is something better to do.
-fn soon<T>(receive: &mut oneshot::Receiver<T>) -> Option<Result<T, oneshot::error::RecvError>> {
+/// To sleep and be woken takes longer than most jobs do. Calls that have come meanwhile are read first: with more than one
+/// job under way there is something better to do. Others who run on this processor go first too.
+async fn soon<T>(receive: &mut oneshot::Receiver<T>, crew: &Crew) -> Option<Result<T, oneshot::error::RecvError>> {
+    let quiet = |queue: &mut Queue| {
+        if !queue.is_quiet() {
+            queue.alone = 0;
+        }
+        queue.is_quiet()
+    };
+    let look = {
+        let mut queue = lock(&crew.queue);
+        if !quiet(&mut queue) {
+            return None;
+        }
+        queue.may_have_company()
+    };
+    if look {
+        tokio::task::yield_now().await;
+        if !quiet(&mut lock(&crew.queue)) {
+            return None;
+        }
+    }
     let until = Instant::now() + SOON;
     loop {
         match receive.try_recv() {
@@ -571,6 +637,23 @@ mod tests {
         assert!(queue.unpark(&threads[0]), "it slept on");
         queue.close();
         assert!(!queue.unpark(&threads[1]), "the end wakes all");
+    }
+
+    #[test]
+    fn a_job_is_left_to_a_thread_that_has_just_begun_for_its_source() {
+        let queue = queue(&[("a", 0, false), ("b", 200, false)], &[]);
+        assert!(queue.is_served("a"));
+        assert!(!queue.is_served("b"), "it may hang");
+        assert!(!queue.is_served("c"), "nobody waits for another's source");
+    }
+
+    #[test]
+    fn who_is_alone_seldom_looks_for_company() {
+        let mut queue = Queue::default();
+        let looks: Vec<bool> = (0..128).map(|_| queue.may_have_company()).collect();
+        assert_eq!(looks.iter().filter(|&&look| look).count(), 5);
+        queue.alone = 0;
+        assert!(queue.may_have_company(), "there were others lately");
     }
 
     #[test]

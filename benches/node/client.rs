@@ -4,13 +4,12 @@
 //! way, which opens a connection for each call. The main figures are of kept connections, one for each caller.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hostmount::wire::csi;
 use tokio::runtime::Runtime;
-use tokio::sync::Barrier;
-use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
 use csi::controller_client::ControllerClient;
@@ -18,6 +17,7 @@ use csi::identity_client::IdentityClient;
 use csi::node_client::NodeClient;
 use csi::node_service_capability::{Type, rpc};
 
+use crate::kept::Kept;
 use crate::samples::{Burst, Pairs, Round};
 use crate::volume::Volume;
 use crate::{Outcome, PATIENCE, micros, process};
@@ -25,12 +25,11 @@ use crate::{Outcome, PATIENCE, micros, process};
 /// A driver's client, with kept connections.
 pub(crate) struct Client {
     socket: PathBuf,
-    /// One caller's: what is timed there waits for nobody else.
-    alone: Runtime,
+    runtime: Runtime,
+    /// One caller's.
     channel: Channel,
-    /// Many callers', on two threads, so that the client isn't what limits them.
-    together: Runtime,
-    channels: Vec<Channel>,
+    /// Many callers'.
+    kept: Vec<Kept>,
 }
 
 /// What each caller does with each of its volumes.
@@ -88,43 +87,68 @@ async fn unstage(client: &mut NodeClient<Channel>, volume: &Volume) -> Outcome<f
     Ok(micros(begin))
 }
 
-/// One caller: its volumes one after the other. From when to when, and what each call took in µs.
-async fn caller(
-    channel: Channel,
-    volumes: Vec<Volume>,
-    task: Task,
-    start: Arc<Barrier>,
-) -> Outcome<(Instant, Vec<f64>, Instant)> {
-    let mut client = NodeClient::new(channel);
-    let mut times = Vec::new();
-    start.wait().await;
-    let begin = Instant::now();
-    for volume in &volumes {
-        match task {
-            Task::Publish => times.push(publish(&mut client, volume).await?),
-            Task::Unpublish => times.push(unpublish(&mut client, volume).await?),
-            Task::Pairs(many) => {
-                for _ in 0..many {
-                    times.push(publish(&mut client, volume).await? + unpublish(&mut client, volume).await?);
-                }
+/// Whoever calls for volumes one after the other.
+enum Caller<'a> {
+    /// By the client that everybody has.
+    Alone(NodeClient<Channel>),
+    /// One of many.
+    Kept(&'a mut Kept),
+}
+
+impl Caller<'_> {
+    async fn publish(&mut self, volume: &Volume) -> Outcome<f64> {
+        match self {
+            Self::Alone(client) => publish(client, volume).await,
+            Self::Kept(kept) => {
+                let request = volume.publish();
+                let begin = Instant::now();
+                let called = kept.call("csi.v1.Node/NodePublishVolume", &request).await;
+                called.map_err(|e| format!("NodePublishVolume at {}: {e}", volume.target))?;
+                Ok(micros(begin))
             }
         }
     }
-    Ok((begin, times, Instant::now()))
+
+    async fn unpublish(&mut self, volume: &Volume) -> Outcome<f64> {
+        match self {
+            Self::Alone(client) => unpublish(client, volume).await,
+            Self::Kept(kept) => {
+                let request = volume.unpublish();
+                let begin = Instant::now();
+                let called = kept.call("csi.v1.Node/NodeUnpublishVolume", &request).await;
+                called.map_err(|e| format!("NodeUnpublishVolume at {}: {e}", volume.target))?;
+                Ok(micros(begin))
+            }
+        }
+    }
+
+    /// From when to when its calls went, and what each took in µs.
+    async fn work(mut self, volumes: &[Volume], task: Task) -> Outcome<(Instant, Vec<f64>, Instant)> {
+        let mut times = Vec::new();
+        let begin = Instant::now();
+        for volume in volumes {
+            match task {
+                Task::Publish => times.push(self.publish(volume).await?),
+                Task::Unpublish => times.push(self.unpublish(volume).await?),
+                Task::Pairs(many) => {
+                    for _ in 0..many {
+                        times.push(self.publish(volume).await? + self.unpublish(volume).await?);
+                    }
+                }
+            }
+        }
+        Ok((begin, times, Instant::now()))
+    }
 }
 
 /// All callers, which begin together: what each call took in µs, and all together in seconds.
-async fn at_once(channels: Vec<Channel>, volumes: &[Volume], task: Task) -> Outcome<(Vec<f64>, f64)> {
-    let share = volumes.len().div_ceil(channels.len().max(1)).max(1);
-    let shares: Vec<_> = channels.into_iter().zip(volumes.chunks(share)).collect();
-    let start = Arc::new(Barrier::new(shares.len()));
-    let mut running = JoinSet::new();
-    for (channel, share) in shares {
-        running.spawn(caller(channel, share.to_vec(), task, Arc::clone(&start)));
-    }
+async fn at_once(callers: Vec<Caller<'_>>, volumes: &[Volume], task: Task) -> Outcome<(Vec<f64>, f64)> {
+    let share = volumes.len().div_ceil(callers.len().max(1)).max(1);
+    let mut running: FuturesUnordered<_> =
+        callers.into_iter().zip(volumes.chunks(share)).map(|(caller, share)| caller.work(share, task)).collect();
     let (mut all, mut span): (_, Option<(Instant, Instant)>) = (Vec::new(), None);
-    while let Some(ended) = running.join_next().await {
-        let (begin, times, end) = ended??;
+    while let Some(ended) = running.next().await {
+        let (begin, times, end) = ended?;
         all.extend(times);
         span = Some(span.map_or((begin, end), |(first, last)| (first.min(begin), last.max(end))));
     }
@@ -135,11 +159,10 @@ async fn at_once(channels: Vec<Channel>, volumes: &[Volume], task: Task) -> Outc
 impl Client {
     /// Connects, as soon as the driver is ready. `alive` says why it never will be, if so.
     pub(crate) fn connect(socket: &Path, callers: usize, mut alive: impl FnMut() -> Outcome<()>) -> Outcome<Self> {
-        let alone = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let together = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let deadline = Instant::now() + PATIENCE;
         let channel = loop {
-            if let Some(channel) = alone.block_on(ready(socket))? {
+            if let Some(channel) = runtime.block_on(ready(socket))? {
                 break channel;
             }
             alive()?;
@@ -148,27 +171,21 @@ impl Client {
             }
             std::thread::sleep(Duration::from_micros(200));
         };
-        let channels = together.block_on(async {
-            let mut channels = Vec::new();
-            for _ in 0..callers {
-                channels.push(endpoint(socket)?.connect().await?);
-            }
-            Outcome::Ok(channels)
-        })?;
-        Ok(Self { socket: socket.to_owned(), alone, channel, together, channels })
+        let kept = (0..callers).map(|_| runtime.block_on(Kept::connect(socket))).collect::<Outcome<_>>()?;
+        Ok(Self { socket: socket.to_owned(), runtime, channel, kept })
     }
 
     /// The driver's name, as it says itself.
     pub(crate) fn name(&self) -> Outcome<String> {
         let mut client = IdentityClient::new(self.channel.clone());
-        let answer = self.alone.block_on(client.get_plugin_info(csi::GetPluginInfoRequest {}))?;
+        let answer = self.runtime.block_on(client.get_plugin_info(csi::GetPluginInfoRequest {}))?;
         Ok(answer.into_inner().name)
     }
 
     /// Whether the driver stages volumes.
     pub(crate) fn stages(&self) -> Outcome<bool> {
         let mut client = NodeClient::new(self.channel.clone());
-        let answer = self.alone.block_on(client.node_get_capabilities(csi::NodeGetCapabilitiesRequest {}))?;
+        let answer = self.runtime.block_on(client.node_get_capabilities(csi::NodeGetCapabilitiesRequest {}))?;
         Ok(answer.into_inner().capabilities.into_iter().any(|capability| {
             matches!(capability.r#type, Some(Type::Rpc(rpc)) if rpc.r#type() == rpc::Type::StageUnstageVolume)
         }))
@@ -183,7 +200,7 @@ impl Client {
             ..Default::default()
         };
         let mut client = ControllerClient::new(self.channel.clone());
-        let answer = self.alone.block_on(client.create_volume(request)).map_err(|e| format!("CreateVolume: {e}"))?;
+        let answer = self.runtime.block_on(client.create_volume(request)).map_err(|e| format!("CreateVolume: {e}"))?;
         Ok(answer.into_inner().volume.ok_or("CreateVolume answers without a volume")?)
     }
 
@@ -191,23 +208,23 @@ impl Client {
     pub(crate) fn delete(&self, volume: &Volume) -> Outcome<()> {
         let request = csi::DeleteVolumeRequest { volume_id: volume.id.clone(), ..Default::default() };
         let mut client = ControllerClient::new(self.channel.clone());
-        self.alone.block_on(client.delete_volume(request)).map_err(failed("DeleteVolume", volume))?;
+        self.runtime.block_on(client.delete_volume(request)).map_err(failed("DeleteVolume", volume))?;
         Ok(())
     }
 
     /// Stages one volume.
     pub(crate) fn stage(&self, volume: &Volume) -> Outcome<f64> {
-        self.alone.block_on(stage(&mut NodeClient::new(self.channel.clone()), volume))
+        self.runtime.block_on(stage(&mut NodeClient::new(self.channel.clone()), volume))
     }
 
     /// Unstages it.
     pub(crate) fn unstage(&self, volume: &Volume) -> Outcome<f64> {
-        self.alone.block_on(unstage(&mut NodeClient::new(self.channel.clone()), volume))
+        self.runtime.block_on(unstage(&mut NodeClient::new(self.channel.clone()), volume))
     }
 
     /// An empty round trip, in µs.
     pub(crate) fn probe(&self) -> Outcome<f64> {
-        self.alone.block_on(async {
+        self.runtime.block_on(async {
             let mut client = IdentityClient::new(self.channel.clone());
             let begin = Instant::now();
             client.probe(csi::ProbeRequest {}).await?;
@@ -217,7 +234,7 @@ impl Client {
 
     /// One caller's publish and unpublish, in µs.
     pub(crate) fn pair(&self, volume: &Volume) -> Outcome<(f64, f64)> {
-        self.alone.block_on(async {
+        self.runtime.block_on(async {
             let mut client = NodeClient::new(self.channel.clone());
             Ok((publish(&mut client, volume).await?, unpublish(&mut client, volume).await?))
         })
@@ -226,7 +243,7 @@ impl Client {
     /// As the kubelet does it: each call with a connection of its own, which is part of what is timed.
     pub(crate) fn fresh(&self, volume: &Volume, round: &mut Round) -> Outcome<()> {
         let connect = || async { Outcome::Ok(endpoint(&self.socket)?.connect().await?) };
-        self.alone.block_on(async {
+        self.runtime.block_on(async {
             let begin = Instant::now();
             IdentityClient::new(connect().await?).probe(csi::ProbeRequest {}).await?;
             round.fresh_probe.push(micros(begin));
@@ -241,7 +258,7 @@ impl Client {
     }
 
     /// All volumes are published, and then all unpublished, by so many callers.
-    pub(crate) fn burst(&self, callers: usize, volumes: &[Volume], pid: u32) -> Outcome<Burst> {
+    pub(crate) fn burst(&mut self, callers: usize, volumes: &[Volume], pid: u32) -> Outcome<Burst> {
         let begin = process::processor_time(pid)?;
         let (publish, publish_took) = self.run(callers, volumes, Task::Publish)?;
         let middle = process::processor_time(pid)?;
@@ -258,35 +275,32 @@ impl Client {
     }
 
     /// Each caller publishes and unpublishes one of the volumes `each` times.
-    pub(crate) fn pairs(&self, volumes: &[Volume], each: usize) -> Outcome<Pairs> {
-        let volumes = volumes.get(..self.channels.len()).ok_or("fewer volumes than callers")?;
-        let (times, took) = self.run(self.channels.len(), volumes, Task::Pairs(each))?;
+    pub(crate) fn pairs(&mut self, volumes: &[Volume], each: usize) -> Outcome<Pairs> {
+        let volumes = volumes.get(..self.kept.len()).ok_or("fewer volumes than callers")?;
+        let (times, took) = self.run(self.kept.len(), volumes, Task::Pairs(each))?;
         Ok(Pairs { count: times.len(), took })
     }
 
     /// Publishes volumes by all callers.
-    pub(crate) fn publish(&self, volumes: &[Volume]) -> Outcome<()> {
-        self.run(self.channels.len(), volumes, Task::Publish).map(drop)
+    pub(crate) fn publish(&mut self, volumes: &[Volume]) -> Outcome<()> {
+        self.run(self.kept.len(), volumes, Task::Publish).map(drop)
     }
 
     /// Unpublishes volumes by all callers.
-    pub(crate) fn unpublish(&self, volumes: &[Volume]) -> Outcome<()> {
-        self.run(self.channels.len(), volumes, Task::Unpublish).map(drop)
+    pub(crate) fn unpublish(&mut self, volumes: &[Volume]) -> Outcome<()> {
+        self.run(self.kept.len(), volumes, Task::Unpublish).map(drop)
     }
 
-    fn run(&self, callers: usize, volumes: &[Volume], task: Task) -> Outcome<(Vec<f64>, f64)> {
-        if callers == 1 {
-            return self.alone.block_on(at_once(vec![self.channel.clone()], volumes, task));
-        }
-        let channels = self.channels.iter().take(callers).cloned().collect();
-        self.together.block_on(at_once(channels, volumes, task))
+    fn run(&mut self, callers: usize, volumes: &[Volume], task: Task) -> Outcome<(Vec<f64>, f64)> {
+        let callers = match callers {
+            1 => vec![Caller::Alone(NodeClient::new(self.channel.clone()))],
+            many => self.kept.iter_mut().take(many).map(Caller::Kept).collect(),
+        };
+        self.runtime.block_on(at_once(callers, volumes, task))
     }
 
     /// Closes all connections; gives back the runtime that turns their ends, which has to run on for that.
     pub(crate) fn close(self) -> Runtime {
-        let Self { alone, channel, together, channels, .. } = self;
-        drop((channel, channels));
-        together.shutdown_timeout(Duration::from_secs(1));
-        alone
+        self.runtime
     }
 }

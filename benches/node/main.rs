@@ -26,6 +26,7 @@ mod client;
 mod direct;
 mod driver;
 mod figures;
+mod kept;
 mod parent;
 mod place;
 mod process;
