@@ -199,7 +199,7 @@ impl Queue {
         self.jobs.len() + self.running.len() <= 1
     }
 
-    /// Whether it is worth a look if other calls have come that nobody has read yet. It costs a call by itself a tenth of
+    /// Whether it is worth a look if other calls have come that nobody has read yet. It costs a call by itself up to a fifth of
     /// its time, so it is done now and then, and always while there are many.
     fn may_have_company(&mut self) -> bool {
         self.alone = self.alone.wrapping_add(1);
