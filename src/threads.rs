@@ -190,8 +190,9 @@ impl Queue {
     /// would only wait for one another, because the kernel has one lock for all mounts. Jobs for other sources don't wait, and
     /// neither do unpublishes, each of which has a name of its own: they sleep meanwhile (synchronize_rcu in
     /// `namespace_unlock`, fs/namespace.c), and many can do so at once.
-    fn is_served(&self, source: &str) -> bool {
-        self.running.values().any(|running| *running.source == *source && running.since.elapsed() < JUST_BEGUN)
+    fn is_served(&self, source: &str, now: Instant) -> bool {
+        let just_begun = |since| now.saturating_duration_since(since) < JUST_BEGUN;
+        self.running.values().any(|running| *running.source == *source && just_begun(running.since))
     }
 
     /// Whether at most one job is under way.
@@ -388,7 +389,7 @@ impl Threads {
         }
         let id = queue.next_job;
         queue.next_job += 1;
-        let served = queue.is_served(&source);
+        let served = queue.is_served(&source, Instant::now());
         queue.jobs.push_back(Pending { id, source, job });
         if served {
             return Ok(Submitted { id, served });
@@ -642,9 +643,11 @@ mod tests {
     #[test]
     fn a_job_is_left_to_a_thread_that_has_just_begun_for_its_source() {
         let queue = queue(&[("a", 0, false), ("b", 200, false)], &[]);
-        assert!(queue.is_served("a"));
-        assert!(!queue.is_served("b"), "it may hang");
-        assert!(!queue.is_served("c"), "nobody waits for another's source");
+        let now = queue.running[&0].since;
+        assert!(queue.is_served("a", now));
+        assert!(!queue.is_served("a", now + JUST_BEGUN), "it may hang by now");
+        assert!(!queue.is_served("b", now), "it may hang");
+        assert!(!queue.is_served("c", now), "nobody waits for another's source");
     }
 
     #[test]
