@@ -562,7 +562,12 @@ fn take_off(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool
     for step in plan::detach_steps(&table, id) {
         match run.run(step) {
             Ok(()) => {}
-            Err(errno) if gone(errno) => return Ok(false),
+            // Whoever else took it away may have left a layer beneath: nobody but the kernel knows.
+            Err(errno) if gone(errno) => match run.run(idle) {
+                Ok(()) => return Ok(true),
+                Err(now) if gone(now) => return Ok(false),
+                Err(_) => return Err(step_failed(step, errno)),
+            },
             Err(errno) => return Err(step_failed(step, errno)),
         }
     }
