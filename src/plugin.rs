@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 use tracing::field::Empty;
@@ -139,7 +140,7 @@ impl Plugin {
     ///
     /// # Errors
     /// The status of the call's error.
-    pub async fn call<T, F>(&self, subject: Subject<'_>, work: F) -> Result<Response<T>, Status>
+    pub fn call<T, F>(&self, subject: Subject<'_>, work: F) -> impl Future<Output = Result<Response<T>, Status>>
     where
         F: Future<Output = Result<T, CallError>>,
     {
@@ -147,9 +148,8 @@ impl Plugin {
         let volume = cut(volume, 200);
         let span = tracing::info_span!("call", rpc, volume, pod, outcome = Empty, duration_us = Empty);
         let under_way = self.under_way.clone();
-        async {
-            let start = Instant::now();
-            let result = work.await;
+        let start = Instant::now();
+        let told = move |result: Result<T, CallError>| {
             drop(under_way);
             let took = start.elapsed();
             let outcome = result.as_ref().map_or_else(code, |_| Code::Ok);
@@ -167,9 +167,8 @@ impl Plugin {
                     Err(status(&error))
                 }
             }
-        }
-        .instrument(span)
-        .await
+        };
+        work.map(told).instrument(span)
     }
 }
 
@@ -183,9 +182,6 @@ pub(crate) fn cut(text: &str, most: usize) -> &str {
 /// # Errors
 /// [`CallError::Caller`].
 pub fn crew_of<T>(request: &Request<T>) -> Result<Arc<Crew>, CallError> {
-    match request.extensions().get::<Caller>() {
-        Some(Caller(Ok(crew))) => Ok(Arc::clone(crew)),
-        Some(Caller(Err(why))) => Err(CallError::Caller(why.clone())),
-        None => Err(CallError::Caller("the connection does not know its caller".to_owned())),
-    }
+    let crew = request.extensions().get().map_or(Err("the connection does not know its caller"), Caller::crew);
+    crew.map_err(|why| CallError::Caller(why.to_owned()))
 }

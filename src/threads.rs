@@ -10,6 +10,7 @@
 //! those at work any more.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ const SLOW: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_micros(120);
 /// A thread that has begun its job this lately is likely to be through with it before another one has woken.
 const JUST_BEGUN: Duration = Duration::from_micros(150);
+/// Calls that are served one after the other come as close as this; a caller that connects for each is slower.
+const TOGETHER: Duration = Duration::from_micros(200);
 /// How long a job waits for a thread that had [`JUST_BEGUN`] before it gets another one. tokio's clock knows no less.
 const SERVED: Duration = Duration::from_millis(1);
 /// How many threads there may be, whatever hangs.
@@ -150,6 +153,11 @@ impl Crew {
         MountEvents::named(&self.namespace)
     }
 
+    /// Takes down that there is a call on a connection.
+    pub fn called_on(&self, connection: u64) {
+        lock(&self.queue).called_on(connection, Instant::now());
+    }
+
     /// Whether an earlier call that was given up still hangs on a source.
     #[must_use]
     pub fn hangs_on(&self, source: &str) -> bool {
@@ -173,6 +181,8 @@ struct Queue {
     next_job: u64,
     /// How many jobs in a row had no other beside them.
     alone: u32,
+    /// The connection of the call before, and when that came.
+    last: Option<(u64, Instant)>,
     closed: bool,
 }
 
@@ -198,6 +208,14 @@ impl Queue {
     /// Whether at most one job is under way.
     fn is_quiet(&self) -> bool {
         self.jobs.len() + self.running.len() <= 1
+    }
+
+    /// A call that comes on another connection than the one just before: there is more than one caller.
+    fn called_on(&mut self, connection: u64, now: Instant) {
+        let before = self.last.replace((connection, now));
+        if before.is_some_and(|(other, then)| other != connection && now.saturating_duration_since(then) < TOGETHER) {
+            self.alone = 0;
+        }
     }
 
     /// Whether it is worth a look if other calls have come that nobody has read yet. It costs a call by itself up to a fifth of
@@ -334,19 +352,20 @@ impl Threads {
     ///
     /// # Errors
     /// [`NoResult`].
-    pub async fn run<T, F>(
-        &self,
-        crew: &Arc<Crew>,
-        source_name: &str,
+    pub fn run<'a, T, F>(
+        &'a self,
+        crew: &'a Arc<Crew>,
+        source_name: &'a str,
         deadline: Duration,
         job: F,
-    ) -> Result<T, NoResult>
+    ) -> impl Future<Output = Result<T, NoResult>> + 'a
     where
         T: Send + 'static,
         F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static,
     {
         let (send, mut receive) = oneshot::channel();
         let given_up = Arc::new(AtomicBool::new(false));
+        // Boxed before anything is waited for: what waits for it, and all that waits for that, is the smaller by it.
         let work: Job = {
             let given_up = Arc::clone(&given_up);
             Box::new(move |thread| {
@@ -355,29 +374,31 @@ impl Threads {
                 let _ = send.send(job(thread, &cancelled));
             })
         };
-        let source: Arc<str> = source_name.into();
-        let until = Instant::now() + deadline;
-        let Submitted { id, served } = self.submit(crew, Arc::clone(&source), work)?;
-        // Dropped at the deadline, but also when the caller hangs up and the whole call is dropped.
-        let mut waiter = Waiter { crew, source: &source, id, given_up, waiting: true };
-        let mut answer = soon(&mut receive, crew).await;
-        let mut look_after = if served { SERVED } else { SLOW };
-        while answer.is_none() {
-            let left = until.saturating_duration_since(Instant::now());
-            match tokio::time::timeout(left.min(look_after), &mut receive).await {
-                Ok(came) => answer = Some(came),
-                Err(_) if until <= Instant::now() => break,
-                // Threads that were busy when the job came may be slow by now, so that it gets one of its own.
-                Err(_) => self.see_to(crew, id)?,
+        async move {
+            let source: Arc<str> = source_name.into();
+            let until = Instant::now() + deadline;
+            let Submitted { id, served } = self.submit(crew, Arc::clone(&source), work)?;
+            // Dropped at the deadline, but also when the caller hangs up and the whole call is dropped.
+            let mut waiter = Waiter { crew, source: &source, id, given_up, waiting: true };
+            let mut answer = soon(&mut receive, crew).await;
+            let mut look_after = if served { SERVED } else { SLOW };
+            while answer.is_none() {
+                let left = until.saturating_duration_since(Instant::now());
+                match tokio::time::timeout(left.min(look_after), &mut receive).await {
+                    Ok(came) => answer = Some(came),
+                    Err(_) if until <= Instant::now() => break,
+                    // Threads that were busy when the job came may be slow by now, so that it gets one of its own.
+                    Err(_) => self.see_to(crew, id)?,
+                }
+                look_after = SLOW;
             }
-            look_after = SLOW;
-        }
-        waiter.waiting = answer.is_none();
-        drop(waiter);
-        match answer {
-            Some(Ok(result)) => Ok(result),
-            Some(Err(_)) => Err(NoResult::Lost),
-            None => Err(NoResult::Deadline { waited: deadline, source_name: source_name.to_owned() }),
+            waiter.waiting = answer.is_none();
+            drop(waiter);
+            match answer {
+                Some(Ok(result)) => Ok(result),
+                Some(Err(_)) => Err(NoResult::Lost),
+                None => Err(NoResult::Deadline { waited: deadline, source_name: source_name.to_owned() }),
+            }
         }
     }
 
@@ -657,6 +678,17 @@ mod tests {
         assert_eq!(looks.iter().filter(|&&look| look).count(), 5);
         queue.alone = 0;
         assert!(queue.may_have_company(), "there were others lately");
+    }
+
+    #[test]
+    fn calls_on_two_connections_at_one_time_are_company() {
+        let (mut queue, start) = (Queue { alone: 9, ..Queue::default() }, Instant::now());
+        for (connection, after, company) in
+            [(1, Duration::ZERO, false), (1, TOGETHER / 2, false), (2, TOGETHER * 2, false), (3, TOGETHER * 2, true)]
+        {
+            queue.called_on(connection, start + after);
+            assert_eq!(queue.may_have_company(), company, "{connection} after {after:?}");
+        }
     }
 
     #[test]

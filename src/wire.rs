@@ -6,6 +6,8 @@
 //! there (`csi.storage.k8s.io/serviceAccount.tokens`), and what other drivers put there isn't for our log to judge.
 //! Mount options are shown without their values, for the same reason.
 
+pub mod codec;
+
 use std::collections::HashMap;
 use std::fmt;
 

@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use chart::Line;
 use figures::{CATALOGUE, Entry, Figure};
 use report::{DriverFacts, Measured, Report};
-use samples::{Burst, Memory, Pairs, Round};
+use samples::{Burst, Memory, Throughput, Round};
 use stats::{Spread, quantile};
 
 fn entry(key: &str) -> &'static Entry {
@@ -54,8 +54,9 @@ fn round(slow: f64, times: f64) -> Round {
         many: burst(0.001 * times),
         direct_solo: burst(0.001),
         direct_many: burst(0.001),
-        pairs: Pairs { count: 20, took: 0.002 * slow * times },
-        direct_pairs: Pairs { count: 20, took: 0.002 * slow },
+        probes: Throughput { count: 20, took: 0.001 * slow },
+        pairs: Throughput { count: 20, took: 0.002 * slow * times },
+        direct_pairs: Throughput { count: 20, took: 0.002 * slow },
         ..Round::default()
     }
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use futures_util::stream::FuturesUnordered;
 use hostmount::wire::csi;
 use tokio::runtime::Runtime;
@@ -18,7 +18,7 @@ use csi::node_client::NodeClient;
 use csi::node_service_capability::{Type, rpc};
 
 use crate::kept::Kept;
-use crate::samples::{Burst, Pairs, Round};
+use crate::samples::{Burst, Throughput, Round};
 use crate::volume::Volume;
 use crate::{Outcome, PATIENCE, micros, process};
 
@@ -274,11 +274,25 @@ impl Client {
         })
     }
 
+    /// Each caller makes so many empty round trips.
+    pub(crate) fn probes(&mut self, each: usize) -> Outcome<Throughput> {
+        let begin = Instant::now();
+        let callers = self.kept.iter_mut().map(async |kept| {
+            for _ in 0..each {
+                kept.call("csi.v1.Identity/Probe", &csi::ProbeRequest {}).await?;
+            }
+            Outcome::Ok(())
+        });
+        let count = callers.len() * each;
+        self.runtime.block_on(callers.collect::<FuturesUnordered<_>>().try_collect::<()>())?;
+        Ok(Throughput { count, took: begin.elapsed().as_secs_f64() })
+    }
+
     /// Each caller publishes and unpublishes one of the volumes `each` times.
-    pub(crate) fn pairs(&mut self, volumes: &[Volume], each: usize) -> Outcome<Pairs> {
+    pub(crate) fn pairs(&mut self, volumes: &[Volume], each: usize) -> Outcome<Throughput> {
         let volumes = volumes.get(..self.kept.len()).ok_or("fewer volumes than callers")?;
         let (times, took) = self.run(self.kept.len(), volumes, Task::Pairs(each))?;
-        Ok(Pairs { count: times.len(), took })
+        Ok(Throughput { count: times.len(), took })
     }
 
     /// Publishes volumes by all callers.

@@ -20,7 +20,7 @@ use hostmount::volume::AbsPath;
 use hostmount::workshop::{Slot, Workshop};
 
 use crate::place::{Place, Role};
-use crate::samples::{Burst, Pairs};
+use crate::samples::{Burst, Throughput};
 use crate::{Outcome, micros};
 
 /// The name of each target in its directory.
@@ -120,11 +120,11 @@ impl Direct {
     }
 
     /// Each thread publishes and unpublishes its own volume `each` times.
-    pub(crate) fn pairs(&self, threads: usize, each: usize) -> Outcome<Pairs> {
+    pub(crate) fn pairs(&self, threads: usize, each: usize) -> Outcome<Throughput> {
         let (times, took) = self.at_once(threads, |thread| {
             (0..each).map(|_| Ok(self.publish(thread, thread)? + self.unpublish(thread)?)).collect()
         })?;
-        Ok(Pairs { count: times.len(), took })
+        Ok(Throughput { count: times.len(), took })
     }
 
     /// Runs `work` on that many threads, which begin together: what each call took in µs, and all together in seconds.

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use crate::samples::Round;
+use crate::samples::{Burst, Round, Throughput};
 use crate::stats::{Spread, number, quantile};
 
 /// Where it is measured, as a heading says.
@@ -85,6 +85,11 @@ fn to_floor(call: &[f64], direct: &[f64], trip: &[f64]) -> Option<f64> {
     Some(half(call)? / (half(direct)? + half(trip)?))
 }
 
+/// What the whole machine takes for a call when it does nothing else : for the same system calls and an empty round trip.
+fn load_to_floor(calls: &Burst, direct: &Burst, trips: &Throughput, rate: fn(&Burst) -> f64) -> Option<f64> {
+    Some(rate(calls).recip() / (rate(direct).recip() + trips.rate().recip())).filter(|ratio| ratio.is_finite())
+}
+
 /// All figures, in the order in which they are shown.
 pub(crate) const CATALOGUE: &[Entry] = &[
     entry("probe", Group::One, "Probe, p50", How::Half(|r| &r.probe)),
@@ -144,6 +149,7 @@ pub(crate) const CATALOGUE: &[Entry] = &[
     entry("manyUnpublishTail", Group::Many, "unpublish, p99 : p50", How::TailToHalf(|r| &r.many.unpublish)),
     entry("publishRate", Group::Many, "publishes a second", How::Rate(|r| r.many.publish_rate())),
     entry("unpublishRate", Group::Many, "unpublishes a second", How::Rate(|r| r.many.unpublish_rate())),
+    entry("probeRate", Group::Many, "Probes a second", How::Rate(|r| r.probes.rate())),
     entry("pairRate", Group::Many, "pairs a second", How::Rate(|r| r.pairs.rate())),
     entry("directPublishRate", Group::Many, "direct publishes a second", How::Rate(|r| r.direct_many.publish_rate())),
     entry(
@@ -153,6 +159,18 @@ pub(crate) const CATALOGUE: &[Entry] = &[
         How::Rate(|r| r.direct_many.unpublish_rate()),
     ),
     entry("directPairRate", Group::Many, "direct pairs a second", How::Rate(|r| r.direct_pairs.rate())),
+    entry(
+        "publishLoadToFloor",
+        Group::Many,
+        "a publish's time : direct calls + Probe",
+        How::Ratio(|r| load_to_floor(&r.many, &r.direct_many, &r.probes, Burst::publish_rate)),
+    ),
+    entry(
+        "unpublishLoadToFloor",
+        Group::Many,
+        "an unpublish's time : direct calls + Probe",
+        How::Ratio(|r| load_to_floor(&r.many, &r.direct_many, &r.probes, Burst::unpublish_rate)),
+    ),
     entry(
         "pairRateToDirect",
         Group::Many,

@@ -104,7 +104,7 @@ struct Plan {
 
 impl Plan {
     fn of(args: &Args) -> Self {
-        let full = Size { single: 20, fresh: 5, solo: 64, each: 16 };
+        let full = Size { single: 20, fresh: 5, solo: 64, each: 64 };
         let (held, crowd, rounds, starts, size) = if args.bench {
             (vec![0, 1000, 10_000], 10_000, 40, 20, full)
         } else {

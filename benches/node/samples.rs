@@ -35,10 +35,12 @@ pub(crate) struct Round {
     pub(crate) direct_solo: Burst,
     /// The direct calls without a pause on as many threads as there are callers.
     pub(crate) direct_many: Burst,
+    /// Empty round trips, many callers.
+    pub(crate) probes: Throughput,
     /// Publish and unpublish in turn, many callers.
-    pub(crate) pairs: Pairs,
+    pub(crate) pairs: Throughput,
     /// The same by direct calls.
-    pub(crate) direct_pairs: Pairs,
+    pub(crate) direct_pairs: Throughput,
 }
 
 /// Volumes published by some callers at once, and after the last of them unpublished likewise.
@@ -70,17 +72,17 @@ impl Burst {
     }
 }
 
-/// Each caller publishes and unpublishes its own volume in turn.
+/// What many callers do over and over, each without a pause.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Pairs {
-    /// How many pairs.
+pub(crate) struct Throughput {
+    /// How often all of them together.
     pub(crate) count: usize,
     /// From the first one's begin to the last one's end.
     pub(crate) took: f64,
 }
 
-impl Pairs {
-    /// Pairs a second.
+impl Throughput {
+    /// How often a second.
     pub(crate) fn rate(&self) -> f64 {
         number(self.count) / self.took
     }

@@ -239,6 +239,7 @@ impl Worker {
         round.direct_solo = self.direct.burst(1, self.job.size.solo)?;
         round.many = self.client.burst(callers, pool(callers * size.each)?, self.driver.pid)?;
         round.direct_many = self.direct.burst(callers, self.job.size.each)?;
+        round.probes = self.client.probes(self.job.size.each)?;
         round.pairs = self.client.pairs(&self.pool, size.each)?;
         round.direct_pairs = self.direct.pairs(callers, self.job.size.each)?;
         Ok(round)

@@ -5,6 +5,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,9 +26,14 @@ pub enum MountNamespaceOf {
     Own,
 }
 
-/// The caller's mount threads, or why there are none.
+/// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
-pub struct Caller(pub Result<Arc<Crew>, String>);
+pub struct Caller {
+    /// The connection's number.
+    connection: u64,
+    /// The caller's mount threads, or why there are none.
+    crew: Result<Arc<Crew>, String>,
+}
 
 impl Caller {
     /// Who is at the other end.
@@ -38,14 +44,27 @@ impl Caller {
             MountNamespaceOf::Caller => namespace::of_peer(proc, stream).map(|(namespace, _)| namespace),
             MountNamespaceOf::Own => proc.own_mount_namespace(),
         };
-        Self(found.map(|namespace| threads.crew_of_caller(namespace)).map_err(|errno| {
+        static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+        let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+        let crew = found.map(|namespace| threads.crew_of_caller(namespace)).map_err(|errno| {
             let why = match errno {
                 Errno::ESRCH => "it has ended, or is in a PID namespace that this one does not contain: run the plugin with hostPID: true",
                 Errno::EACCES | Errno::EPERM => "it may not be traced: the plugin needs CAP_SYS_PTRACE",
                 _ => "see /proc/PID/ns/mnt",
             };
             format!("the mount namespace of the calling process cannot be found ({errno}): {why}; or start it with --mount-namespace own")
-        }))
+        });
+        Self { connection, crew }
+    }
+
+    /// The mount threads for a call of this caller.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn crew(&self) -> Result<Arc<Crew>, &str> {
+        let crew = self.crew.as_ref().map_err(String::as_str)?;
+        crew.called_on(self.connection);
+        Ok(Arc::clone(crew))
     }
 }
 

@@ -1,8 +1,10 @@
 //! The Node service. Every call reads the same: message -> request -> policy -> gate -> mount thread -> answer.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 
+use futures_util::{FutureExt, TryFutureExt};
 use tonic::{Request, Response, Status};
 
 use super::request::{self, Publish, Stage, VolumeAt};
@@ -10,6 +12,7 @@ use super::status::CallError;
 use crate::config::{Missing, MountFlags};
 use crate::engine::{self, AttachJob, Context, MountError};
 use crate::gate::Pass;
+use crate::lookup::Lookup;
 use crate::note::{Note, Owner};
 use crate::observe::SourcePath;
 use crate::plugin::{Plugin, Subject, crew_of, cut};
@@ -42,19 +45,19 @@ impl Node {
 
     /// Runs a job on a mount thread of the caller. The pass goes with the job, not with the wait: while a hung job
     /// may still change the target, nobody else gets at it.
-    async fn on_thread<T: Send + 'static>(
-        &self,
-        crew: &Arc<Crew>,
-        source: &str,
+    fn on_thread<'a, T: Send + 'static>(
+        &'a self,
+        crew: &'a Arc<Crew>,
+        source: &'a str,
         pass: Option<Pass>,
         job: impl FnOnce(&mut MountThread, &dyn Fn() -> bool) -> Result<T, MountError> + Send + 'static,
-    ) -> Result<T, CallError> {
+    ) -> impl Future<Output = Result<T, CallError>> + 'a {
         let work = move |thread: &mut MountThread, cancelled: &dyn Fn() -> bool| {
             let result = job(thread, cancelled);
             drop(pass);
             result
         };
-        Ok(self.0.threads.run(crew, source, self.0.deadline, work).await??)
+        self.0.threads.run(crew, source, self.0.deadline, work).map(|ran| Ok(ran??))
     }
 
     async fn attach(&self, crew: &Arc<Crew>, job: AttachJob) -> Result<bool, CallError> {
@@ -126,28 +129,39 @@ impl Node {
         Ok(policy::decide(&*self.list()?, &Wish { volume, propagation, read_only: *read_only, pod, check_user: true })?)
     }
 
+    /// What the pod wants of a volume that doesn't say it itself. None: the pod has the volume already, as it should be.
+    async fn wished(
+        &self,
+        lookup: &Lookup,
+        asked: &Publish,
+        crew: &Arc<Crew>,
+    ) -> Result<Option<MountPropagation>, CallError> {
+        // Who may not have the entry at all hears so at once, whatever the pod wants.
+        let least = self.grant(asked, None)?;
+        let wish = lookup.wish(&asked.target, asked.inline, asked.pod.as_ref()).await?;
+        tracing::debug!(strongest = %wish.strongest, at_start = %wish.at_start, "the pod's wish");
+        // A container that was added to the running pod can't change the volume that the pod has. When the
+        // kubelet repeats its call, failing it would cost the pod that volume.
+        if wish.at_start != wish.strongest && wish.at_start <= least.entry.ceiling {
+            let grant = self.grant(asked, Some(wish.at_start))?;
+            let job = publish_job(asked, &grant);
+            let source = job.source.full();
+            let look = move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_attached(&thread.site, &job);
+            if self.on_thread(crew, &source.to_string_lossy(), None, look).await? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(wish.strongest))
+    }
+
     async fn publish(&self, request: &Request<csi::NodePublishVolumeRequest>) -> Result<(), CallError> {
         let asked = Publish::read(request.get_ref(), self.kubelet_dir())?;
         let crew = crew_of(request)?;
         let mut propagation = asked.propagation;
         if let (None, Some(lookup)) = (propagation, &self.0.lookup) {
-            // Who may not have the entry at all hears so at once, whatever the pod wants.
-            let least = self.grant(&asked, None)?;
-            let wish = lookup.wish(&asked.target, asked.inline, asked.pod.as_ref()).await?;
-            tracing::debug!(strongest = %wish.strongest, at_start = %wish.at_start, "the pod's wish");
-            // A container that was added to the running pod can't change the volume that the pod has. When the
-            // kubelet repeats its call, failing it would cost the pod that volume.
-            if wish.at_start != wish.strongest && wish.at_start <= least.entry.ceiling {
-                let grant = self.grant(&asked, Some(wish.at_start))?;
-                let job = publish_job(&asked, &grant);
-                let source = job.source.full();
-                let look =
-                    move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_attached(&thread.site, &job);
-                if self.on_thread(&crew, &source.to_string_lossy(), None, look).await? {
-                    return Ok(());
-                }
-            }
-            propagation = Some(wish.strongest);
+            // Boxed, or each call would carry along the room that a look-up takes, also where there is none.
+            let Some(wished) = Box::pin(self.wished(lookup, &asked, &crew)).await? else { return Ok(()) };
+            propagation = Some(wished);
         }
         let grant = self.grant(&asked, propagation)?;
         if let Some(warning) = &grant.warning {
@@ -251,7 +265,7 @@ impl csi::node_server::Node for Node {
         request: Request<csi::NodeStageVolumeRequest>,
     ) -> Answer<csi::NodeStageVolumeResponse> {
         let subject = Subject { rpc: "NodeStageVolume", volume: &request.get_ref().volume_id, pod: None };
-        self.0.call(subject, async { self.stage(&request).await.map(|()| csi::NodeStageVolumeResponse {}) }).await
+        self.0.call(subject, self.stage(&request).map_ok(|()| csi::NodeStageVolumeResponse {})).await
     }
 
     async fn node_unstage_volume(
@@ -274,7 +288,7 @@ impl csi::node_server::Node for Node {
     ) -> Answer<csi::NodePublishVolumeResponse> {
         let pod = pod_of(&request.get_ref().volume_context);
         let subject = Subject { rpc: "NodePublishVolume", volume: &request.get_ref().volume_id, pod: pod.as_deref() };
-        self.0.call(subject, async { self.publish(&request).await.map(|()| csi::NodePublishVolumeResponse {}) }).await
+        self.0.call(subject, self.publish(&request).map_ok(|()| csi::NodePublishVolumeResponse {})).await
     }
 
     async fn node_unpublish_volume(
