@@ -36,6 +36,11 @@ const SOON: Duration = Duration::from_micros(120);
 const JUST_BEGUN: Duration = Duration::from_micros(150);
 /// Calls that are served one after the other come as close as this; a caller that connects for each is slower.
 const TOGETHER: Duration = Duration::from_micros(200);
+/// So many jobs in a row had no other beside them: there is one caller, it seems.
+const ALONE: u32 = 4;
+/// How long a thread that has nothing to do stays awake where there are many callers, and how many such threads.
+const LINGER: Duration = Duration::from_micros(100);
+const AWAKE: usize = 2;
 /// How long a job waits for a thread that had [`JUST_BEGUN`] before it gets another one. tokio's clock knows no less.
 const SERVED: Duration = Duration::from_millis(1);
 /// How many threads there may be, whatever hangs.
@@ -173,6 +178,8 @@ struct Queue {
     /// Those of the idle ones that nobody has woken. The one that came last is woken first, so that with little to do
     /// the others have nothing for [`IDLE`] and end.
     parked: Vec<Arc<Condvar>>,
+    /// Those of the idle ones that look for a job themselves ([`linger`]), and need not be woken.
+    awake: usize,
     /// Threads that exist.
     alive: usize,
     /// Numbers of threads that have ended, for new ones: each names a slot of the workshop, which stays.
@@ -222,7 +229,7 @@ impl Queue {
     /// its time, so it is done now and then, and always while there are many.
     fn may_have_company(&mut self) -> bool {
         self.alone = self.alone.wrapping_add(1);
-        self.alone < 4 || self.alone.is_multiple_of(64)
+        self.has_company() || self.alone.is_multiple_of(64)
     }
 
     /// The first job whose source has a thread to spare.
@@ -231,9 +238,15 @@ impl Queue {
         self.jobs.remove(at)
     }
 
-    /// An idle thread to be woken, if there is one: once the queue is unlocked, or it would wait for that at once.
+    /// An idle thread to be woken, if there is one and no other is awake: once the queue is unlocked, or it would wait for
+    /// that at once.
     fn next_to_wake(&mut self) -> Option<Arc<Condvar>> {
-        self.parked.pop()
+        if self.jobs.len() > self.awake { self.parked.pop() } else { None }
+    }
+
+    /// Whether there were several callers lately.
+    const fn has_company(&self) -> bool {
+        self.alone < ALONE
     }
 
     /// Lets the threads end when they have nothing more to do.
@@ -581,10 +594,27 @@ impl Drop for Waiter<'_> {
     }
 }
 
+/// Waits awake for a job, but not for long. Where there are many callers the next one comes at once, and that a thread sleeps
+/// and is woken costs both sides more than to look; others who run on this processor go first.
+fn linger<'a>(crew: &'a Crew, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+    queue.idle += 1;
+    queue.awake += 1;
+    let until = Instant::now() + LINGER;
+    while queue.jobs.is_empty() && !queue.closed && Instant::now() < until {
+        drop(queue);
+        std::thread::yield_now();
+        queue = lock(&crew.queue);
+    }
+    queue.idle -= 1;
+    queue.awake -= 1;
+    queue
+}
+
 /// A thread's life: take a job, run it, wait for the next.
 fn work(thread: &mut MountThread) {
     let crew = Arc::clone(&thread.crew);
     let woken = Arc::new(Condvar::new());
+    let mut lingered = false;
     let mut queue = lock(&crew.queue);
     loop {
         if let Some(Pending { id, source, job }) = queue.take() {
@@ -594,12 +624,18 @@ fn work(thread: &mut MountThread) {
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(thread))).is_err() {
                 thread.slot = None;
             }
+            lingered = false;
             queue = lock(&crew.queue);
             queue.running.remove(&id);
             continue;
         }
         if queue.closed {
             break;
+        }
+        if !lingered && queue.has_company() && queue.awake < AWAKE {
+            lingered = true;
+            queue = linger(&crew, queue);
+            continue;
         }
         queue.idle += 1;
         queue.parked.push(Arc::clone(&woken));
@@ -653,7 +689,7 @@ mod tests {
     #[test]
     fn the_thread_that_parked_last_is_woken_first() {
         let threads: Vec<Arc<Condvar>> = (0..3).map(|_| Arc::default()).collect();
-        let mut queue = Queue { parked: threads.clone(), ..Queue::default() };
+        let mut queue = Queue { parked: threads.clone(), ..queue(&[], &["a"]) };
         assert!(queue.next_to_wake().is_some_and(|thread| Arc::ptr_eq(&thread, &threads[2])));
         assert!(!queue.unpark(&threads[2]), "it was woken");
         assert!(queue.unpark(&threads[0]), "it slept on");
@@ -669,6 +705,17 @@ mod tests {
         assert!(!queue.is_served("a", now + JUST_BEGUN), "it may hang by now");
         assert!(!queue.is_served("b", now), "it may hang");
         assert!(!queue.is_served("c", now), "nobody waits for another's source");
+    }
+
+    #[test]
+    fn a_thread_is_woken_for_what_those_awake_do_not_take() {
+        let parked = || vec![Arc::default(); 2];
+        let wakes = |awake, jobs: &[&str]| {
+            Queue { parked: parked(), awake, idle: 2 + awake, ..queue(&[], jobs) }.next_to_wake().is_some()
+        };
+        assert!(wakes(0, &["a"]));
+        assert!(!wakes(1, &["a"]), "it looks by itself");
+        assert!(wakes(1, &["a", "b"]));
     }
 
     #[test]

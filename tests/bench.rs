@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use chart::Line;
 use figures::{CATALOGUE, Entry, Figure};
 use report::{DriverFacts, Measured, Report};
-use samples::{Burst, Memory, Throughput, Round};
+use samples::{Burst, Memory, Round, Throughput};
 use stats::{Spread, quantile};
 
 fn entry(key: &str) -> &'static Entry {

@@ -338,17 +338,17 @@ fn a_deleted_source_is_replaced_and_a_made_one_forgotten_whatever_fails() {
 }
 
 #[test]
-fn an_unpublish_that_finds_its_mount_gone_looks_what_is_left() {
-    in_namespace("an_unpublish_that_finds_its_mount_gone_looks_what_is_left", || {
+fn an_unstage_that_finds_its_mount_gone_looks_what_is_left() {
+    in_namespace("an_unstage_that_finds_its_mount_gone_looks_what_is_left", || {
         let node = Node::new();
         let workshop = node.workshop();
         let empty = node.tree();
         let target = node.target("target");
-        let job = node.job(&node.base.join("Shared"), target.clone(), MountPropagation::None);
+        let job = node.job(&node.base.join("Shared"), target.clone(), MountPropagation::Bidirectional);
         assert_eq!(node.attach(&workshop, &job), Ok(true));
         // What is nested keeps it busy, so that it is made private first.
         let mut hit = None;
-        let result = node.detach_with(&target, true, &mut |run, step| match (step, hit) {
+        let result = node.detach_with(&target, false, &mut |run, step| match (step, hit) {
             (Step::MakePrivate(_), None) => {
                 hit = Some(step);
                 Err(Errno::EINVAL)

@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, TryStreamExt};
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, TryStreamExt};
 use hostmount::wire::csi;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
@@ -18,7 +18,7 @@ use csi::node_client::NodeClient;
 use csi::node_service_capability::{Type, rpc};
 
 use crate::kept::Kept;
-use crate::samples::{Burst, Throughput, Round};
+use crate::samples::{Burst, Round, Throughput};
 use crate::volume::Volume;
 use crate::{Outcome, PATIENCE, micros, process};
 
