@@ -38,9 +38,8 @@ const JUST_BEGUN: Duration = Duration::from_micros(150);
 const TOGETHER: Duration = Duration::from_micros(200);
 /// So many jobs in a row had no other beside them: there is one caller, it seems.
 const ALONE: u32 = 4;
-/// How long a thread that has nothing to do stays awake where there are many callers, and how many such threads.
+/// How long a thread that has nothing to do stays awake where there are many callers. Only one does at a time.
 const LINGER: Duration = Duration::from_micros(100);
-const AWAKE: usize = 2;
 /// How long a job waits for a thread that had [`JUST_BEGUN`] before it gets another one. tokio's clock knows no less.
 const SERVED: Duration = Duration::from_millis(1);
 /// How many threads there may be, whatever hangs.
@@ -178,7 +177,7 @@ struct Queue {
     /// Those of the idle ones that nobody has woken. The one that came last is woken first, so that with little to do
     /// the others have nothing for [`IDLE`] and end.
     parked: Vec<Arc<Condvar>>,
-    /// Those of the idle ones that look for a job themselves ([`linger`]), and need not be woken.
+    /// How many of the idle ones look for a job themselves ([`linger`]), and need not be woken.
     awake: usize,
     /// Threads that exist.
     alive: usize,
@@ -632,7 +631,7 @@ fn work(thread: &mut MountThread) {
         if queue.closed {
             break;
         }
-        if !lingered && queue.has_company() && queue.awake < AWAKE {
+        if !lingered && queue.has_company() && queue.awake == 0 {
             lingered = true;
             queue = linger(&crew, queue);
             continue;
