@@ -3,13 +3,12 @@
 //! A system call on a dead NFS server or a stopped FUSE daemon can hang for ever and can't be interrupted. tokio's
 //! blocking pool is no place for that: its threads share our own mount namespace, are bounded, and are waited for at
 //! shutdown. Here a caller waits until its deadline and no longer; the thread is then counted as stuck under the
-//! name of the source that it works for, and other work gets another thread.
-//!
-//! No source may keep the others waiting, also before any deadline has passed: each gets [`PER_SOURCE`] threads and no
-//! more, the rest of its jobs wait for those; and a thread whose job takes longer than 100 ms is not counted among
-//! those at work any more.
+//! name of the source that it works for, and other work gets another thread. Which job gets which thread is decided by
+//! `queue`.
 
-use std::collections::{HashMap, VecDeque};
+mod queue;
+
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,27 +22,15 @@ use crate::sys::Errno;
 use crate::sys::mount_events::MountEvents;
 use crate::sys::namespace::{self, MountNamespace};
 use crate::workshop::{self, Slot, Workshop};
+pub use queue::PER_SOURCE;
+use queue::{Pending, Queue, Running, SLOW};
 
-/// How many threads may be at work for one source. When all of them hang, its calls are turned away at once.
-pub const PER_SOURCE: usize = 4;
-/// How many threads may be at work, not counting those that are [`SLOW`].
-const AT_WORK: usize = 16;
-/// Longer than a job ever takes on a file system that answers.
-const SLOW: Duration = Duration::from_millis(100);
 /// As long as a job usually takes, with the waking of its thread.
 const SOON: Duration = Duration::from_micros(120);
-/// A thread that has begun its job this lately is likely to be through with it before another one has woken.
-const JUST_BEGUN: Duration = Duration::from_micros(150);
-/// Calls that are served one after the other come as close as this; a caller that connects for each is slower.
-const TOGETHER: Duration = Duration::from_micros(200);
-/// So many jobs in a row had no other beside them: there is one caller, it seems.
-const ALONE: u32 = 4;
 /// How long a thread that has nothing to do stays awake where there are many callers. Only one does at a time.
 const LINGER: Duration = Duration::from_micros(100);
-/// How long a job waits for a thread that had [`JUST_BEGUN`] before it gets another one. tokio's clock knows no less.
+/// How long a job that was left to a thread at work ([`Queue::is_served`]) waits before it gets another one. tokio's clock knows no less.
 const SERVED: Duration = Duration::from_millis(1);
-/// How many threads there may be, whatever hangs.
-const THREADS: usize = 512;
 /// How many mount namespaces are kept: the kubelet's, our own, and some slack for restarts.
 const NAMESPACES: usize = 4;
 /// A thread without work ends after this, unless it is the last.
@@ -117,26 +104,11 @@ impl MountThread {
 
 type Job = Box<dyn FnOnce(&mut MountThread) + Send>;
 
-/// A job that waits for a thread.
-struct Pending {
-    id: u64,
-    source: Arc<str>,
-    job: Job,
-}
-
 /// A job that was taken in.
 struct Submitted {
     id: u64,
     /// Whether it was left to a thread that is at work for its source already ([`Queue::is_served`]).
     served: bool,
-}
-
-/// A job that a thread works on.
-struct Running {
-    source: Arc<str>,
-    since: Instant,
-    /// Whether its caller waits no more.
-    given_up: bool,
 }
 
 /// The threads of one mount namespace.
@@ -166,128 +138,6 @@ impl Crew {
     #[must_use]
     pub fn hangs_on(&self, source: &str) -> bool {
         lock(&self.queue).stuck(source) > 0
-    }
-}
-
-#[derive(Default)]
-struct Queue {
-    jobs: VecDeque<Pending>,
-    running: HashMap<u64, Running>,
-    idle: usize,
-    /// Those of the idle ones that nobody has woken. The one that came last is woken first, so that with little to do
-    /// the others have nothing for [`IDLE`] and end.
-    parked: Vec<Arc<Condvar>>,
-    /// How many of the idle ones look for a job themselves ([`linger`]), and need not be woken.
-    awake: usize,
-    /// Threads that exist.
-    alive: usize,
-    /// Numbers of threads that have ended, for new ones: each names a slot of the workshop, which stays.
-    free_numbers: Vec<usize>,
-    next_number: usize,
-    next_job: u64,
-    /// How many jobs in a row had no other beside them.
-    alone: u32,
-    /// The connection of the call before, and when that came.
-    last: Option<(u64, Instant)>,
-    closed: bool,
-}
-
-impl Queue {
-    fn at_work(&self, source: &str) -> usize {
-        self.running.values().filter(|running| *running.source == *source).count()
-    }
-
-    /// How many threads hang on a source.
-    fn stuck(&self, source: &str) -> usize {
-        self.running.values().filter(|running| running.given_up && *running.source == *source).count()
-    }
-
-    /// Whether a thread that works for the source will come to its next job in a moment. Then no second one is woken: the two
-    /// would only wait for one another, because the kernel has one lock for all mounts. Jobs for other sources don't wait, and
-    /// neither do unpublishes, each of which has a name of its own: they sleep meanwhile (synchronize_rcu in
-    /// `namespace_unlock`, fs/namespace.c), and many can do so at once.
-    fn is_served(&self, source: &str, now: Instant) -> bool {
-        let just_begun = |since| now.saturating_duration_since(since) < JUST_BEGUN;
-        self.running.values().any(|running| *running.source == *source && just_begun(running.since))
-    }
-
-    /// Whether at most one job is under way.
-    fn is_quiet(&self) -> bool {
-        self.jobs.len() + self.running.len() <= 1
-    }
-
-    /// A call that comes on another connection than the one just before: there is more than one caller.
-    fn called_on(&mut self, connection: u64, now: Instant) {
-        let before = self.last.replace((connection, now));
-        if before.is_some_and(|(other, then)| other != connection && now.saturating_duration_since(then) < TOGETHER) {
-            self.alone = 0;
-        }
-    }
-
-    /// Whether it is worth a look if other calls have come that nobody has read yet. It costs a call by itself up to a fifth of
-    /// its time, so it is done now and then, and always while there are many.
-    fn may_have_company(&mut self) -> bool {
-        self.alone = self.alone.wrapping_add(1);
-        self.has_company() || self.alone.is_multiple_of(64)
-    }
-
-    /// The first job whose source has a thread to spare.
-    fn take(&mut self) -> Option<Pending> {
-        let at = self.jobs.iter().position(|job| self.at_work(&job.source) < PER_SOURCE)?;
-        self.jobs.remove(at)
-    }
-
-    /// An idle thread to be woken, if there is one and no other is awake: once the queue is unlocked, or it would wait for
-    /// that at once.
-    fn next_to_wake(&mut self) -> Option<Arc<Condvar>> {
-        if self.jobs.len() > self.awake { self.parked.pop() } else { None }
-    }
-
-    /// Whether there were several callers lately.
-    const fn has_company(&self) -> bool {
-        self.alone < ALONE
-    }
-
-    /// Lets the threads end when they have nothing more to do.
-    fn close(&mut self) {
-        self.closed = true;
-        for thread in self.parked.drain(..) {
-            thread.notify_one();
-        }
-    }
-
-    /// Takes a thread off those that wait to be woken. Whether it was one of them, so that nobody has woken it.
-    fn unpark(&mut self, thread: &Arc<Condvar>) -> bool {
-        let at = self.parked.iter().position(|parked| Arc::ptr_eq(parked, thread));
-        at.map(|at| self.parked.remove(at)).is_some()
-    }
-
-    /// Whether there is work that no thread will come to at once.
-    fn wants_thread(&self) -> bool {
-        if self.jobs.len() <= self.idle || self.alive >= THREADS {
-            return false;
-        }
-        let mut at_work: HashMap<&str, usize> = HashMap::new();
-        let mut quick = 0;
-        for running in self.running.values() {
-            *at_work.entry(&running.source).or_default() += 1;
-            quick += usize::from(running.since.elapsed() < SLOW);
-        }
-        let may_run = self.jobs.iter().filter(|job| {
-            let count = at_work.entry(&job.source).or_default();
-            *count += 1;
-            *count <= PER_SOURCE
-        });
-        may_run.count() > self.idle && quick < AT_WORK
-    }
-}
-
-impl std::fmt::Debug for Queue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Queue")
-            .field("alive", &self.alive)
-            .field("running", &self.running.len())
-            .finish_non_exhaustive()
     }
 }
 
@@ -647,99 +497,4 @@ fn work(thread: &mut MountThread) {
     }
     queue.alive -= 1;
     queue.free_numbers.push(thread.number);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn queue(running: &[(&str, u64, bool)], pending: &[&str]) -> Queue {
-        let now = Instant::now();
-        let running = running.iter().zip(0..).map(|(&(source, millis, given_up), id)| {
-            let since = now.checked_sub(Duration::from_millis(millis)).unwrap_or(now);
-            (id, Running { source: source.into(), since, given_up })
-        });
-        let jobs =
-            pending.iter().zip(100..).map(|(&source, id)| Pending { id, source: source.into(), job: Box::new(|_| ()) });
-        Queue { running: running.collect(), jobs: jobs.collect(), ..Queue::default() }
-    }
-
-    #[test]
-    fn a_source_gets_a_few_threads_and_the_others_pass_by() {
-        let mut queue = queue(&[("a", 0, false); PER_SOURCE], &["a", "a", "b"]);
-        assert!(queue.wants_thread());
-        assert_eq!(queue.take().map(|job| job.id), Some(102));
-        assert!(!queue.wants_thread());
-        assert!(queue.take().is_none());
-        queue.running.remove(&0);
-        assert_eq!(queue.take().map(|job| job.id), Some(100));
-    }
-
-    #[test]
-    fn slow_threads_do_not_count_but_all_together_do() {
-        let names: Vec<String> = (0..AT_WORK).map(|n| n.to_string()).collect();
-        let busy = |millis| names.iter().map(|name| (name.as_str(), millis, false)).collect::<Vec<_>>();
-        assert!(!queue(&busy(0), &["x"]).wants_thread());
-        assert!(queue(&busy(200), &["x"]).wants_thread());
-        assert!(!Queue { idle: 1, ..queue(&busy(200), &["x"]) }.wants_thread());
-        assert!(!Queue { alive: THREADS, ..queue(&busy(200), &["x"]) }.wants_thread());
-    }
-
-    #[test]
-    fn the_thread_that_parked_last_is_woken_first() {
-        let threads: Vec<Arc<Condvar>> = (0..3).map(|_| Arc::default()).collect();
-        let mut queue = Queue { parked: threads.clone(), ..queue(&[], &["a"]) };
-        assert!(queue.next_to_wake().is_some_and(|thread| Arc::ptr_eq(&thread, &threads[2])));
-        assert!(!queue.unpark(&threads[2]), "it was woken");
-        assert!(queue.unpark(&threads[0]), "it slept on");
-        queue.close();
-        assert!(!queue.unpark(&threads[1]), "the end wakes all");
-    }
-
-    #[test]
-    fn a_job_is_left_to_a_thread_that_has_just_begun_for_its_source() {
-        let queue = queue(&[("a", 0, false), ("b", 200, false)], &[]);
-        let now = queue.running[&0].since;
-        assert!(queue.is_served("a", now));
-        assert!(!queue.is_served("a", now + JUST_BEGUN), "it may hang by now");
-        assert!(!queue.is_served("b", now), "it may hang");
-        assert!(!queue.is_served("c", now), "nobody waits for another's source");
-    }
-
-    #[test]
-    fn a_thread_is_woken_for_what_those_awake_do_not_take() {
-        let parked = || vec![Arc::default(); 2];
-        let wakes = |awake, jobs: &[&str]| {
-            Queue { parked: parked(), awake, idle: 2 + awake, ..queue(&[], jobs) }.next_to_wake().is_some()
-        };
-        assert!(wakes(0, &["a"]));
-        assert!(!wakes(1, &["a"]), "it looks by itself");
-        assert!(wakes(1, &["a", "b"]));
-    }
-
-    #[test]
-    fn who_is_alone_seldom_looks_for_company() {
-        let mut queue = Queue::default();
-        let looks: Vec<bool> = (0..128).map(|_| queue.may_have_company()).collect();
-        assert_eq!(looks.iter().filter(|&&look| look).count(), 5);
-        queue.alone = 0;
-        assert!(queue.may_have_company(), "there were others lately");
-    }
-
-    #[test]
-    fn calls_on_two_connections_at_one_time_are_company() {
-        let (mut queue, start) = (Queue { alone: 9, ..Queue::default() }, Instant::now());
-        for (connection, after, company) in
-            [(1, Duration::ZERO, false), (1, TOGETHER / 2, false), (2, TOGETHER * 2, false), (3, TOGETHER * 2, true)]
-        {
-            queue.called_on(connection, start + after);
-            assert_eq!(queue.may_have_company(), company, "{connection} after {after:?}");
-        }
-    }
-
-    #[test]
-    fn threads_that_nobody_waits_for_are_stuck() {
-        let queue = queue(&[("a", 0, true), ("a", 0, false), ("b", 0, true)], &[]);
-        assert_eq!((queue.stuck("a"), queue.at_work("a"), queue.stuck("c")), (1, 2, 0));
-    }
 }
