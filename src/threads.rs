@@ -214,13 +214,13 @@ impl Threads {
     ///
     /// # Errors
     /// [`NoResult`].
-    pub fn run<'a, T, F>(
-        &'a self,
-        crew: &'a Arc<Crew>,
-        source_name: &'a str,
+    pub fn run<T, F>(
+        &self,
+        crew: &Arc<Crew>,
+        source_name: &str,
         deadline: Duration,
         job: F,
-    ) -> impl Future<Output = Result<T, NoResult>> + 'a
+    ) -> impl Future<Output = Result<T, NoResult>>
     where
         T: Send + 'static,
         F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static,
@@ -383,22 +383,16 @@ impl Threads {
 /// To sleep and be woken takes longer than most jobs do. Calls that have come meanwhile are read first: with more than one
 /// job under way there is something better to do. Others who run on this processor go first too.
 async fn soon<T>(receive: &mut oneshot::Receiver<T>, crew: &Crew) -> Option<Result<T, oneshot::error::RecvError>> {
-    let quiet = |queue: &mut Queue| {
-        if !queue.is_quiet() {
-            queue.alone = 0;
-        }
-        queue.is_quiet()
-    };
     let look = {
         let mut queue = lock(&crew.queue);
-        if !quiet(&mut queue) {
+        if !queue.is_quiet() {
             return None;
         }
         queue.may_have_company()
     };
     if look {
         tokio::task::yield_now().await;
-        if !quiet(&mut lock(&crew.queue)) {
+        if !lock(&crew.queue).is_quiet() {
             return None;
         }
     }

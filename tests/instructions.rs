@@ -145,7 +145,7 @@ fn a_call_carries_little_along() {
     let config = tempfile::NamedTempFile::new().unwrap();
     fs::write(&config, "entries: []").unwrap();
     let config = format!("--config={}", config.path().display());
-    let cli = Cli::parse_from(["hostmount", "serve", "--node-id=n", "--pod-lookup=api", &config]);
+    let cli = Cli::parse_from(["hostmount", "serve", "--node-id=n", &config]);
     let cli::Command::Serve(args) = cli.command else { panic!("serve") };
     let node = Node(Arc::new(serve::build(&args).unwrap()));
     let publish = node.node_publish_volume(Request::new(csi::NodePublishVolumeRequest::default()));

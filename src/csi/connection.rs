@@ -57,7 +57,7 @@ impl Caller {
         Self { connection, crew }
     }
 
-    /// The mount threads for a call of this caller.
+    /// The mount threads for a call of this caller, which they are told of ([`Crew::called_on`]).
     ///
     /// # Errors
     /// Why there are none.

@@ -45,13 +45,13 @@ impl Node {
 
     /// Runs a job on a mount thread of the caller. The pass goes with the job, not with the wait: while a hung job
     /// may still change the target, nobody else gets at it.
-    fn on_thread<'a, T: Send + 'static>(
-        &'a self,
-        crew: &'a Arc<Crew>,
-        source: &'a str,
+    fn on_thread<T: Send + 'static>(
+        &self,
+        crew: &Arc<Crew>,
+        source: &str,
         pass: Option<Pass>,
         job: impl FnOnce(&mut MountThread, &dyn Fn() -> bool) -> Result<T, MountError> + Send + 'static,
-    ) -> impl Future<Output = Result<T, CallError>> + 'a {
+    ) -> impl Future<Output = Result<T, CallError>> {
         let work = move |thread: &mut MountThread, cancelled: &dyn Fn() -> bool| {
             let result = job(thread, cancelled);
             drop(pass);

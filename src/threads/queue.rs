@@ -58,7 +58,7 @@ pub(super) struct Queue {
     pub(super) next_number: usize,
     pub(super) next_job: u64,
     /// How many jobs in a row had no other beside them.
-    pub(super) alone: u32,
+    alone: u32,
     /// The connection of the call before, and when that came.
     last: Option<(u64, Instant)>,
     pub(super) closed: bool,
@@ -83,9 +83,13 @@ impl Queue {
         self.running.values().any(|running| *running.source == *source && just_begun(running.since))
     }
 
-    /// Whether at most one job is under way.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.jobs.len() + self.running.len() <= 1
+    /// Whether at most one job is under way. If not, it is taken down that there are several callers.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let quiet = self.jobs.len() + self.running.len() <= 1;
+        if !quiet {
+            self.alone = 0;
+        }
+        quiet
     }
 
     /// A call that comes on another connection than the one just before: there is more than one caller.
