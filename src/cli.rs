@@ -17,7 +17,7 @@ use crate::watch::WatchArgs;
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub struct Cli {
-    /// What to log: error, warn, info, debug, trace, or a filter.
+    /// What to log: error, warn, info, debug, or a filter.
     #[arg(long, global = true, env = "HOSTMOUNT_LOG_LEVEL", default_value = "info")]
     pub log_level: String,
     /// How to log.

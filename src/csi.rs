@@ -5,4 +5,5 @@ pub mod door;
 pub mod identity;
 pub mod node;
 pub mod request;
+pub mod services;
 pub mod status;

@@ -222,9 +222,8 @@ impl Registration {
                 return End::Unanswered;
             }
         };
-        let serving = Server::builder()
-            .add_service(RegistrationServer::new(Service(Arc::clone(self))))
-            .serve_with_incoming(UnixListenerStream::new(listener));
+        let service = RegistrationServer::new(Service(Arc::clone(self)));
+        let serving = Server::builder().serve_with_incoming(service, UnixListenerStream::new(listener));
         let looking = async {
             loop {
                 tokio::time::sleep(LOOK).await;

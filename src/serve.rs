@@ -17,6 +17,7 @@ use crate::admin;
 use crate::config::reload::ConfigStore;
 use crate::csi::connection::{Caller, Connection, MountNamespaceOf};
 use crate::csi::door::Door;
+use crate::csi::services::Services;
 use crate::csi::{identity, node};
 use crate::events::Events;
 use crate::gate::Gate;
@@ -213,17 +214,19 @@ pub async fn serve(
             Err(error) => Some(Err(error)),
         });
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = Server::builder()
-        .max_concurrent_streams(CALLS_MAX)
-        .add_service(
-            IdentityServer::new(identity::Identity(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX),
-        )
-        .add_service(NodeServer::new(node::Node(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX))
-        .serve_with_incoming_shutdown(incoming, async move {
+    let services = Services {
+        named: IdentityServer::new(identity::Identity(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX),
+        other: NodeServer::new(node::Node(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX),
+    };
+    let serving = Server::builder().max_concurrent_streams(CALLS_MAX).serve_with_incoming_shutdown(
+        services,
+        incoming,
+        async move {
             stop.await;
             // The receiver waits below until serving has ended.
             let _ = stopping.send(());
-        });
+        },
+    );
     let under_way = plugin.under_way.clone();
     // A client that keeps its connection open and doesn't look at it holds up the transport, but not us.
     let drained = async move {

@@ -28,7 +28,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), String> {
     let quiet = if ["error", "warn", "info"].contains(&filter) { ",kube_client=off,kube_runtime=off" } else { "" };
     let filter: Targets = format!("{filter}{quiet}")
         .parse()
-        .map_err(|e| format!("--log-level {filter:?}: {e}; write error, warn, info, debug or trace"))?;
+        .map_err(|e| format!("--log-level {filter:?}: {e}; write error, warn, info or debug"))?;
     let log = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
     let log = match format {
         LogFormat::Text => log.with_ansi(io::stderr().is_terminal()).boxed(),

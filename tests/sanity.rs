@@ -8,9 +8,12 @@ mod support;
 
 use std::process::Command;
 
+use hostmount::csi::services::Services;
 use hostmount::wire::csi;
 use hostmount::wire::csi::controller_server::{Controller, ControllerServer};
 use hostmount::wire::csi::controller_service_capability::{Rpc, Type, rpc};
+use hostmount::wire::csi::identity_server::IdentityServer;
+use hostmount::wire::csi::node_server::NodeServer;
 use support::{Node, in_namespace, mounts_beneath};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
@@ -146,13 +149,13 @@ fn csi_sanity_finds_the_node_and_identity_services_conformant() {
             let _inside = node.runtime.enter();
             tokio::net::UnixListener::bind(&socket).unwrap()
         };
-        node.runtime.spawn(
-            tonic::transport::Server::builder()
-                .add_service(ControllerServer::new(Shim))
-                .add_service(csi::identity_server::IdentityServer::new(WithController(node.channel())))
-                .add_service(csi::node_server::NodeServer::new(WithController(node.channel())))
-                .serve_with_incoming(UnixListenerStream::new(listener)),
-        );
+        let through = Services {
+            named: IdentityServer::new(WithController(node.channel())),
+            other: NodeServer::new(WithController(node.channel())),
+        };
+        let services = Services { named: ControllerServer::new(Shim), other: through };
+        let serving = tonic::transport::Server::builder();
+        node.runtime.spawn(serving.serve_with_incoming(services, UnixListenerStream::new(listener)));
         let (ours, controller) = ("--csi.endpoint=/mnt/csi.sock", "--csi.controllerendpoint=/mnt/controller.sock");
         assert!(judged(&node, &program, "Identity Service", &[ours]) >= 3);
         assert!(judged(&node, &program, "Node Service", &[ours, controller]) >= 20);

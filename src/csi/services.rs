@@ -1,0 +1,68 @@
+//! Which of the socket's services a call is for.
+//!
+//! There are two, so their names are compared. tonic's own router, which knows any number of services and of paths to each,
+//! would ask for a dozen blocks of memory for every call.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll, ready};
+
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service, http};
+use tonic::server::NamedService;
+
+/// Two services on one socket.
+#[derive(Debug, Clone)]
+pub struct Services<A, B> {
+    /// The one that is asked for by its name.
+    pub named: A,
+    /// The one that gets all other calls, and says of those that it doesn't know that they aren't implemented.
+    pub other: B,
+}
+
+type Request = http::Request<Body>;
+type Response = http::Response<Body>;
+type Answer = BoxFuture<Response, Infallible>;
+
+impl<A, B> Service<Request> for Services<A, B>
+where
+    A: Service<Request, Response = Response, Error = Infallible, Future = Answer> + NamedService,
+    B: Service<Request, Response = Response, Error = Infallible, Future = Answer>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        ready!(self.named.poll_ready(cx))?;
+        self.other.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request) -> Answer {
+        if is_for(A::NAME, request.uri().path()) { self.named.call(request) } else { self.other.call(request) }
+    }
+}
+
+/// Whether a path, which is `/SERVICE/METHOD`, names a service.
+fn is_for(service: &str, path: &str) -> bool {
+    path.strip_prefix('/').and_then(|path| path.strip_prefix(service)).is_some_and(|rest| rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_its_service() {
+        for (path, named) in [
+            ("/csi.v1.Identity/Probe", true),
+            ("/csi.v1.Identity/", true),
+            ("/csi.v1.Identity", false),
+            ("/csi.v1.IdentityServer/Probe", false),
+            ("/csi.v1.Node/NodeGetInfo", false),
+            ("csi.v1.Identity/Probe", false),
+            ("/", false),
+        ] {
+            assert_eq!(is_for("csi.v1.Identity", path), named, "{path}");
+        }
+    }
+}
