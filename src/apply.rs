@@ -91,7 +91,7 @@ impl Run for Work<'_> {
                 self.copy = Some(copy);
                 Ok(())
             }
-            Step::Move => mount::move_to(*calls, self.copy()?, self.top(Place::Target)?),
+            Step::Move => mount::move_to(*calls, self.copy()?, &self.target.parent, &self.target.name),
             Step::MoveBeneath => mount::move_beneath(self.copy()?, self.top(Place::Target)?),
             Step::UnmountIdle(place) => self.unmount(place, Unmount::IfIdle),
             Step::MakePrivate(place) => {

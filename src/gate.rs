@@ -5,12 +5,13 @@
 //! the kernel handles side by side, and turning nine of them away would cost each a retry with back-off.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The paths on which a call is under way.
 #[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<Mutex<HashSet<Arc<Path>>>>);
+pub struct Gate(Arc<Mutex<HashSet<Arc<OsStr>>>>);
 
 /// Another call for the same path is under way.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +25,7 @@ pub struct Busy {
 #[derive(Debug)]
 pub struct Pass {
     gate: Gate,
-    path: Arc<Path>,
+    path: Arc<OsStr>,
 }
 
 impl Gate {
@@ -33,13 +34,12 @@ impl Gate {
     /// # Errors
     /// [`Busy`] while somebody else's [`Pass`] for the path exists.
     pub fn enter(&self, path: &Path) -> Result<Pass, Busy> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.contains(path) {
+        // As they were parsed, paths are equal only if their bytes are.
+        let bytes: Arc<OsStr> = path.as_os_str().into();
+        if !self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&bytes)) {
             return Err(Busy { path: path.to_owned() });
         }
-        let path: Arc<Path> = path.into();
-        held.insert(Arc::clone(&path));
-        Ok(Pass { gate: self.clone(), path })
+        Ok(Pass { gate: self.clone(), path: bytes })
     }
 }
 

@@ -4,10 +4,10 @@
 //! What to call in which order is decided by [`crate::plan`] and done by [`crate::apply`].
 //!
 //! **Contract.** Callers pass file descriptors instead of paths wherever a stranger could swap the path in between.
-//! Where the kernel has only a path-based call, the path is `self/fd/N` relative to the thread's working directory,
-//! which [`namespace::enter`] puts on *our own* `/proc`: after `setns(2)` the node's `/proc` may belong to a PID
-//! namespace in which `self` doesn't resolve. So the functions of [`mount`] may be called only on a thread that
-//! [`namespace::enter`] has prepared.
+//! Where the kernel has only a path-based call, the path is the descriptor's number, relative to the thread's working
+//! directory, which [`namespace::enter`] puts on *our own* `/proc/self/fd`: after `setns(2)` the node's `/proc` may belong
+//! to a PID namespace in which `self` doesn't resolve; and each step of a path through `/proc` costs the kernel as much as
+//! a small system call. So the functions of [`mount`] may be called only on a thread that [`namespace::enter`] has prepared.
 //!
 //! **Safety.** The `unsafe` blocks are raw system calls whose pointers refer to live, correctly sized locals;
 //! each says so where it stands. No function of this module takes a raw pointer or a raw descriptor.

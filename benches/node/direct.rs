@@ -80,7 +80,7 @@ impl Direct {
         mount::bind_recursive(&source, &ground)?;
         let copy = path::open_child(&slot.parent, &slot.name)?;
         mount::change(&self.site.proc, calls, &copy, slave, true)?;
-        mount::move_to(calls, &copy, path::open_child(&parent, name)?)?;
+        mount::move_to(calls, &copy, &parent, name)?;
         drop((copy, source, parent));
         Ok(micros(begin))
     }

@@ -109,7 +109,7 @@ impl DirectCalls {
                     let change = Change { propagation: Some(PropagationKind::Slave), attrs: MountAttrs::default() };
                     mount::change(&self.site.proc, calls, &copy, change, true)?;
                 }
-                mount::move_to(calls, &copy, path::open_child(&parent, name)?)?;
+                mount::move_to(calls, &copy, &parent, name)?;
                 drop((copy, source, parent));
                 Ok(begin.elapsed().as_secs_f64() * 1e6)
             }

@@ -1,6 +1,8 @@
 //! The mount calls: bind, change, move, unmount, each on descriptors.
 
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use linux_raw_sys::general as raw;
@@ -171,14 +173,17 @@ fn remount_each(proc: &Proc, root: impl AsFd, attrs: MountAttrs, recursive: bool
     Ok(())
 }
 
-/// Moves the mount whose root is `root` onto `target`.
+/// Moves the mount whose root is `root` onto what a name in a directory leads to. A symlink there isn't followed.
 ///
 /// # Errors
-/// EINVAL: the mount's parent is shared, or `root` is no mount. ELOOP: the target lies in it.
-pub fn move_to(calls: Calls, root: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
+/// EINVAL: the mount's parent is shared, or `root` is no mount, or the target no directory. ELOOP: the target lies in it, or
+/// is a symlink. ENOENT: there is no such name.
+pub fn move_to(calls: Calls, root: impl AsFd, parent: impl AsFd, name: &OsStr) -> Result<(), Errno> {
     if calls.move_mount {
-        return move_mount(root.as_fd(), target.as_fd(), 0);
+        let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
+        return move_mount(root.as_fd(), (parent.as_fd(), &name), 0);
     }
+    let target = super::path::open_child(parent, name)?;
     mount(Some(fd_path(root.as_fd()).as_str()), fd_path(target.as_fd()).as_str(), NO_PATH, MsFlags::MS_MOVE, NO_PATH)
 }
 
@@ -187,7 +192,7 @@ pub fn move_to(calls: Calls, root: impl AsFd, target: impl AsFd) -> Result<(), E
 /// # Errors
 /// EINVAL: the kernel is older, `top` is no mount's root, is locked, or what it is mounted on is shared.
 pub fn move_beneath(root: impl AsFd, top: impl AsFd) -> Result<(), Errno> {
-    move_mount(root.as_fd(), top.as_fd(), raw::MOVE_MOUNT_BENEATH)
+    move_mount(root.as_fd(), (top.as_fd(), c""), raw::MOVE_MOUNT_T_EMPTY_PATH | raw::MOVE_MOUNT_BENEATH)
 }
 
 /// Whether this kernel has [`move_beneath`]. It says EINVAL to a flag that it doesn't know, before it looks at anything.
@@ -207,16 +212,16 @@ pub fn can_move_beneath() -> bool {
     result == -1 && Errno::last() == Errno::EBADF
 }
 
-fn move_mount(root: BorrowedFd<'_>, target: BorrowedFd<'_>, flags: u32) -> Result<(), Errno> {
-    // SAFETY: both descriptors are open, both paths empty NUL-terminated strings.
+fn move_mount(root: BorrowedFd<'_>, (dir, name): (BorrowedFd<'_>, &CStr), flags: u32) -> Result<(), Errno> {
+    // SAFETY: both descriptors are open, both paths NUL-terminated strings.
     let result = unsafe {
         libc::syscall(
             i64::from(raw::__NR_move_mount),
             root.as_raw_fd(),
             c"".as_ptr(),
-            target.as_raw_fd(),
-            c"".as_ptr(),
-            raw::MOVE_MOUNT_F_EMPTY_PATH | raw::MOVE_MOUNT_T_EMPTY_PATH | flags,
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            raw::MOVE_MOUNT_F_EMPTY_PATH | flags,
         )
     };
     Errno::result(result).map(drop)
@@ -235,7 +240,7 @@ pub enum Unmount {
 ///
 /// # Errors
 /// EINVAL: nothing is mounted there. ENOENT: there is no such name. EBUSY with [`Unmount::IfIdle`].
-pub fn unmount(parent: impl AsFd, name: &std::ffi::OsStr, how: Unmount) -> Result<(), Errno> {
+pub fn unmount(parent: impl AsFd, name: &OsStr, how: Unmount) -> Result<(), Errno> {
     let path = Path::new(&fd_path(parent.as_fd())).join(name);
     let detach = match how {
         Unmount::IfIdle => MntFlags::empty(),

@@ -260,7 +260,7 @@ pub fn of_peer(proc: &Proc, socket: impl AsFd) -> Result<(MountNamespace, i32), 
     Ok((namespace, pid))
 }
 
-/// Moves the calling thread, and it alone, into a mount namespace, and its working directory onto our own `/proc`.
+/// Moves the calling thread, and it alone, into a mount namespace, and its working directory to our own `/proc/self/fd`.
 ///
 /// `CLONE_FS` is unshared first: setns(2) refuses a thread that shares its root and working directory.
 ///
@@ -269,13 +269,13 @@ pub fn of_peer(proc: &Proc, socket: impl AsFd) -> Result<(MountNamespace, i32), 
 pub fn enter(proc: &Proc, namespace: &MountNamespace) -> Result<(), Errno> {
     unshare(CloneFlags::CLONE_FS)?;
     setns(&namespace.fd, CloneFlags::CLONE_NEWNS)?;
-    fchdir(&proc.0)
+    fchdir(proc.open("self/fd")?)
 }
 
 /// The path of a descriptor for calls that know only paths; see the contract of [`crate::sys`]. Only borrowed: the
 /// path names nothing any more once the descriptor is closed.
 pub(super) fn fd_path(fd: BorrowedFd<'_>) -> String {
-    format!("self/fd/{}", fd.as_raw_fd())
+    fd.as_raw_fd().to_string()
 }
 
 /// The errno behind an I/O error.

@@ -4,7 +4,7 @@
 //! more, the rest of its jobs wait for those; and a thread whose job takes longer than 100 ms is not counted among
 //! those at work any more.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar};
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ pub(super) struct Running {
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) jobs: VecDeque<Pending>,
-    pub(super) running: HashMap<u64, Running>,
+    pub(super) running: BTreeMap<u64, Running>,
     pub(super) idle: usize,
     /// Those of the idle ones that nobody has woken. The one that came last is woken first, so that with little to do
     /// the others have nothing to do for long, and end.

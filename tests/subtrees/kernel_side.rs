@@ -180,7 +180,8 @@ impl Kernel {
             }
             Operation::Attach { tree, to } => {
                 let Slot::Tree(fd) = &self.slots[*tree] else { panic!("slot {tree} is no tree") };
-                calls::move_to(Calls::ALL, fd, path::open_trusted(to).unwrap())?;
+                let (parent, name) = (to.parent().unwrap(), to.file_name().unwrap());
+                calls::move_to(Calls::ALL, fd, path::open_trusted(parent).unwrap(), name)?;
                 self.slots[*tree] = Slot::Gone;
                 Ok(())
             }
