@@ -27,14 +27,14 @@ use tokio::sync::Notify;
 use tokio::sync::watch::Sender;
 
 use crate::engine::{Context, MountError};
-use crate::held;
 use crate::note::{Note, Shown};
 use crate::plugin::Plugin;
 use crate::propagation::MountPropagation;
 use crate::sys::mount_events::{Changed, MountEvents, WatchedTable};
 use crate::sys::statmount;
+use crate::sys::{Errno, heap};
 use crate::threads::{Crew, MountThread};
-use look::{Book, Sources};
+use look::{Attached, Book, Sources};
 use mend::Outcome;
 
 /// How often it is looked whether the mount table or a directory has changed that no event told of.
@@ -45,8 +45,13 @@ const SETTLE: Duration = Duration::from_millis(30);
 /// pays a bounded share of a core; but no longer than [`REST_MAX`].
 const REST: u32 = 20;
 const REST_MAX: Duration = Duration::from_millis(700);
+/// How long a new volume waits at least until it is read about, with those that come meanwhile, if nothing happens that may
+/// concern it.
+const NEWCOMERS: Duration = Duration::from_secs(1);
 /// After so many looks at which nothing had changed the table is read all the same.
 const LOOKS_MAX: u32 = 20;
+/// A table of so many volumes takes megabytes for the moment in which it is read.
+const MANY: usize = 1000;
 /// How long reading the table may take.
 const TABLE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -154,7 +159,7 @@ async fn watch_namespace(
             });
         }
         tokio::time::sleep((took * REST).min(REST_MAX)).await;
-        let newcomers_at = start + (took * REST).min(LOOK);
+        let newcomers_at = start + (took * REST).clamp(NEWCOMERS, LOOK);
         for look in 1.. {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
@@ -221,8 +226,8 @@ async fn watched(plugin: &Plugin, crew: &Arc<Crew>) -> Result<WatchedTable, Stri
     opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
 }
 
-/// Until something was mounted over a source; or a volume was published, but then not before `newcomers_at`: one that
-/// nothing happens to can wait.
+/// Until something was mounted over a source; or a volume was published, but then not before `newcomers_at`, unless
+/// something was mounted that may be over its source: one that nothing happens to can wait.
 async fn until_it_matters(
     plugin: &Plugin,
     crew: &Arc<Crew>,
@@ -244,21 +249,15 @@ async fn until_it_matters(
         };
         let sources = Arc::clone(sources);
         let looking = plugin.threads.run(crew, "mount table", TABLE_DEADLINE, move |thread, _| {
-            let kubelet_dir = thread.site.kubelet_dir.as_path();
-            let mut newcomers = false;
-            for id in ids {
-                // One that is gone by now mattered to nobody.
-                let Ok(point) = statmount::mount_point(id) else { continue };
-                if sources.are_covered_by(&point) {
-                    return None;
-                }
-                newcomers |= held::is_target(kubelet_dir, &point);
-            }
-            Some(newcomers)
+            let mut seen = Attached::default();
+            // One that is gone by now mattered to nobody.
+            statmount::points_of(&ids, &mut |point| seen.see(thread.site.kubelet_dir.as_path(), &sources, point))?;
+            Ok::<_, Errno>(seen)
         });
-        match looking.await.map_err(|e| e.to_string())? {
-            None => return Ok(()),
-            Some(came) => newcomers |= came,
+        let seen = looking.await.map_err(|e| e.to_string())?.map_err(|e| format!("mount events: {e}"))?;
+        newcomers |= seen.volumes;
+        if seen.sources || (newcomers && seen.others) {
+            return Ok(());
         }
     }
 }
@@ -269,8 +268,13 @@ fn is_peer(note: &Note) -> bool {
 
 async fn read(plugin: &Plugin, crew: &Arc<Crew>, book: Book) -> Result<Book, String> {
     let list = plugin.list()?;
-    let reading =
-        plugin.threads.run(crew, "mount table", TABLE_DEADLINE, move |thread, _| Book::read(&thread.site, &list, book));
+    let reading = plugin.threads.run(crew, "mount table", TABLE_DEADLINE, move |thread, _| {
+        let book = Book::read(&thread.site, &list, book);
+        if book.as_ref().is_ok_and(|book| book.volumes.len() >= MANY) {
+            heap::give_back();
+        }
+        book
+    });
     reading.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
 }
 

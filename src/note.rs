@@ -5,11 +5,11 @@
 //! target made, `…/kubernetes.io~csi/NAME`. The kubelet removes that directory with the volume, and the note goes
 //! with it: nothing to clean up, nothing that could say what isn't so.
 
+use std::borrow::Cow;
 use std::ffi::CStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
 use crate::observe::{self, TargetPlace};
 use crate::propagation::MountPropagation;
@@ -62,29 +62,38 @@ pub struct Shown {
 }
 
 /// A note as it is written, as JSON.
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written<'a> {
-    entry: &'a str,
+    #[serde(borrow)]
+    entry: Cow<'a, str>,
+    #[serde(borrow)]
     pod: Option<WrittenPod<'a>>,
-    path: &'a Path,
-    sub_path: Option<&'a Path>,
-    propagation: &'a str,
+    #[serde(borrow)]
+    path: Cow<'a, str>,
+    #[serde(borrow)]
+    sub_path: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    propagation: Cow<'a, str>,
     read_only: bool,
     nosuid: bool,
     nodev: bool,
     noexec: bool,
     source_mount: u64,
-    given: Vec<(u32, u32, Option<&'a str>)>,
+    given: Vec<(u32, u32, Option<String>)>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WrittenPod<'a> {
-    namespace: &'a str,
-    name: &'a str,
-    uid: &'a str,
-    service_account: &'a str,
+    #[serde(borrow)]
+    namespace: Cow<'a, str>,
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    uid: Cow<'a, str>,
+    #[serde(borrow)]
+    service_account: Cow<'a, str>,
 }
 
 /// How many are kept of [`Note::given`].
@@ -123,45 +132,50 @@ impl Note {
     fn encode(&self) -> Vec<u8> {
         let MountAttrs { read_only, nosuid, nodev, noexec } = self.attrs;
         let written = Written {
-            entry: self.owner.entry.as_str(),
+            entry: self.owner.entry.as_str().into(),
             pod: self.owner.pod.as_ref().map(|pod| WrittenPod {
-                namespace: &pod.namespace,
-                name: &pod.name,
-                uid: &pod.uid,
-                service_account: &pod.service_account,
+                namespace: pod.namespace.as_str().into(),
+                name: pod.name.as_str().into(),
+                uid: pod.uid.as_str().into(),
+                service_account: pod.service_account.as_str().into(),
             }),
-            path: self.path.as_path(),
-            sub_path: self.sub_path.as_ref().map(SubPath::as_path),
-            propagation: self.propagation.name(),
+            // Those of a note were parsed from text.
+            path: self.path.as_path().to_string_lossy(),
+            sub_path: self.sub_path.as_ref().map(|path| path.as_path().to_string_lossy()),
+            propagation: self.propagation.name().into(),
             read_only,
             nosuid,
             nodev,
             noexec,
             source_mount: self.source_mount,
-            given: self.given.iter().map(|s| (s.device.0, s.device.1, s.root.to_str())).collect(),
+            given: self.given.iter().map(|s| (s.device.0, s.device.1, s.root.to_str().map(str::to_owned))).collect(),
         };
-        // Only a path that is no text can't be written, and those of a note were parsed from text.
+        // Text and numbers can be written.
         serde_json::to_vec(&written).unwrap_or_default()
     }
 
     /// A note as it was written; none if it can't be understood.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let value: Value = serde_json::from_slice(bytes).ok()?;
-        let flag = |name: &str| value[name].as_bool();
+        let written: Written<'_> = serde_json::from_slice(bytes).ok()?;
+        let pod = |pod: WrittenPod<'_>| PodIdentity {
+            namespace: pod.namespace.into_owned(),
+            name: pod.name.into_owned(),
+            uid: pod.uid.into_owned(),
+            service_account: pod.service_account.into_owned(),
+        };
+        let Written { read_only, nosuid, nodev, noexec, source_mount, given, .. } = written;
         Some(Self {
-            owner: Owner { entry: EntryName::parse(value["entry"].as_str()?).ok()?, pod: pod(&value["pod"]) },
-            path: AbsPath::parse(value["path"].as_str()?).ok()?,
-            sub_path: value["subPath"].as_str().map(SubPath::parse).transpose().ok()?,
-            propagation: value["propagation"].as_str()?.parse().ok()?,
-            attrs: MountAttrs {
-                read_only: flag("readOnly")?,
-                nosuid: flag("nosuid")?,
-                nodev: flag("nodev")?,
-                noexec: flag("noexec")?,
-            },
-            source_mount: value["sourceMount"].as_u64()?,
-            given: value["given"].as_array()?.iter().filter_map(shown).collect(),
+            owner: Owner { entry: EntryName::parse(&written.entry).ok()?, pod: written.pod.map(pod) },
+            path: AbsPath::parse(&written.path).ok()?,
+            sub_path: written.sub_path.as_deref().map(SubPath::parse).transpose().ok()?,
+            propagation: written.propagation.parse().ok()?,
+            attrs: MountAttrs { read_only, nosuid, nodev, noexec },
+            source_mount,
+            given: given
+                .into_iter()
+                .filter_map(|(major, minor, root)| Some(Shown { device: (major, minor), root: root?.into() }))
+                .collect(),
         })
     }
 
@@ -194,21 +208,6 @@ impl Note {
     pub fn read(target: &TargetPlace) -> Result<Option<Self>, Errno> {
         Ok(path::attribute(&target.parent, NAME, MAX)?.as_deref().and_then(Self::parse))
     }
-}
-
-fn shown(value: &Value) -> Option<Shown> {
-    let number = |n: usize| u32::try_from(value[n].as_u64()?).ok();
-    Some(Shown { device: (number(0)?, number(1)?), root: value[2].as_str()?.into() })
-}
-
-fn pod(value: &Value) -> Option<PodIdentity> {
-    let text = |name: &str| value[name].as_str().map(str::to_owned);
-    Some(PodIdentity {
-        namespace: text("namespace")?,
-        name: text("name")?,
-        uid: text("uid")?,
-        service_account: text("serviceAccount")?,
-    })
 }
 
 #[cfg(test)]

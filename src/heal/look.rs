@@ -81,6 +81,26 @@ impl Sources {
     }
 }
 
+/// What was mounted, by where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Attached {
+    /// Over the source of a volume that is known.
+    pub(crate) sources: bool,
+    /// Where volumes are published.
+    pub(crate) volumes: bool,
+    /// Outside of the kubelet's directory: over the source of a volume that isn't known yet, perhaps.
+    pub(crate) others: bool,
+}
+
+impl Attached {
+    /// Takes one down.
+    pub(crate) fn see(&mut self, kubelet_dir: &Path, sources: &Sources, point: &Path) {
+        self.sources |= sources.are_covered_by(point);
+        self.volumes |= held::is_target(kubelet_dir, point);
+        self.others |= !point.starts_with(kubelet_dir);
+    }
+}
+
 /// The one of `all` that is equal to `value`, or else `value`, which is then one of them.
 fn one_of<T: std::hash::Hash + Eq>(all: &mut HashSet<Arc<T>>, value: T) -> Arc<T> {
     if let Some(same) = all.get(&value) {
@@ -127,7 +147,11 @@ impl Book {
                     let note = match same {
                         Some(same) => Some(Arc::clone(&same.note)),
                         // One that goes away in between is none of ours any more.
-                        None => Note::of(site, &path).map(|note| one_of(&mut notes, note.in_common())),
+                        None => {
+                            // A call may be waiting for the processor.
+                            std::thread::yield_now();
+                            Note::of(site, &path).map(|note| one_of(&mut notes, note.in_common()))
+                        }
                     };
                     let Some(note) = note else {
                         book.foreign.push((target.to_owned(), lowest.id));
@@ -201,6 +225,25 @@ fn table(site: &Site) -> Result<Table, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mounted_matters_by_where_it_is() {
+        let sources = Sources(["/data/sets"].map(PathBuf::from).into());
+        let (nothing, others) = (Attached::default(), Attached { others: true, ..Attached::default() });
+        for (point, seen) in [
+            ("/data/sets", Attached { sources: true, ..others }),
+            ("/data", Attached { sources: true, ..others }),
+            ("/run/containerd/x", others),
+            ("/k2", others),
+            ("/k/pods/u/volumes/kubernetes.io~csi/v/mount", Attached { volumes: true, ..nothing }),
+            ("/k/pods/u/volumes/kubernetes.io~csi/v/mount/nested", nothing),
+            ("/k/plugins/csi.hostmount.dev/workshop/0", nothing),
+        ] {
+            let mut found = nothing;
+            found.see(Path::new("/k"), &sources, Path::new(point));
+            assert_eq!(found, seen, "{point}");
+        }
+    }
 
     #[test]
     fn what_covers_a_source_is_found_among_many() {

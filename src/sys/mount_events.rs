@@ -128,7 +128,7 @@ impl AsRawFd for WatchedTable {
 /// Mounts that were attached.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attached {
-    /// Their unique ids ([`super::statmount::mount_point`]).
+    /// Their unique ids ([`super::statmount::points_of`]).
     pub ids: Vec<u64>,
     /// Whether events were lost.
     pub lost: bool,
@@ -157,7 +157,7 @@ pub struct Polled {
 /// What has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changed {
-    /// Mounts were attached, with these unique ids ([`super::statmount::mount_point`]).
+    /// Mounts were attached, with these unique ids ([`super::statmount::points_of`]).
     Attached(Vec<u64>),
     /// Something.
     Unknown,

@@ -152,22 +152,29 @@ pub fn set_attribute(dir: impl AsFd, name: &CStr, value: &[u8]) -> Result<(), Er
     Errno::result(result).map(drop)
 }
 
+/// As long as an attribute mostly is, in bytes: below what malloc has lists for.
+const USUAL_ATTRIBUTE: usize = 1000;
+
 /// An extended attribute of a directory, if it has it.
 ///
 /// # Errors
 /// ERANGE: it is longer than `max` bytes. Else what getxattr(2) says.
 pub fn attribute(dir: impl AsFd, name: &CStr, max: usize) -> Result<Option<Vec<u8>>, Errno> {
     let path = CString::new(fd_path(dir.as_fd())).map_err(|_| Errno::EINVAL)?;
-    let mut value = vec![0; max];
-    // SAFETY: path and name are NUL-terminated, and `value` has room for the length passed.
-    let found = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
-    match Errno::result(found) {
-        Ok(length) => {
-            value.truncate(usize::try_from(length).unwrap_or(0));
-            Ok(Some(value))
+    let mut size = max.min(USUAL_ATTRIBUTE);
+    loop {
+        let mut value = vec![0; size];
+        // SAFETY: path and name are NUL-terminated, and `value` has room for the length passed.
+        let found = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        match Errno::result(found) {
+            Ok(length) => {
+                value.truncate(usize::try_from(length).unwrap_or(0));
+                return Ok(Some(value));
+            }
+            Err(Errno::ERANGE) if size < max => size = max,
+            Err(Errno::ENODATA | Errno::ENOTSUP) => return Ok(None),
+            Err(errno) => return Err(errno),
         }
-        Err(Errno::ENODATA | Errno::ENOTSUP) => Ok(None),
-        Err(errno) => Err(errno),
     }
 }
 

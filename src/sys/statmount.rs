@@ -33,6 +33,9 @@ const ROOT: u64 = u64::MAX;
 /// Ids that are asked for at once. The kernel lets go of its lock in between.
 const LISTED: usize = 2048;
 
+/// After so many mounts whoever waits for the processor goes first: calls, whose threads each do a little at a time.
+const BREATH: usize = 64;
+
 /// What statmount(2) answers, and room for the texts behind it.
 #[repr(C)]
 struct Answer {
@@ -132,16 +135,6 @@ fn options(attributes: u64) -> String {
     options
 }
 
-/// Where a mount is, by its unique id, as seen from this thread's root (statmount(2), Linux 6.8).
-///
-/// # Errors
-/// ENOENT: it isn't in this thread's namespace (any more).
-pub fn mount_point(id: u64) -> Result<PathBuf, Errno> {
-    let mut answer = Answer::new();
-    answer.ask(id, 0, raw::STATMOUNT_MNT_POINT)?;
-    Ok(PathBuf::from(OsStr::from_bytes(answer.text(answer.fixed.mnt_point)?)))
-}
-
 /// A mount by its unique id, as mountinfo would show it to a process at the root of its namespace, which is named by its
 /// id ([`super::namespace::MountNamespace::id`]; Linux 6.12). Linux 6.13 and later tell the source.
 ///
@@ -171,8 +164,17 @@ pub fn root(id: u64) -> Result<(PathBuf, bool), Errno> {
 /// # Errors
 /// What listmount(2) and statmount(2) say. A mount that goes away meanwhile is none.
 pub fn points(see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
+    points_of(&list()?, see)
+}
+
+/// Where the mounts with these unique ids are, as seen from the calling thread's root. One that isn't in its namespace (any
+/// more) is left out.
+///
+/// # Errors
+/// What statmount(2) says.
+pub fn points_of(ids: &[u64], see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
     let mut answer = Answer::new();
-    for id in list()? {
+    for &id in ids {
         match answer.ask(id, 0, raw::STATMOUNT_MNT_POINT) {
             Ok(()) => see(Path::new(OsStr::from_bytes(answer.text(answer.fixed.mnt_point)?))),
             Err(Errno::ENOENT) => {}
@@ -190,7 +192,10 @@ pub fn points(see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
 pub fn select(wanted: &mut dyn FnMut(&Path) -> bool) -> Result<Table, Errno> {
     let mut table = Table::default();
     let mut answer = Answer::new();
-    for id in list()? {
+    for (number, id) in list()?.into_iter().enumerate() {
+        if number % BREATH == 0 {
+            std::thread::yield_now();
+        }
         match answer.ask(id, 0, SELECTED) {
             Ok(()) if wanted(Path::new(OsStr::from_bytes(answer.text(answer.fixed.mnt_point)?))) => {
                 table.mounts.push(answer.by_unique_id()?);
