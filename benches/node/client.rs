@@ -17,7 +17,7 @@ use csi::identity_client::IdentityClient;
 use csi::node_client::NodeClient;
 use csi::node_service_capability::{Type, rpc};
 
-use crate::kept::Kept;
+use crate::kept::{Call, Kept};
 use crate::samples::{Burst, Round, Throughput};
 use crate::volume::Volume;
 use crate::{Outcome, PATIENCE, micros, process};
@@ -87,52 +87,68 @@ async fn unstage(client: &mut NodeClient<Channel>, volume: &Volume) -> Outcome<f
     Ok(micros(begin))
 }
 
+/// The two calls that are made by many.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Publish,
+    Unpublish,
+}
+
 /// Whoever calls for volumes one after the other.
 enum Caller<'a> {
     /// By the client that everybody has.
-    Alone(NodeClient<Channel>),
-    /// One of many.
-    Kept(&'a mut Kept),
+    Alone(NodeClient<Channel>, &'a [Volume]),
+    /// One of many, with each volume's calls.
+    Kept(&'a mut Kept, &'a [Volume], Vec<[Call; 2]>),
 }
 
-impl Caller<'_> {
-    async fn publish(&mut self, volume: &Volume) -> Outcome<f64> {
-        match self {
-            Self::Alone(client) => publish(client, volume).await,
-            Self::Kept(kept) => {
-                let request = volume.publish();
-                let begin = Instant::now();
-                let called = kept.call("csi.v1.Node/NodePublishVolume", &request).await;
-                called.map_err(|e| format!("NodePublishVolume at {}: {e}", volume.target))?;
-                Ok(micros(begin))
-            }
-        }
+impl<'a> Caller<'a> {
+    fn kept(kept: &'a mut Kept, volumes: &'a [Volume]) -> Outcome<Self> {
+        let calls = |volume: &Volume| {
+            Ok([
+                Call::new("csi.v1.Node/NodePublishVolume", &volume.publish())?,
+                Call::new("csi.v1.Node/NodeUnpublishVolume", &volume.unpublish())?,
+            ])
+        };
+        Ok(Self::Kept(kept, volumes, volumes.iter().map(calls).collect::<Outcome<_>>()?))
     }
 
-    async fn unpublish(&mut self, volume: &Volume) -> Outcome<f64> {
-        match self {
-            Self::Alone(client) => unpublish(client, volume).await,
-            Self::Kept(kept) => {
-                let request = volume.unpublish();
+    fn volumes(&self) -> usize {
+        let (Self::Alone(_, volumes) | Self::Kept(_, volumes, _)) = self;
+        volumes.len()
+    }
+
+    /// A call for a volume; what it took in µs.
+    async fn call(&mut self, volume: usize, what: What) -> Outcome<f64> {
+        match (self, what) {
+            (Self::Alone(client, volumes), What::Publish) => publish(client, &volumes[volume]).await,
+            (Self::Alone(client, volumes), What::Unpublish) => unpublish(client, &volumes[volume]).await,
+            (Self::Kept(kept, volumes, calls), what) => {
+                let [publish, unpublish] = &calls[volume];
+                let call = match what {
+                    What::Publish => publish,
+                    What::Unpublish => unpublish,
+                };
                 let begin = Instant::now();
-                let called = kept.call("csi.v1.Node/NodeUnpublishVolume", &request).await;
-                called.map_err(|e| format!("NodeUnpublishVolume at {}: {e}", volume.target))?;
+                let called = kept.call(call).await;
+                called.map_err(|e| format!("{what:?} at {}: {e}", volumes[volume].target))?;
                 Ok(micros(begin))
             }
         }
     }
 
     /// From when to when its calls went, and what each took in µs.
-    async fn work(mut self, volumes: &[Volume], task: Task) -> Outcome<(Instant, Vec<f64>, Instant)> {
+    async fn work(mut self, task: Task) -> Outcome<(Instant, Vec<f64>, Instant)> {
         let mut times = Vec::new();
         let begin = Instant::now();
-        for volume in volumes {
+        for volume in 0..self.volumes() {
             match task {
-                Task::Publish => times.push(self.publish(volume).await?),
-                Task::Unpublish => times.push(self.unpublish(volume).await?),
+                Task::Publish => times.push(self.call(volume, What::Publish).await?),
+                Task::Unpublish => times.push(self.call(volume, What::Unpublish).await?),
                 Task::Pairs(many) => {
                     for _ in 0..many {
-                        times.push(self.publish(volume).await? + self.unpublish(volume).await?);
+                        let publish = self.call(volume, What::Publish).await?;
+                        times.push(publish + self.call(volume, What::Unpublish).await?);
                     }
                 }
             }
@@ -142,10 +158,8 @@ impl Caller<'_> {
 }
 
 /// All callers, which begin together: what each call took in µs, and all together in seconds.
-async fn at_once(callers: Vec<Caller<'_>>, volumes: &[Volume], task: Task) -> Outcome<(Vec<f64>, f64)> {
-    let share = volumes.len().div_ceil(callers.len().max(1)).max(1);
-    let mut running: FuturesUnordered<_> =
-        callers.into_iter().zip(volumes.chunks(share)).map(|(caller, share)| caller.work(share, task)).collect();
+async fn at_once(callers: Vec<Caller<'_>>, task: Task) -> Outcome<(Vec<f64>, f64)> {
+    let mut running: FuturesUnordered<_> = callers.into_iter().map(|caller| caller.work(task)).collect();
     let (mut all, mut span): (_, Option<(Instant, Instant)>) = (Vec::new(), None);
     while let Some(ended) = running.next().await {
         let (begin, times, end) = ended?;
@@ -276,10 +290,11 @@ impl Client {
 
     /// Each caller makes so many empty round trips.
     pub(crate) fn probes(&mut self, each: usize) -> Outcome<Throughput> {
+        let probe = Call::new("csi.v1.Identity/Probe", &csi::ProbeRequest {})?;
         let begin = Instant::now();
         let callers = self.kept.iter_mut().map(async |kept| {
             for _ in 0..each {
-                kept.call("csi.v1.Identity/Probe", &csi::ProbeRequest {}).await?;
+                kept.call(&probe).await?;
             }
             Outcome::Ok(())
         });
@@ -306,11 +321,15 @@ impl Client {
     }
 
     fn run(&mut self, callers: usize, volumes: &[Volume], task: Task) -> Outcome<(Vec<f64>, f64)> {
+        let share = volumes.len().div_ceil(callers.max(1)).max(1);
         let callers = match callers {
-            1 => vec![Caller::Alone(NodeClient::new(self.channel.clone()))],
-            many => self.kept.iter_mut().take(many).map(Caller::Kept).collect(),
+            1 => vec![Caller::Alone(NodeClient::new(self.channel.clone()), volumes)],
+            many => {
+                let kept = self.kept.iter_mut().take(many).zip(volumes.chunks(share));
+                kept.map(|(kept, volumes)| Caller::kept(kept, volumes)).collect::<Outcome<_>>()?
+            }
         };
-        self.runtime.block_on(at_once(callers, volumes, task))
+        self.runtime.block_on(at_once(callers, task))
     }
 
     /// Closes all connections; gives back the runtime that turns their ends, which has to run on for that.

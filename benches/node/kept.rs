@@ -11,11 +11,31 @@ use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::{Connection, SendRequest};
-use http::header::{CONTENT_TYPE, HeaderMap, TE};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, TE};
+use http::{Method, Uri};
 use prost::Message;
 use tokio::net::UnixStream;
 
 use crate::Outcome;
+
+/// A call, ready to be sent: what making it up takes is nothing of the driver's.
+pub(crate) struct Call {
+    method: Uri,
+    message: Bytes,
+}
+
+impl Call {
+    /// Of a method of a service, such as `csi.v1.Node/NodePublishVolume`.
+    pub(crate) fn new(method: &str, message: &impl Message) -> Outcome<Self> {
+        // gRPC over HTTP2: a byte that says it isn't compressed, the length, the message.
+        let length = message.encoded_len();
+        let mut body = BytesMut::with_capacity(5 + length);
+        body.put_u8(0);
+        body.put_u32(u32::try_from(length)?);
+        message.encode(&mut body)?;
+        Ok(Self { method: format!("http://localhost/{method}").parse()?, message: body.freeze() })
+    }
+}
 
 /// A connection with one call at a time.
 pub(crate) struct Kept {
@@ -30,22 +50,17 @@ impl Kept {
         Ok(Self { requests, connection })
     }
 
-    /// Calls a method of a service, such as `csi.v1.Node/NodePublishVolume`, whose answer says nothing but how it went.
-    pub(crate) async fn call(&mut self, method: &str, message: &impl Message) -> Outcome<()> {
+    /// Makes a call whose answer says nothing but how it went.
+    pub(crate) async fn call(&mut self, call: &Call) -> Outcome<()> {
         let Self { requests, connection } = self;
-        // gRPC over HTTP2: a byte that says it isn't compressed, the length, the message.
-        let length = message.encoded_len();
-        let mut body = BytesMut::with_capacity(5 + length);
-        body.put_u8(0);
-        body.put_u32(u32::try_from(length)?);
-        message.encode(&mut body)?;
-        let request = http::Request::post(format!("http://localhost/{method}"))
-            .header(CONTENT_TYPE, "application/grpc")
-            .header(TE, "trailers")
-            .body(())?;
+        let mut request = http::Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = call.method.clone();
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
         poll_fn(|cx| turning(connection, cx, |cx| requests.poll_ready(cx))).await??;
         let (mut response, mut stream) = requests.send_request(request, false)?;
-        stream.send_data(body.freeze(), true)?;
+        stream.send_data(call.message.clone(), true)?;
         let response = poll_fn(|cx| turning(connection, cx, |cx| Pin::new(&mut response).poll(cx))).await??;
         // An error without a message comes in the headers alone.
         let (head, mut body) = response.into_parts();

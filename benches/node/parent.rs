@@ -104,7 +104,7 @@ struct Plan {
 
 impl Plan {
     fn of(args: &Args) -> Self {
-        let full = Size { single: 20, fresh: 5, solo: 64, each: 64 };
+        let full = Size { single: 60, fresh: 5, solo: 64, each: 64 };
         let (held, crowd, rounds, starts, size) = if args.bench {
             (vec![0, 1000, 10_000], 10_000, 40, 20, full)
         } else {
@@ -126,12 +126,14 @@ pub(crate) fn run(args: &Args, peers: &[Peer]) -> Outcome<()> {
         processors: std::thread::available_parallelism()?.get(),
         rounds: plan.rounds,
         callers: args.callers,
+        others: args.others,
         image_bytes: args.image.as_ref().map(fs::metadata).transpose()?.map(|image| image.len()),
         ..Report::default()
     };
     let job = Job {
         subject: Subject::Hostmount(fs::canonicalize(args.plugin.as_deref().unwrap_or(Path::new(PLUGIN)))?),
         crowd: 0,
+        others: args.others,
         callers: args.callers,
         starts: 0,
         size: plan.size,

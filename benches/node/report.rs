@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `kernel`, `processors` | of the machine |
 //! | `rounds`, `callers` | how often was measured, and how many callers many are |
+//! | `others` | mounts that every namespace has besides |
 //! | `drivers[]` | `name`, `binaryBytes`, `idle` (memory), `startMs` (hostmount's only: start to first good Probe) |
 //! | `imageBytes` | of the archive given with `--image` |
 //! | `columns[]` | one for each driver and number of volumes: `driver`, `beside` (measured in turn with the peers, or with hostmount at other numbers), `held`, `crowd` (unrelated mounts in the namespace), `fillSeconds`, `memory` (a second after the last was published), `memoryAfter` (a second after all rounds), `figures` |
@@ -33,6 +34,7 @@ pub(crate) struct Report {
     pub(crate) processors: usize,
     pub(crate) rounds: usize,
     pub(crate) callers: usize,
+    pub(crate) others: usize,
     pub(crate) drivers: Vec<DriverFacts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) image_bytes: Option<u64>,

@@ -122,6 +122,13 @@ pub(crate) fn text(report: &Report) -> String {
          direct: the same system calls without a driver, in the same namespace and rounds.\n",
         report.rounds, report.kernel, report.processors, report.callers
     );
+    if report.others > 0 {
+        let _ = writeln!(
+            out,
+            "In every namespace are {} other mounts, as on a node that runs pods.\n",
+            grouped(report.others)
+        );
+    }
     let alone: Vec<_> = report.columns.iter().filter(|column| column.beside == Beside::Itself).collect();
     if !alone.is_empty() {
         out.push_str("hostmount, with volumes held\n");
