@@ -128,7 +128,12 @@ impl Book {
         let mut directories: HashMap<(Arc<Shown>, bool), u64> = HashMap::new();
         let mut sources: HashMap<*const Note, Option<Now<'_>>> = HashMap::new();
         let mut volumes = Vec::new();
-        for Published { path, top, lowest } in find::published(&table, &walk, &site.kubelet_dir) {
+        for (number, Published { path, top, lowest }) in
+            find::published(&table, &walk, &site.kubelet_dir).into_iter().enumerate()
+        {
+            if number % statmount::BREATH == 0 {
+                std::thread::yield_now();
+            }
             let target = path.as_path();
             // All three are in the order of their paths.
             while before.next_if(|volume| volume.path.as_path() < target).is_some() {}
@@ -148,7 +153,7 @@ impl Book {
                         Some(same) => Some(Arc::clone(&same.note)),
                         // One that goes away in between is none of ours any more.
                         None => {
-                            // A call may be waiting for the processor.
+                            // Takes as long as many that are known.
                             std::thread::yield_now();
                             Note::of(site, &path).map(|note| one_of(&mut notes, note.in_common()))
                         }

@@ -34,7 +34,7 @@ const ROOT: u64 = u64::MAX;
 const LISTED: usize = 2048;
 
 /// After so many mounts whoever waits for the processor goes first: calls, whose threads each do a little at a time.
-const BREATH: usize = 64;
+pub const BREATH: usize = 64;
 
 /// What statmount(2) answers, and room for the texts behind it.
 #[repr(C)]
