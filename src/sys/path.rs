@@ -152,7 +152,7 @@ pub fn set_attribute(dir: impl AsFd, name: &CStr, value: &[u8]) -> Result<(), Er
     Errno::result(result).map(drop)
 }
 
-/// As long as an attribute mostly is, in bytes: below what malloc has lists for.
+/// As long as an attribute mostly is, in bytes: a block of one of the sizes that malloc has lists for.
 const USUAL_ATTRIBUTE: usize = 1000;
 
 /// An extended attribute of a directory, if it has it.
