@@ -283,8 +283,9 @@ fn beside(plan: &Plan, most: usize, ours: &mut [Worker], others: &mut [Worker], 
 
 /// The cost over the number of volumes held.
 fn picture(report: &Report) -> Option<String> {
+    let others = if report.others > 0 { format!("{} other mounts; ", report.others) } else { String::new() };
     let note = format!(
-        "one caller, kept connection; {} rounds on Linux {} with {} processors; solid: publish, dashed: unpublish",
+        "one caller, kept connection; {others}{} rounds on Linux {} with {} processors; solid: publish, dashed: unpublish",
         report.rounds, report.kernel, report.processors
     );
     chart::svg("What a volume costs while others are held", &note, &report.lines())
