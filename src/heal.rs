@@ -33,7 +33,7 @@ use crate::propagation::MountPropagation;
 use crate::sys::mount_events::{Changed, MountEvents, WatchedTable};
 use crate::sys::{Errno, heap, statmount};
 use crate::threads::{Crew, MountThread};
-use look::{Attached, Book, Sources};
+use look::{Book, Concerns, Sources};
 use mend::Outcome;
 
 /// How often it is looked whether the mount table or a directory has changed that no event told of.
@@ -248,7 +248,7 @@ async fn until_it_matters(
         };
         let sources = Arc::clone(sources);
         let looking = plugin.threads.run(crew, "mount table", TABLE_DEADLINE, move |thread, _| {
-            let mut seen = Attached::default();
+            let mut seen = Concerns::default();
             // One that is gone by now mattered to nobody.
             statmount::points_of(&ids, &mut |point| seen.see(thread.site.kubelet_dir.as_path(), &sources, point))?;
             Ok::<_, Errno>(seen)

@@ -35,8 +35,7 @@ pub(crate) struct Client {
 /// What each caller does with each of its volumes.
 #[derive(Debug, Clone, Copy)]
 enum Task {
-    Publish,
-    Unpublish,
+    Each(What),
     /// Both in turn, so many times.
     Pairs(usize),
 }
@@ -143,8 +142,7 @@ impl<'a> Caller<'a> {
         let begin = Instant::now();
         for volume in 0..self.volumes() {
             match task {
-                Task::Publish => times.push(self.call(volume, What::Publish).await?),
-                Task::Unpublish => times.push(self.call(volume, What::Unpublish).await?),
+                Task::Each(what) => times.push(self.call(volume, what).await?),
                 Task::Pairs(many) => {
                     for _ in 0..many {
                         let publish = self.call(volume, What::Publish).await?;
@@ -274,9 +272,9 @@ impl Client {
     /// All volumes are published, and then all unpublished, by so many callers.
     pub(crate) fn burst(&mut self, callers: usize, volumes: &[Volume], pid: u32) -> Outcome<Burst> {
         let begin = process::processor_time(pid)?;
-        let (publish, publish_took) = self.run(callers, volumes, Task::Publish)?;
+        let (publish, publish_took) = self.run(callers, volumes, Task::Each(What::Publish))?;
         let middle = process::processor_time(pid)?;
-        let (unpublish, unpublish_took) = self.run(callers, volumes, Task::Unpublish)?;
+        let (unpublish, unpublish_took) = self.run(callers, volumes, Task::Each(What::Unpublish))?;
         let end = process::processor_time(pid)?;
         Ok(Burst {
             publish,
@@ -312,19 +310,19 @@ impl Client {
 
     /// Publishes volumes by all callers.
     pub(crate) fn publish(&mut self, volumes: &[Volume]) -> Outcome<()> {
-        self.run(self.kept.len(), volumes, Task::Publish).map(drop)
+        self.run(self.kept.len(), volumes, Task::Each(What::Publish)).map(drop)
     }
 
     /// Unpublishes volumes by all callers.
     pub(crate) fn unpublish(&mut self, volumes: &[Volume]) -> Outcome<()> {
-        self.run(self.kept.len(), volumes, Task::Unpublish).map(drop)
+        self.run(self.kept.len(), volumes, Task::Each(What::Unpublish)).map(drop)
     }
 
     fn run(&mut self, callers: usize, volumes: &[Volume], task: Task) -> Outcome<(Vec<f64>, f64)> {
-        let share = volumes.len().div_ceil(callers.max(1)).max(1);
         let callers = match callers {
             1 => vec![Caller::Alone(NodeClient::new(self.channel.clone()), volumes)],
             many => {
+                let share = volumes.len().div_ceil(many.max(1)).max(1);
                 let kept = self.kept.iter_mut().take(many).zip(volumes.chunks(share));
                 kept.map(|(kept, volumes)| Caller::kept(kept, volumes)).collect::<Outcome<_>>()?
             }

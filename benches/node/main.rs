@@ -13,7 +13,7 @@
 //! form; the same client calls it with the same messages, but for what it wants in the volume context. The direct calls
 //! stand in each of these namespaces, so a driver is also comparable with what the kernel takes there.
 //!
-//! A burst, of which the rates and processor times are, holds its own volumes besides: up to 256 for a fast driver,
+//! A burst, of which the rates and processor times are, holds its own volumes besides: up to 1,024 for a fast driver,
 //! one for each caller for a slow one, of which less is done in a round.
 //!
 //! No figure fails the run; only what does not work does. Without `--bench`, as `cargo test --benches` calls it, the

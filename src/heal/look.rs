@@ -81,9 +81,9 @@ impl Sources {
     }
 }
 
-/// What was mounted, by where it is.
+/// Whom new mounts concern, by where they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Attached {
+pub(crate) struct Concerns {
     /// Over the source of a volume that is known.
     pub(crate) sources: bool,
     /// Where volumes are published.
@@ -92,7 +92,7 @@ pub(crate) struct Attached {
     pub(crate) others: bool,
 }
 
-impl Attached {
+impl Concerns {
     /// Takes one down.
     pub(crate) fn see(&mut self, kubelet_dir: &Path, sources: &Sources, point: &Path) {
         self.sources |= sources.are_covered_by(point);
@@ -128,12 +128,8 @@ impl Book {
         let mut directories: HashMap<(Arc<Shown>, bool), u64> = HashMap::new();
         let mut sources: HashMap<*const Note, Option<Now<'_>>> = HashMap::new();
         let mut volumes = Vec::new();
-        for (number, Published { path, top, lowest }) in
-            find::published(&table, &walk, &site.kubelet_dir).into_iter().enumerate()
+        for Published { path, top, lowest } in statmount::in_breaths(find::published(&table, &walk, &site.kubelet_dir))
         {
-            if number % statmount::BREATH == 0 {
-                std::thread::yield_now();
-            }
             let target = path.as_path();
             // All three are in the order of their paths.
             while before.next_if(|volume| volume.path.as_path() < target).is_some() {}
@@ -234,13 +230,13 @@ mod tests {
     #[test]
     fn what_is_mounted_matters_by_where_it_is() {
         let sources = Sources(["/data/sets"].map(PathBuf::from).into());
-        let (nothing, others) = (Attached::default(), Attached { others: true, ..Attached::default() });
+        let (nothing, others) = (Concerns::default(), Concerns { others: true, ..Concerns::default() });
         for (point, seen) in [
-            ("/data/sets", Attached { sources: true, ..others }),
-            ("/data", Attached { sources: true, ..others }),
+            ("/data/sets", Concerns { sources: true, ..others }),
+            ("/data", Concerns { sources: true, ..others }),
             ("/run/containerd/x", others),
             ("/k2", others),
-            ("/k/pods/u/volumes/kubernetes.io~csi/v/mount", Attached { volumes: true, ..nothing }),
+            ("/k/pods/u/volumes/kubernetes.io~csi/v/mount", Concerns { volumes: true, ..nothing }),
             ("/k/pods/u/volumes/kubernetes.io~csi/v/mount/nested", nothing),
             ("/k/plugins/csi.hostmount.dev/workshop/0", nothing),
         ] {

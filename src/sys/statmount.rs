@@ -34,7 +34,17 @@ const ROOT: u64 = u64::MAX;
 const LISTED: usize = 2048;
 
 /// After so many mounts whoever waits for the processor goes first: calls, whose threads each do a little at a time.
-pub const BREATH: usize = 64;
+const BREATH: usize = 64;
+
+/// The same, with a breath taken now and then.
+pub fn in_breaths<T>(all: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
+    all.into_iter().enumerate().map(|(number, one)| {
+        if number % BREATH == 0 {
+            std::thread::yield_now();
+        }
+        one
+    })
+}
 
 /// What statmount(2) answers, and room for the texts behind it.
 #[repr(C)]
@@ -192,10 +202,7 @@ pub fn points_of(ids: &[u64], see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
 pub fn select(wanted: &mut dyn FnMut(&Path) -> bool) -> Result<Table, Errno> {
     let mut table = Table::default();
     let mut answer = Answer::new();
-    for (number, id) in list()?.into_iter().enumerate() {
-        if number % BREATH == 0 {
-            std::thread::yield_now();
-        }
+    for id in in_breaths(list()?) {
         match answer.ask(id, 0, SELECTED) {
             Ok(()) if wanted(Path::new(OsStr::from_bytes(answer.text(answer.fixed.mnt_point)?))) => {
                 table.mounts.push(answer.by_unique_id()?);
