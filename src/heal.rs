@@ -26,7 +26,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::watch::Sender;
 
-use crate::engine::{Context, MountError};
+use crate::engine::Context;
+use crate::mount_error::MountError;
 use crate::note::{Note, Shown};
 use crate::plugin::Plugin;
 use crate::propagation::MountPropagation;

@@ -24,6 +24,7 @@ pub mod inspect;
 pub mod lookup;
 pub mod machine;
 pub mod metrics;
+pub mod mount_error;
 pub mod note;
 pub mod observe;
 pub mod paint;

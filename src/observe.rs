@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::config::Missing;
-use crate::engine::MountError;
+use crate::mount_error::MountError;
 use crate::plan::{Found, Gone, Mounted, Source};
 use crate::site::Site;
 use crate::sys::stat::{self, AtName, Seen};

@@ -12,9 +12,10 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::watch::Receiver;
 
-use crate::engine::{self, MountError};
+use crate::engine;
 use crate::events::Events;
 use crate::heal::Volume;
+use crate::mount_error::MountError;
 use crate::note::{Note, Shown};
 use crate::plan::Gone;
 use crate::plugin::Plugin;

@@ -10,7 +10,8 @@ use std::process::Command;
 
 use hostmount::apply::Run;
 use hostmount::config::Missing;
-use hostmount::engine::{self, AttachJob, Context, MountError};
+use hostmount::engine::{self, AttachJob, Context};
+use hostmount::mount_error::MountError;
 use hostmount::observe::SourcePath;
 use hostmount::plan::Step;
 use hostmount::propagation::MountPropagation;
@@ -359,6 +360,37 @@ fn an_unstage_that_finds_its_mount_gone_looks_what_is_left() {
         assert!(result.is_err(), "it is mounted still");
         node.detach(&target, true).unwrap();
         assert_eq!(node.tree(), empty);
+    });
+}
+
+#[test]
+fn a_symlink_that_takes_the_targets_place_is_not_followed() {
+    in_namespace("a_symlink_that_takes_the_targets_place_is_not_followed", || {
+        let mut node = Node::new();
+        let workshop = node.workshop();
+        let elsewhere = node.base.join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        let target = node.target("target");
+        let empty = node.tree();
+        for calls in [Calls::ALL, Calls::NONE] {
+            node.site.calls = calls;
+            for relation in MountPropagation::ALL {
+                let job = node.job(&node.base.join("Shared"), target.clone(), relation);
+                let result = node.attach_with(&workshop, &job, &mut |run, step| {
+                    if step == Step::Move {
+                        std::fs::remove_dir(target.as_path()).unwrap();
+                        std::os::unix::fs::symlink(&elsewhere, target.as_path()).unwrap();
+                    }
+                    run.run(step)
+                });
+                let Err(MountError::Step { failed }) = result else { panic!("{relation} {calls}: {result:?}") };
+                assert_eq!((failed.step, failed.errno), (Step::Move, Errno::EINVAL), "{relation} {calls}");
+                assert_eq!(node.tree(), empty, "{relation} {calls}");
+                assert!(files(&elsewhere).is_empty(), "{relation} {calls}");
+                // Whoever put it there has it still.
+                std::fs::remove_file(target.as_path()).unwrap();
+            }
+        }
     });
 }
 

@@ -17,8 +17,9 @@ use std::str::FromStr;
 
 use hostmount::apply::Run;
 use hostmount::config::AllowList;
-use hostmount::engine::{AttachJob, Context, MountError};
+use hostmount::engine::{AttachJob, Context};
 use hostmount::heal::mend;
+use hostmount::mount_error::MountError;
 use hostmount::note::Owner;
 use hostmount::plan::{Difference, Step};
 use hostmount::propagation::{MountPropagation, PropagationKind};

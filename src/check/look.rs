@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::facts::{Directory, Seen, Socket};
 use crate::config::Missing;
-use crate::engine::MountError;
+use crate::mount_error::MountError;
 use crate::observe::{self, SourcePath};
 use crate::propagation::PropagationState;
 use crate::registration;

@@ -9,9 +9,9 @@ use tonic::{Code, Status};
 
 use super::request::BadRequest;
 use crate::apply::Failed;
-use crate::engine::MountError;
 use crate::gate::Busy;
 use crate::lookup::LookupError;
+use crate::mount_error::MountError;
 use crate::policy::Denied;
 use crate::shortage::is_shortage;
 use crate::sys::Errno;

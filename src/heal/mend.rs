@@ -1,7 +1,8 @@
 //! Heals one volume: looks again, closely, and covers what is dead or gone with what the source's path leads to now.
 
 use crate::config::{AllowList, Heal, Missing};
-use crate::engine::{self, AttachJob, Context, MountError, TakeSlot};
+use crate::engine::{self, AttachJob, Context, TakeSlot};
+use crate::mount_error::MountError;
 use crate::note::{Note, Shown};
 use crate::observe::{self, OpenSource, SourcePath};
 use crate::plan::{Found, Mounted};

@@ -12,10 +12,11 @@ use futures_util::future::join_all;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::config::{AllowList, Heal, Missing, reload};
-use crate::engine::{self, MountError};
+use crate::engine;
 use crate::heal::find::{self, Published};
 use crate::heal::mend;
 use crate::held::Written;
+use crate::mount_error::MountError;
 use crate::note::{Note, Shown};
 use crate::observe::{self, SourcePath};
 use crate::plan::Gone;

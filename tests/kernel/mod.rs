@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use hostmount::apply::Run;
 use hostmount::config::Missing;
-use hostmount::engine::{self, AttachJob, Context, MountError};
+use hostmount::engine::{self, AttachJob, Context};
+use hostmount::mount_error::MountError;
 use hostmount::observe::SourcePath;
 use hostmount::plan::Step;
 use hostmount::propagation::{MountPropagation, PropagationKind};

@@ -1,0 +1,203 @@
+//! Why a mount job failed, in words that say what was asked, what was found and what to do.
+
+use std::path::PathBuf;
+
+use crate::apply::Failed;
+use crate::plan::{Difference, Step};
+use crate::propagation::{MountPropagation, PropagationState};
+use crate::shortage::{self, Full, Room};
+use crate::sys::Errno;
+
+/// Why a job failed. `csi::status` turns each into a gRPC status.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MountError {
+    /// The source directory isn't there.
+    #[error("the source directory {} does not exist: create it on the node, or set `missing: {{create: {{}}}}` for its entry", path.display())]
+    SourceMissing {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The way to the source leads over a symlink.
+    #[error("the source path {} leads over a symlink or out of its entry: symlinks are never followed; name the real path", path.display())]
+    SourceSymlink {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The source isn't a directory.
+    #[error("the source {} is not a directory: only directories can be published", path.display())]
+    SourceNotDirectory {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The source's file system has lost its server.
+    #[error("the source {} is dead ({errno}): its file system's server is gone; restart it on the node, the call is then retried", path.display())]
+    SourceDead {
+        /// Where.
+        path: PathBuf,
+        /// What the file system said.
+        errno: Errno,
+    },
+    /// The source can't be opened for another reason.
+    #[error("the source {} cannot be opened: {errno}{}", path.display(), shortage::advice(*errno))]
+    Source {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The source's mount passes nothing on.
+    #[error("{asked} was asked for, but the mount that {} lies on is {found}, so no mount can cross: run `mount --make-rshared \"$(findmnt -n -o TARGET -T {})\"` on the node, or ask for None", path.display(), path.display())]
+    SourcePrivate {
+        /// Where.
+        path: PathBuf,
+        /// What was asked.
+        asked: MountPropagation,
+        /// What the mount is.
+        found: PropagationState,
+    },
+    /// The source's mount can't be bound.
+    #[error("the mount that {} lies on is unbindable: run `mount --make-private \"$(findmnt -n -o TARGET -T {})\"` on the node", path.display(), path.display())]
+    SourceUnbindable {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The directory that the target lies in isn't there.
+    #[error("the directory of {} does not exist: the caller has to make it (CSI: NodePublishVolume, target_path)", path.display())]
+    TargetParentMissing {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The way to the target leads over a symlink.
+    #[error("the path {} leads over a symlink or out of the kubelet's directory: nothing is mounted or unmounted there", path.display())]
+    TargetSymlink {
+        /// The target.
+        path: PathBuf,
+    },
+    /// Something that isn't a directory is at the target.
+    #[error("{} exists and is not a directory: remove it on the node", path.display())]
+    TargetNotDirectory {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target holds files.
+    #[error("{} exists and is not empty: a mount would hide its files; move them away on the node", path.display())]
+    TargetNotEmpty {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target is published already, but not as asked.
+    #[error("{} is published already, but {}: unpublish it first", path.display(), describe(*difference))]
+    TargetDiffers {
+        /// The target.
+        path: PathBuf,
+        /// In what.
+        difference: Difference,
+    },
+    /// The target can't be used for another reason.
+    #[error("{} cannot be used: {errno}{}", path.display(), shortage::advice(*errno))]
+    Target {
+        /// The target.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The kubelet's directory can't be opened.
+    #[error("the kubelet directory {} cannot be opened in the caller's mount namespace: {errno}{}", path.display(), or_else(*errno, "; set --kubelet-dir to the kubelet's --root-dir"))]
+    KubeletDir {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The workshop can't be set up.
+    #[error("the workshop {} cannot be mounted in the caller's mount namespace: {errno}{}", path.display(), or_else(*errno, "; the plugin needs CAP_SYS_ADMIN there"))]
+    Workshop {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// Nothing is mounted where a volume should be.
+    #[error("no volume is published at {}", path.display())]
+    NotPublished {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A single-writer volume is published elsewhere.
+    #[error("the volume allows a single writer and is published at {} already: unpublish it there first", other.display())]
+    SecondWriter {
+        /// Where.
+        other: PathBuf,
+    },
+    /// A mount namespace holds as many mounts as the kernel allows.
+    #[error("{} cannot be mounted: {} ({room}): raise the sysctl fs.mount-max on the node, or have fewer volumes or fewer mounts there", path.display(), full.text())]
+    TooManyMounts {
+        /// Where the volume should have been.
+        path: PathBuf,
+        /// Which namespace has no room.
+        full: Full,
+        /// How many mounts there are, and how many there may be.
+        room: Room,
+    },
+    /// A step failed.
+    #[error("{} failed: {}{}{}", name_of(failed.step), failed.errno, shortage::advice(failed.errno), undo_text(failed))]
+    Step {
+        /// The step, and how the undo went.
+        failed: Failed,
+    },
+    /// What was made isn't what was planned.
+    #[error("what was mounted at {} is not what was planned: {}; the next try makes it anew", path.display(), describe(*difference))]
+    Drift {
+        /// The target.
+        path: PathBuf,
+        /// In what.
+        difference: Difference,
+    },
+    /// The volume's file system has lost its server.
+    #[error("the volume at {} is dead ({errno}): its file system's server is gone", path.display())]
+    VolumeDead {
+        /// Where.
+        path: PathBuf,
+        /// What the file system said.
+        errno: Errno,
+    },
+    /// Nobody waits any more.
+    #[error("the call was given up at its deadline; what it had begun was undone")]
+    Cancelled,
+}
+
+const fn name_of(step: Step) -> &'static str {
+    match step {
+        Step::MakeTarget => "making the target directory",
+        Step::Bind(_) => "binding the source",
+        Step::Change(_) => "setting propagation and flags",
+        Step::Move | Step::MoveBeneath => "moving the volume to its target",
+        Step::UnmountIdle(_) | Step::Detach(_) => "unmounting",
+        Step::MakePrivate(_) => "making the volume private before unmounting it",
+        Step::RemoveTarget => "removing the target directory",
+    }
+}
+
+/// What to do about a shortage, or what else there is to say.
+const fn or_else(errno: Errno, otherwise: &'static str) -> &'static str {
+    if shortage::is_shortage(errno) { shortage::advice(errno) } else { otherwise }
+}
+
+fn undo_text(failed: &Failed) -> String {
+    match failed.undo {
+        Ok(()) => String::new(),
+        Err((step, errno)) => format!("; undoing it, {} failed too: {errno}", name_of(step)),
+    }
+}
+
+fn describe(difference: Difference) -> String {
+    match difference {
+        Difference::Directory => "it shows another directory".to_owned(),
+        Difference::Relation { wished, found } => format!("with propagation {found}, not {wished}"),
+        Difference::ReadOnly { wished: true } => "read-write, not read-only".to_owned(),
+        Difference::ReadOnly { wished: false } => "read-only, not read-write".to_owned(),
+        Difference::Attrs { wished, found } => format!("with the flags {found:?}, not {wished:?}"),
+        Difference::Missing => "nothing is mounted".to_owned(),
+        Difference::Gone => "its directory is gone".to_owned(),
+    }
+}
