@@ -30,9 +30,9 @@ pub(crate) struct Args {
     /// Mounts that have nothing to do with the volumes, for the case that there are many [default: 10000]; 0 leaves it out.
     #[arg(long, value_name = "N")]
     pub(crate) crowd: Option<usize>,
-    /// Mounts that each driver's namespace has besides what is measured: an empty node has some dozens, one that runs pods some
-    /// hundreds. Drivers that read the mount table pay for them.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Mounts that each driver's namespace has besides what is measured. A node that runs pods has some hundreds, a namespace that
+    /// was just made some dozens (0 leaves it at these). Drivers that read the mount table pay for them.
+    #[arg(long, value_name = "N", default_value_t = 300)]
     pub(crate) others: usize,
     /// Another driver's socket, unix:///PATH, whose driver runs in a mount namespace that isn't the machine's own.
     #[arg(long, value_name = "ENDPOINT")]
