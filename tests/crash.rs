@@ -372,7 +372,7 @@ fn a_symlink_that_takes_the_targets_place_is_not_followed() {
         std::fs::create_dir(&elsewhere).unwrap();
         let target = node.target("target");
         let empty = node.tree();
-        for calls in [Calls::ALL, Calls::NONE] {
+        for (calls, said) in [(Calls::ALL, Errno::EINVAL), (Calls::NONE, Errno::ELOOP)] {
             node.site.calls = calls;
             for relation in MountPropagation::ALL {
                 let job = node.job(&node.base.join("Shared"), target.clone(), relation);
@@ -384,7 +384,7 @@ fn a_symlink_that_takes_the_targets_place_is_not_followed() {
                     run.run(step)
                 });
                 let Err(MountError::Step { failed }) = result else { panic!("{relation} {calls}: {result:?}") };
-                assert_eq!((failed.step, failed.errno), (Step::Move, Errno::EINVAL), "{relation} {calls}");
+                assert_eq!((failed.step, failed.errno), (Step::Move, said), "{relation} {calls}");
                 assert_eq!(node.tree(), empty, "{relation} {calls}");
                 assert!(files(&elsewhere).is_empty(), "{relation} {calls}");
                 // Whoever put it there has it still.

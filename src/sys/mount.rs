@@ -176,8 +176,8 @@ fn remount_each(proc: &Proc, root: impl AsFd, attrs: MountAttrs, recursive: bool
 /// Moves the mount whose root is `root` onto what a name in a directory leads to. A symlink there isn't followed.
 ///
 /// # Errors
-/// EINVAL: the mount's parent is shared, or `root` is no mount, or the target no directory. ELOOP: the target lies in it, or
-/// is a symlink. ENOENT: there is no such name.
+/// EINVAL: the mount's parent is shared, or `root` is no mount, or the target no directory. ELOOP: the target lies in it. A
+/// symlink is told as EINVAL by move_mount(2), and as ELOOP where there is none. ENOENT: there is no such name.
 pub fn move_to(calls: Calls, root: impl AsFd, parent: impl AsFd, name: &OsStr) -> Result<(), Errno> {
     if calls.move_mount {
         let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
