@@ -11,8 +11,9 @@ use crate::config::Missing;
 use crate::mount_error::MountError;
 use crate::plan::{Found, Gone, Mounted, Source};
 use crate::site::Site;
+use crate::sys::Errno;
+use crate::sys::path::{self, Use};
 use crate::sys::stat::{self, AtName, Seen};
-use crate::sys::{Errno, path};
 use crate::volume::{AbsPath, KubeletPath, SubPath};
 
 /// Which directory of the node.
@@ -79,7 +80,7 @@ pub fn open_source(site: &Site, wanted: &SourcePath) -> Result<OpenSource, Mount
     let mut made = Vec::new();
     let root = || path::open_trusted(Path::new("/"));
     let below = wanted.entry.as_path().strip_prefix("/").unwrap_or(Path::new("."));
-    let entry = path::open_absolute(site.calls, wanted.entry.as_path());
+    let entry = path::open_absolute(site.calls, wanted.entry.as_path(), Use::Name);
     let opened = or_make(entry, root, below, wanted.missing, &mut made).and_then(|entry| match &wanted.sub_path {
         Some(sub) => {
             let beneath = path::open_beneath(site.calls, &entry, sub.as_path());
@@ -152,7 +153,8 @@ pub fn open_target(site: &Site, target: &KubeletPath) -> Result<Option<TargetPla
     // By one call, which is enough where no symlink leads to the kubelet's directory. Only there one may; so whatever else
     // comes of it is told by the two calls that know where it is.
     if site.calls.openat2
-        && let Some(Ok(parent)) = target.as_path().parent().map(|whole| path::open_absolute(site.calls, whole))
+        && let Some(Ok(parent)) =
+            target.as_path().parent().map(|whole| path::open_absolute(site.calls, whole, Use::Attributes))
     {
         return Ok(Some(TargetPlace { parent, name: name.to_owned() }));
     }

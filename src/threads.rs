@@ -27,7 +27,8 @@ use queue::{Pending, Queue, Running, SLOW};
 
 /// As long as a job usually takes, with the waking of its thread.
 const SOON: Duration = Duration::from_micros(120);
-/// How long a thread that has nothing to do stays awake where there are many callers. Only one does at a time.
+/// How long a thread that has nothing to do stays awake where there are many callers, or a call is being read. Only one does
+/// at a time.
 const LINGER: Duration = Duration::from_micros(100);
 /// How long a job that was left to a thread at work ([`Queue::is_served`]) waits before it gets another one. tokio's clock knows no less.
 const SERVED: Duration = Duration::from_millis(1);
@@ -129,9 +130,16 @@ impl Crew {
         MountEvents::named(&self.namespace)
     }
 
-    /// Takes down that there is a call on a connection.
+    /// Takes down that a call has begun to come on a connection, and wakes a thread for the job that it will have: to wake one
+    /// takes as long as to read the call.
     pub fn called_on(&self, connection: u64) {
-        lock(&self.queue).called_on(connection, Instant::now());
+        let mut queue = lock(&self.queue);
+        queue.called_on(connection, Instant::now());
+        let thread = queue.next_to_call();
+        drop(queue);
+        if let Some(thread) = thread {
+            thread.notify_one();
+        }
     }
 
     /// Whether an earlier call that was given up still hangs on a source.
@@ -457,7 +465,7 @@ fn linger<'a>(crew: &'a Crew, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a
 fn work(thread: &mut MountThread) {
     let crew = Arc::clone(&thread.crew);
     let woken = Arc::new(Condvar::new());
-    let mut lingered = false;
+    let (mut lingered, mut called) = (false, false);
     let mut queue = lock(&crew.queue);
     loop {
         if let Some(Pending { id, source, job }) = queue.take() {
@@ -467,7 +475,7 @@ fn work(thread: &mut MountThread) {
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(thread))).is_err() {
                 thread.slot = None;
             }
-            lingered = false;
+            (lingered, called) = (false, false);
             queue = lock(&crew.queue);
             queue.running.remove(&id);
             continue;
@@ -475,7 +483,8 @@ fn work(thread: &mut MountThread) {
         if queue.closed {
             break;
         }
-        if !lingered && queue.has_company() && queue.awake == 0 {
+        if (called || !lingered && queue.has_company()) && queue.awake == 0 {
+            called = false;
             lingered = true;
             queue = linger(&crew, queue);
             continue;
@@ -485,6 +494,7 @@ fn work(thread: &mut MountThread) {
         let (after, waited) = woken.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
         queue = after;
         queue.idle -= 1;
+        called = queue.was_called();
         if queue.unpark(&woken) && waited.timed_out() && queue.jobs.is_empty() && queue.alive > 1 {
             break;
         }

@@ -57,14 +57,22 @@ impl Caller {
         Self { connection, crew }
     }
 
-    /// The mount threads for a call of this caller, which they are told of ([`Crew::called_on`]).
+    /// Tells the mount threads of a call that has begun to come, by its path. Only the two that ask nothing of the kernel have no
+    /// job for them.
+    pub fn calls(&self, path: &str) {
+        if let (Ok(crew), false) =
+            (&self.crew, path.ends_with("/NodeGetCapabilities") || path.ends_with("/NodeGetInfo"))
+        {
+            crew.called_on(self.connection);
+        }
+    }
+
+    /// The mount threads for a call of this caller.
     ///
     /// # Errors
     /// Why there are none.
     pub fn crew(&self) -> Result<Arc<Crew>, &str> {
-        let crew = self.crew.as_ref().map_err(String::as_str)?;
-        crew.called_on(self.connection);
-        Ok(Arc::clone(crew))
+        self.crew.as_ref().map(Arc::clone).map_err(String::as_str)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which of the socket's services a call is for.
 //!
 //! There are two, so their names are compared. tonic's own router, which knows any number of services and of paths to each,
-//! asks for ten blocks of memory for every call.
+//! asks for ten blocks of memory for every call. The mount threads hear of a call here, while its message is still to be read.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll, ready};
@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::server::NamedService;
+
+use super::connection::Caller;
 
 /// Two services on one socket.
 #[derive(Debug, Clone)]
@@ -38,7 +40,14 @@ where
     }
 
     fn call(&mut self, request: Request) -> Answer {
-        if is_for(A::NAME, request.uri().path()) { self.named.call(request) } else { self.other.call(request) }
+        let path = request.uri().path();
+        if is_for(A::NAME, path) {
+            return self.named.call(request);
+        }
+        if let Some(caller) = request.extensions().get::<Caller>() {
+            caller.calls(path);
+        }
+        self.other.call(request)
     }
 }
 

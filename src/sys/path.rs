@@ -4,7 +4,7 @@
 //! path is resolved once, into a descriptor, and all that follows is done to the descriptor.
 
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path};
 
 use nix::dir::Dir;
@@ -16,9 +16,26 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 use super::calls::Calls;
 use super::namespace::fd_path;
 
+/// What a directory is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// To name it, and what lies in it. Its file system needn't answer.
+    Name,
+    /// To set its attributes too, which then costs no second path. Only with openat2(2); else as [`Use::Name`].
+    Attributes,
+}
+
 fn directory_flags() -> OFlag {
+    flags(Use::Name)
+}
+
+fn flags(wanted: Use) -> OFlag {
+    let access = match wanted {
+        Use::Name => OFlag::O_PATH,
+        Use::Attributes => OFlag::O_RDONLY,
+    };
     // O_DIRECTORY also triggers an automount point, which plain O_PATH would leave as the empty directory beneath.
-    OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
+    access | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
 }
 
 /// Opens a directory that the administrator named, following symlinks.
@@ -33,13 +50,13 @@ pub fn open_trusted(path: &Path) -> Result<OwnedFd, Errno> {
 ///
 /// # Errors
 /// ELOOP: a component is a symlink. EXDEV: the path isn't absolute and plain. ENOENT, ENOTDIR as usual.
-pub fn open_absolute(calls: Calls, path: &Path) -> Result<OwnedFd, Errno> {
+pub fn open_absolute(calls: Calls, path: &Path, wanted: Use) -> Result<OwnedFd, Errno> {
     let relative = path.strip_prefix("/").map_err(|_| Errno::EXDEV)?;
     if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
         return Err(Errno::EXDEV);
     }
     if calls.openat2 {
-        return resolve(AT_FDCWD, path, ResolveFlag::empty());
+        return resolve(AT_FDCWD, path, ResolveFlag::empty(), wanted);
     }
     open_beneath(calls, open_trusted(Path::new("/"))?, relative)
 }
@@ -50,7 +67,7 @@ pub fn open_absolute(calls: Calls, path: &Path) -> Result<OwnedFd, Errno> {
 /// ELOOP: a component is a symlink. EXDEV: the path leads out. ENOENT, ENOTDIR as usual.
 pub fn open_beneath(calls: Calls, root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
     if calls.openat2 {
-        return resolve(root, path, ResolveFlag::RESOLVE_BENEATH);
+        return resolve(root, path, ResolveFlag::RESOLVE_BENEATH, Use::Name);
     }
     let mut at = root.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
     for part in path.components() {
@@ -60,9 +77,9 @@ pub fn open_beneath(calls: Calls, root: impl AsFd, path: &Path) -> Result<OwnedF
     Ok(at)
 }
 
-fn resolve(root: impl AsFd, path: &Path, how: ResolveFlag) -> Result<OwnedFd, Errno> {
+fn resolve(root: impl AsFd, path: &Path, how: ResolveFlag, wanted: Use) -> Result<OwnedFd, Errno> {
     let resolve = how | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new().flags(directory_flags()).resolve(resolve);
+    let how = OpenHow::new().flags(flags(wanted)).resolve(resolve);
     // EAGAIN: a rename or mount somewhere raced with the check for "..": openat2(2) says to try again.
     for _ in 0..16 {
         match openat2(&root, path, how) {
@@ -145,9 +162,16 @@ pub fn is_empty(parent: impl AsFd, name: &OsStr) -> Result<bool, Errno> {
 /// # Errors
 /// ENOTSUP: the file system has none. Else what setxattr(2) says.
 pub fn set_attribute(dir: impl AsFd, name: &CStr, value: &[u8]) -> Result<(), Errno> {
+    let fd = dir.as_fd().as_raw_fd();
+    // SAFETY: name is a NUL-terminated string, and `value` is as long as the length passed.
+    let result = unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    match Errno::result(result) {
+        // A descriptor of O_PATH is none for fsetxattr(2).
+        Err(Errno::EBADF) => {}
+        result => return result.map(drop),
+    }
     let path = CString::new(fd_path(dir.as_fd())).map_err(|_| Errno::EINVAL)?;
-    // By path, because a descriptor of O_PATH is none for fsetxattr(2).
-    // SAFETY: path and name are NUL-terminated, and `value` is as long as the length passed.
+    // SAFETY: as above, with a NUL-terminated path.
     let result = unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     Errno::result(result).map(drop)
 }

@@ -49,8 +49,10 @@ pub(super) struct Queue {
     /// Those of the idle ones that nobody has woken. The one that came last is woken first, so that with little to do
     /// the others have nothing to do for long, and end.
     pub(super) parked: Vec<Arc<Condvar>>,
-    /// How many of the idle ones look for a job themselves for a moment, and need not be woken.
+    /// How many of the idle ones look for a job themselves for a moment, or are about to, and need not be woken.
     pub(super) awake: usize,
+    /// Whether one of those that are awake was woken for a call that was still to be read, and doesn't know it yet.
+    pub(super) called: bool,
     /// Threads that exist.
     pub(super) alive: usize,
     /// Numbers of threads that have ended, for new ones: each names a slot of the workshop, which stays.
@@ -98,6 +100,25 @@ impl Queue {
         if before.is_some_and(|(other, then)| other != connection && now.saturating_duration_since(then) < TOGETHER) {
             self.alone = 0;
         }
+    }
+
+    /// A thread to be woken for the job of a call that has just begun to come, if nobody else would be there for it.
+    pub(super) fn next_to_call(&mut self) -> Option<Arc<Condvar>> {
+        if self.awake > 0 || !self.jobs.is_empty() || !self.running.is_empty() {
+            return None;
+        }
+        let thread = self.parked.pop()?;
+        self.awake += 1;
+        self.called = true;
+        Some(thread)
+    }
+
+    /// Whether a thread that has just woken is to look for a job for a moment. It need not be the one that was called: they are
+    /// all alike.
+    pub(super) fn was_called(&mut self) -> bool {
+        let called = std::mem::take(&mut self.called);
+        self.awake -= usize::from(called);
+        called
     }
 
     /// Whether it is worth a look if other calls have come that nobody has read yet. It costs a call by itself up to a fifth of
@@ -233,6 +254,24 @@ mod tests {
         assert!(wakes(0, &["a"]));
         assert!(!wakes(1, &["a"]), "it looks by itself");
         assert!(wakes(1, &["a", "b"]));
+    }
+
+    #[test]
+    fn a_thread_is_called_for_what_comes_if_nobody_else_is_there() {
+        let calls = |awake, running: &[(&str, u64, bool)], jobs: &[&str]| {
+            let mut queue = Queue { parked: vec![Arc::default(); 2], awake, idle: 2, ..queue(running, jobs) };
+            (queue.next_to_call().is_some(), queue)
+        };
+        assert!(!calls(1, &[], &[]).0, "one is awake");
+        assert!(!calls(0, &[("a", 0, false)], &[]).0, "one will be through with its job soon");
+        assert!(!calls(0, &[], &["a"]).0, "one was woken for it");
+        let (called, mut queue) = calls(0, &[], &[]);
+        assert!(called);
+        assert!(queue.next_to_call().is_none(), "one comes");
+        queue.jobs.push_back(Pending { id: 0, source: "a".into(), job: Box::new(|_| ()) });
+        assert!(queue.next_to_wake().is_none(), "it will look by itself");
+        assert!(queue.was_called() && !queue.was_called());
+        assert!(queue.next_to_wake().is_some(), "it is there, and for one job only");
     }
 
     #[test]
