@@ -23,13 +23,10 @@ use crate::sys::mount_events::MountEvents;
 use crate::sys::namespace::{self, MountNamespace};
 use crate::workshop::{self, Slot, Workshop};
 pub use queue::PER_SOURCE;
-use queue::{Pending, Queue, Running, SLOW};
+use queue::{LINGER, Pending, Queue, Running, SLOW};
 
 /// As long as a job usually takes, with the waking of its thread.
 const SOON: Duration = Duration::from_micros(120);
-/// How long a thread that has nothing to do stays awake where there are many callers, or a call is being read. Only one does
-/// at a time.
-const LINGER: Duration = Duration::from_micros(100);
 /// How long a job that was left to a thread at work ([`Queue::is_served`]) waits before it gets another one. tokio's clock knows no less.
 const SERVED: Duration = Duration::from_millis(1);
 /// How many mount namespaces are kept: the kubelet's, our own, and some slack for restarts.
@@ -280,7 +277,9 @@ impl Threads {
         }
         let id = queue.next_job;
         queue.next_job += 1;
-        let served = queue.is_served(&source, Instant::now());
+        let now = Instant::now();
+        queue.comes(now);
+        let served = queue.is_served(&source, now);
         queue.jobs.push_back(Pending { id, source, job });
         if served {
             return Ok(Submitted { id, served });
@@ -445,8 +444,8 @@ impl Drop for Waiter<'_> {
     }
 }
 
-/// Waits awake for a job, but not for long. Where there are many callers the next one comes at once, and that a thread sleeps
-/// and is woken costs both sides more than to look; others who run on this processor go first.
+/// Waits awake for a job, but not for long: where one comes at once, that a thread sleeps and is woken costs both sides more than to
+/// look. Others who run on this processor go first.
 fn linger<'a>(crew: &'a Crew, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
     queue.idle += 1;
     queue.awake += 1;
@@ -478,12 +477,13 @@ fn work(thread: &mut MountThread) {
             (lingered, called) = (false, false);
             queue = lock(&crew.queue);
             queue.running.remove(&id);
+            queue.ends(Instant::now());
             continue;
         }
         if queue.closed {
             break;
         }
-        if (called || !lingered && queue.has_company()) && queue.awake == 0 {
+        if (called || !lingered && queue.is_lively()) && queue.awake == 0 {
             called = false;
             lingered = true;
             queue = linger(&crew, queue);

@@ -20,6 +20,9 @@ pub(super) const SLOW: Duration = Duration::from_millis(100);
 const JUST_BEGUN: Duration = Duration::from_micros(150);
 /// Calls that are served one after the other come as close as this; a caller that connects for each is slower.
 const TOGETHER: Duration = Duration::from_micros(200);
+/// How long a thread that has nothing to do stays awake where jobs follow one another, or a call is being read. Only one does
+/// at a time.
+pub(super) const LINGER: Duration = Duration::from_micros(100);
 /// So many jobs in a row had no other beside them: there is one caller, it seems.
 const ALONE: u32 = 4;
 /// How many threads there may be, whatever hangs.
@@ -63,6 +66,9 @@ pub(super) struct Queue {
     alone: u32,
     /// The connection of the call before, and when that came.
     last: Option<(u64, Instant)>,
+    /// When the last job ended, and whether the last one that came did so at once after one had ended.
+    ended: Option<Instant>,
+    followed: bool,
     pub(super) closed: bool,
 }
 
@@ -143,6 +149,22 @@ impl Queue {
     /// Whether there were several callers lately.
     pub(super) const fn has_company(&self) -> bool {
         self.alone < ALONE
+    }
+
+    /// Takes down that a job comes.
+    pub(super) fn comes(&mut self, now: Instant) {
+        self.followed = self.ended.is_some_and(|ended| now.saturating_duration_since(ended) < LINGER);
+    }
+
+    /// Takes down that a job has ended.
+    pub(super) fn ends(&mut self, now: Instant) {
+        self.ended = Some(now);
+    }
+
+    /// Whether the next job is likely to come before a thread that has nothing to do would have slept and been woken: it did so
+    /// the last time, or there are several callers. The kubelet alone seldom comes as soon; then no time is spent on waiting.
+    pub(super) const fn is_lively(&self) -> bool {
+        self.has_company() || self.followed
     }
 
     /// Lets the threads end when they have nothing more to do.
@@ -272,6 +294,18 @@ mod tests {
         assert!(queue.next_to_wake().is_none(), "it will look by itself");
         assert!(queue.was_called() && !queue.was_called());
         assert!(queue.next_to_wake().is_some(), "it is there, and for one job only");
+    }
+
+    #[test]
+    fn a_thread_stays_awake_where_the_last_job_came_at_once_after_another() {
+        let (mut queue, start) = (Queue { alone: 9, ..Queue::default() }, Instant::now());
+        queue.comes(start);
+        assert!(!queue.is_lively(), "it was the first");
+        queue.ends(start);
+        for (after, lively) in [(LINGER / 2, true), (LINGER, false)] {
+            queue.comes(start + after);
+            assert_eq!(queue.is_lively(), lively, "{after:?}");
+        }
     }
 
     #[test]
