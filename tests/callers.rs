@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use hostmount::wire::csi;
-use support::{Node, in_namespace};
+use support::{Node, eventually, in_namespace};
 use tonic::Code;
 
 /// The first bytes of an HTTP/2 client: preface and an empty SETTINGS frame (RFC 9113, 3.4).
@@ -45,6 +45,36 @@ fn connections_beyond_the_limit_are_closed_and_a_place_that_is_left_is_free() {
         drop(held);
         node.until_ready(true);
         node.publish(&node.inline("p1", &[("volume", "data")])).unwrap();
+    });
+}
+
+/// The state of each mount thread (proc_pid_stat(5)).
+fn mount_threads(node: &Node) -> Vec<char> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", node.plugin.id())).unwrap();
+    let stat = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
+    stat.filter(|stat| stat.contains("(mount-"))
+        .map(|stat| stat.split(") ").nth(1).unwrap().chars().next().unwrap())
+        .collect()
+}
+
+/// A call wakes a thread before it is known whether it has a job.
+#[test]
+fn calls_that_come_to_no_job_leave_the_threads_asleep_and_at_hand() {
+    in_namespace(|| {
+        let node = Node::start();
+        let (good, bad) = (node.inline("p1", &[("volume", "data")]), node.inline("p2", &[("volume", "no-such-entry")]));
+        node.publish(&good).unwrap();
+        let threads = mount_threads(&node).len();
+        for _ in 0..20 {
+            node.publish(&bad).unwrap_err();
+            node.unpublish(&good).unwrap();
+            node.publish(&bad).unwrap_err();
+            node.publish(&bad).unwrap_err();
+            node.publish(&good).unwrap();
+        }
+        node.publish(&bad).unwrap_err();
+        eventually("every mount thread sleeps", || mount_threads(&node).iter().all(|&state| state == 'S'));
+        assert_eq!(mount_threads(&node).len(), threads);
     });
 }
 

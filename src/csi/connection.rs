@@ -60,9 +60,8 @@ impl Caller {
     /// Tells the mount threads of a call that has begun to come, by its path. Only the two that ask nothing of the kernel have no
     /// job for them.
     pub fn calls(&self, path: &str) {
-        if let (Ok(crew), false) =
-            (&self.crew, path.ends_with("/NodeGetCapabilities") || path.ends_with("/NodeGetInfo"))
-        {
+        let has_job = !path.ends_with("/NodeGetCapabilities") && !path.ends_with("/NodeGetInfo");
+        if has_job && let Ok(crew) = &self.crew {
             crew.called_on(self.connection);
         }
     }
