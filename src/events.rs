@@ -73,7 +73,7 @@ impl Events {
 
     /// One event for each volume, on its pod, at the node's pace. What can't be told, or not within three minutes, is logged:
     /// nothing else depends on it.
-    pub async fn tell(&self, volumes: &[(Arc<Volume>, PodIdentity)], vital: Vital) {
+    pub async fn tell(&self, volumes: &[(Arc<Volume>, Arc<PodIdentity>)], vital: Vital) {
         let requests: Vec<(String, Event)> =
             volumes.iter().map(|(volume, pod)| (pod.namespace.clone(), self.event(volume, pod, vital))).collect();
         let until = Instant::now() + TELLING;

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::ffi::CStr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,9 @@ use crate::volume::{AbsPath, EntryName, KubeletPath, PodIdentity, SubPath};
 
 /// The attribute: of the user kind, which every file system with attributes has. Only root comes to the directory.
 const NAME: &CStr = c"user.hostmount.volume";
-/// The paths, and the rest.
+/// As long as a note mostly is, in bytes.
+const USUAL: usize = 512;
+/// The longest one: the paths, and the rest.
 const MAX: usize = (3 + GIVEN_MAX) * crate::volume::PATH_MAX;
 
 /// Whose a volume is.
@@ -29,7 +32,7 @@ pub struct Owner {
     /// The entry.
     pub entry: EntryName,
     /// The pod, where the kubelet tells it.
-    pub pod: Option<PodIdentity>,
+    pub pod: Option<Arc<PodIdentity>>,
 }
 
 /// How a volume was published.
@@ -150,8 +153,12 @@ impl Note {
             source_mount: self.source_mount,
             given: self.given.iter().map(|s| (s.device.0, s.device.1, s.root.to_str().map(str::to_owned))).collect(),
         };
-        // Text and numbers can be written.
-        serde_json::to_vec(&written).unwrap_or_default()
+        let mut text = Vec::with_capacity(USUAL);
+        match serde_json::to_writer(&mut text, &written) {
+            Ok(()) => text,
+            // Text and numbers can be written.
+            Err(_) => Vec::new(),
+        }
     }
 
     /// A note as it was written; none if it can't be understood.
@@ -166,7 +173,7 @@ impl Note {
         };
         let Written { read_only, nosuid, nodev, noexec, source_mount, given, .. } = written;
         Some(Self {
-            owner: Owner { entry: EntryName::parse(&written.entry).ok()?, pod: written.pod.map(pod) },
+            owner: Owner { entry: EntryName::parse(&written.entry).ok()?, pod: written.pod.map(pod).map(Arc::new) },
             path: AbsPath::parse(&written.path).ok()?,
             sub_path: written.sub_path.as_deref().map(SubPath::parse).transpose().ok()?,
             propagation: written.propagation.parse().ok()?,
@@ -233,12 +240,12 @@ pub(crate) mod tests {
     fn a_note_survives_being_written() {
         let all = Note {
             owner: Owner {
-                pod: Some(PodIdentity {
+                pod: Some(Arc::new(PodIdentity {
                     namespace: "ml".into(),
                     name: "p".into(),
                     uid: "u".into(),
                     service_account: "default".into(),
-                }),
+                })),
                 ..note().owner
             },
             sub_path: Some(SubPath::parse("a/\"b").unwrap()),

@@ -19,7 +19,7 @@ pub struct Wish {
     /// Whether the volume is to be read-only.
     pub read_only: bool,
     /// The pod, if the request says.
-    pub pod: Option<PodIdentity>,
+    pub pod: Option<Arc<PodIdentity>>,
     /// Whether the pod must be allowed to use the entry. Not so for staging, which is for a node rather than a pod;
     /// publishing the same volume then asks.
     pub check_user: bool,
@@ -148,7 +148,7 @@ impl Entry {
 pub fn decide(list: &AllowList, wish: &Wish) -> Result<Grant, Denied> {
     let name = || wish.volume.entry.clone();
     let entry = list.get(&wish.volume.entry).ok_or_else(|| Denied::UnknownEntry { name: name() })?;
-    if wish.check_user && !entry.permits(wish.pod.as_ref()) {
+    if wish.check_user && !entry.permits(wish.pod.as_deref()) {
         let pod = wish.pod.as_ref().map(|p| format!("pod {p} with the service account {:?}", p.service_account));
         return Err(Denied::NotPermitted { entry: name(), pod });
     }
@@ -201,17 +201,18 @@ entries:
         AllowList::parse(text, &AbsPath::parse("/var/lib/kubelet").unwrap()).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    fn pod(namespace: &str, service_account: &str) -> Option<PodIdentity> {
+    fn pod(namespace: &str, service_account: &str) -> Option<Arc<PodIdentity>> {
         let (name, uid) = ("p".to_owned(), "u".to_owned());
-        Some(PodIdentity { namespace: namespace.to_owned(), name, uid, service_account: service_account.to_owned() })
+        let (namespace, service_account) = (namespace.to_owned(), service_account.to_owned());
+        Some(Arc::new(PodIdentity { namespace, name, uid, service_account }))
     }
 
-    fn wish(handle: &str, pod: Option<PodIdentity>) -> Wish {
+    fn wish(handle: &str, pod: Option<Arc<PodIdentity>>) -> Wish {
         let volume = VolumeRef::parse_handle(handle).unwrap();
         Wish { volume, propagation: None, read_only: false, pod, check_user: true }
     }
 
-    fn permitted(handle: &str, pod: Option<PodIdentity>) -> bool {
+    fn permitted(handle: &str, pod: Option<Arc<PodIdentity>>) -> bool {
         match decide(&list(), &wish(handle, pod)) {
             Ok(_) => true,
             Err(Denied::NotPermitted { .. }) => false,

@@ -184,7 +184,7 @@ pub async fn watch(
 }
 
 /// The volumes with their pods, as far as those are noted. They aren't kept: nobody else asks for them.
-async fn pods_of(plugin: &Plugin, crew: &Arc<Crew>, volumes: Vec<Arc<Volume>>) -> Vec<(Arc<Volume>, PodIdentity)> {
+async fn pods_of(plugin: &Plugin, crew: &Arc<Crew>, volumes: Vec<Arc<Volume>>) -> Vec<(Arc<Volume>, Arc<PodIdentity>)> {
     let reading = plugin.threads.run(crew, "notes", NOTES, move |thread, _| {
         let pod = |volume: Arc<Volume>| {
             let pod = Note::of(&thread.site, &volume.path)?.owner.pod?;

@@ -2,10 +2,12 @@
 //!
 //! Strings arrive from whoever may create a pod. Each is parsed once, here, into a type whose values are harmless
 //! by construction: no `..`, no absolute path where a relative one belongs, no NUL, nothing over the kernel's
-//! limits. What is left to the kernel is what only it can decide, symlinks and races ([`crate::sys`]).
+//! limits. What is left to the kernel is what only it can decide, symlinks and races ([`crate::sys`]). A call passes an
+//! entry's name and path from hand to hand, so a copy of them asks for no memory.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The longest path the kernel takes in one call, in bytes with the closing NUL (`PATH_MAX`, linux/limits.h).
 pub const PATH_MAX: usize = 4096;
@@ -76,7 +78,7 @@ fn check_components(path: &str) -> Result<(), BadName> {
 
 /// The name of an entry of the allow-list: what a pod may say instead of a path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EntryName(String);
+pub struct EntryName(Arc<str>);
 
 impl EntryName {
     /// Parses a name: lower-case letters, digits, `-` and `.`, as of a Kubernetes object (RFC 1123), at most 63 bytes.
@@ -88,7 +90,7 @@ impl EntryName {
         let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
         if edge(text.chars().next()) && edge(text.chars().last()) && text.chars().all(inner) {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(BadName::EntryName)
         }
@@ -109,7 +111,7 @@ impl fmt::Display for EntryName {
 
 /// A directory beneath an entry, as plain components joined by single slashes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct SubPath(String);
+pub struct SubPath(Arc<str>);
 
 impl SubPath {
     /// Parses a relative path of plain components.
@@ -123,13 +125,13 @@ impl SubPath {
             return Err(BadName::Absolute);
         }
         check_components(text)?;
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// The path, relative to its entry.
     #[must_use]
     pub fn as_path(&self) -> &Path {
-        Path::new(&self.0)
+        Path::new(&*self.0)
     }
 }
 
@@ -180,7 +182,7 @@ impl fmt::Display for VolumeRef {
 
 /// An absolute path of plain components: of an entry, or of the kubelet's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct AbsPath(PathBuf);
+pub struct AbsPath(Arc<Path>);
 
 impl AbsPath {
     /// Parses an absolute path without `..`, `.`, doubled or trailing slashes. `/` itself is allowed.
@@ -188,11 +190,15 @@ impl AbsPath {
     /// # Errors
     /// [`BadName`] says what is wrong.
     pub fn parse(text: &str) -> Result<Self, BadName> {
+        Self::check(text).map(|()| Self(Path::new(text).into()))
+    }
+
+    fn check(text: &str) -> Result<(), BadName> {
         check_text(text, PATH_MAX - 1)?;
         match text.strip_prefix('/') {
             None => Err(BadName::Relative),
-            Some("") => Ok(Self(PathBuf::from("/"))),
-            Some(rest) => check_components(rest).map(|()| Self(PathBuf::from(text))),
+            Some("") => Ok(()),
+            Some(rest) => check_components(rest),
         }
     }
 
@@ -230,7 +236,7 @@ impl KubeletPath {
     /// # Errors
     /// [`BadName`] says what is wrong.
     pub fn parse(text: &str, kubelet_dir: &AbsPath) -> Result<Self, BadName> {
-        AbsPath::parse(text)?;
+        AbsPath::check(text)?;
         // Both have no doubled and no trailing slash.
         match Path::new(text).strip_prefix(kubelet_dir.as_path()) {
             Ok(relative) if !relative.as_os_str().is_empty() => {

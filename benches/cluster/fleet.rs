@@ -146,7 +146,7 @@ pub(crate) fn target(uid: &str, volume: &str) -> KubeletPath {
 }
 
 /// A published volume of one of the node's pods.
-pub(crate) fn volume(node: usize, n: usize) -> (Arc<Volume>, PodIdentity) {
+pub(crate) fn volume(node: usize, n: usize) -> (Arc<Volume>, Arc<PodIdentity>) {
     let uid = format!("00000000-0000-4000-8000-{node:06}{n:06}");
     let pod = PodIdentity {
         namespace: namespace(node),
@@ -164,5 +164,5 @@ pub(crate) fn volume(node: usize, n: usize) -> (Arc<Volume>, PodIdentity) {
         given: Vec::new(),
     };
     let shown = Arc::new(Shown { device: (0, 40), root: "/".into() });
-    (Arc::new(Volume { path: target(&uid, "data"), note: Arc::new(note), shown, id: 1 }), pod)
+    (Arc::new(Volume { path: target(&uid, "data"), note: Arc::new(note), shown, id: 1 }), Arc::new(pod))
 }

@@ -139,7 +139,7 @@ impl Node {
     ) -> Result<Option<MountPropagation>, CallError> {
         // Who may not have the entry at all hears so at once, whatever the pod wants.
         let least = self.grant(asked, None)?;
-        let wish = lookup.wish(&asked.target, asked.inline, asked.pod.as_ref()).await?;
+        let wish = lookup.wish(&asked.target, asked.inline, asked.pod.as_deref()).await?;
         tracing::debug!(strongest = %wish.strongest, at_start = %wish.at_start, "the pod's wish");
         // A container that was added to the running pod can't change the volume that the pod has. When the
         // kubelet repeats its call, failing it would cost the pod that volume.

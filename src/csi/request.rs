@@ -4,6 +4,7 @@
 //! lists them, so that the first complaint is about the first thing that is wrong.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::propagation::{MountPropagation, UnknownPropagation};
 use crate::sys::stat::MountAttrs;
@@ -94,7 +95,7 @@ pub struct Publish {
     /// Whether one target at most may have it.
     pub single_writer: bool,
     /// The pod, if the kubelet says.
-    pub pod: Option<PodIdentity>,
+    pub pod: Option<Arc<PodIdentity>>,
     /// Whether the volume is written in the pod itself.
     pub inline: bool,
 }
@@ -113,8 +114,7 @@ fn shorten(value: &str) -> String {
 }
 
 fn named(field: &'static str, value: &str) -> impl FnOnce(BadName) -> BadRequest {
-    let value = shorten(value);
-    move |reason| BadRequest::Name { field, value, reason }
+    move |reason| BadRequest::Name { field, value: shorten(value), reason }
 }
 
 fn required<'a>(field: &'static str, value: &'a str) -> Result<&'a str, BadRequest> {
@@ -214,7 +214,7 @@ struct Context {
     propagation: Option<MountPropagation>,
     read_only: bool,
     ephemeral: Option<bool>,
-    pod: Option<PodIdentity>,
+    pod: Option<Arc<PodIdentity>>,
 }
 
 const KUBELET_PREFIX: &str = "csi.storage.k8s.io/";
@@ -267,7 +267,7 @@ fn context(given: &HashMap<String, String>) -> Result<Context, BadRequest> {
     let pod = |key: &str| given.get(key).filter(|v| !v.is_empty()).cloned();
     if let (Some(namespace), Some(name), Some(uid)) = (pod(POD_NAMESPACE), pod(POD_NAME), pod(POD_UID)) {
         let service_account = pod(SERVICE_ACCOUNT).unwrap_or_else(|| "default".to_owned());
-        found.pod = Some(PodIdentity { namespace, name, uid, service_account });
+        found.pod = Some(Arc::new(PodIdentity { namespace, name, uid, service_account }));
     }
     Ok(found)
 }

@@ -97,7 +97,7 @@ fn volume(
         _ => {}
     }
     let (uid, name) = path.pod_volume()?;
-    let pod = note.as_ref().and_then(|note| note.owner.pod.clone());
+    let pod = note.as_ref().and_then(|note| note.owner.pod.as_deref());
     let inline = written.as_ref().and_then(|written| written.inline);
     // A claim's handle names the entry, also without a note.
     let handle = written.filter(|_| inline == Some(false)).and_then(|w| VolumeRef::parse_handle(&w.handle?).ok());
@@ -123,9 +123,9 @@ fn volume(
         created_at: created(site, &path).map(|time| time.to_string()),
         pod: Pod {
             uid: uid.to_owned(),
-            namespace: pod.as_ref().map(|pod| pod.namespace.clone()),
-            name: pod.as_ref().map(|pod| pod.name.clone()),
-            service_account: pod.map(|pod| pod.service_account),
+            namespace: pod.map(|pod| pod.namespace.clone()),
+            name: pod.map(|pod| pod.name.clone()),
+            service_account: pod.map(|pod| pod.service_account.clone()),
         },
         kind: inline.map(|inline| if inline { Kind::Inline } else { Kind::Persistent }),
         entry: entry.or_else(|| handle.as_ref().map(|handle| handle.entry.to_string())),

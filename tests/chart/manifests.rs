@@ -1,6 +1,7 @@
 //! What users copy: the chart without Helm, and the examples.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use hostmount::config::AllowList;
 use hostmount::csi::request::{Publish, Stage};
@@ -122,12 +123,12 @@ fn kubernetes_and_the_allow_list_take_every_example() {
                     volume: request.volume,
                     propagation: Some(propagation),
                     read_only: request.read_only,
-                    pod: Some(PodIdentity {
+                    pod: Some(Arc::new(PodIdentity {
                         namespace: "demo".into(),
                         name: "p".into(),
                         uid: "u".into(),
                         service_account: account.into(),
-                    }),
+                    })),
                     check_user: true,
                 };
                 decide(&list, &wish).unwrap_or_else(|e| panic!("{file}: {e}"));
