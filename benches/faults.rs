@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hostmount::wire::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 use support::Node;
 use support::container::Container;
 use support::fuse::{Daemon, Fuse};
@@ -135,14 +137,10 @@ fn isolation(part: Duration) {
     );
 }
 
-/// What the plugin's threads have run, in nanoseconds (proc_pid_schedstat: first field).
-fn ran(pid: u32) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let times = tasks.filter_map(|task| {
-        let text = fs::read_to_string(task.unwrap().path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
-    });
-    times.sum()
+/// What the plugin's threads have run, those that have ended too (clock_getcpuclockid(3)).
+fn ran(pid: u32) -> Duration {
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid.cast_signed())).unwrap();
+    clock_gettime(clock).unwrap().into()
 }
 
 fn idle(part: Duration) {
@@ -151,8 +149,7 @@ fn idle(part: Duration) {
         std::thread::sleep(Duration::from_secs(2));
         let (start, before) = (Instant::now(), ran(node.plugin.id()));
         std::thread::sleep(part);
-        let nanoseconds = u32::try_from(ran(node.plugin.id()) - before).unwrap_or(u32::MAX);
-        f64::from(nanoseconds) / 1e7 / start.elapsed().as_secs_f64()
+        (ran(node.plugin.id()) - before).as_secs_f64() * 100.0 / start.elapsed().as_secs_f64()
     };
     // Someone has to have called, or nothing is watched.
     let first = node.inline("first", &[("volume", "data")]);
