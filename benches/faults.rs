@@ -5,6 +5,8 @@
 //! No figure fails the run; `HOSTMOUNT_BENCH_SECONDS` (10) is the length of each part.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "a benchmark")]
 
+#[path = "scale/ran.rs"]
+mod ran;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -17,8 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hostmount::wire::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest};
-use nix::time::{ClockId, clock_gettime};
-use nix::unistd::Pid;
 use support::Node;
 use support::container::Container;
 use support::fuse::{Daemon, Fuse};
@@ -137,19 +137,13 @@ fn isolation(part: Duration) {
     );
 }
 
-/// What the plugin's threads have run, those that have ended too (clock_getcpuclockid(3)).
-fn ran(pid: u32) -> Duration {
-    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(pid.cast_signed())).unwrap();
-    clock_gettime(clock).unwrap().into()
-}
-
 fn idle(part: Duration) {
     let node = Node::start_with(&["--log-level=error", "--admin-address=127.0.0.1:0"]);
     let measure = || {
         std::thread::sleep(Duration::from_secs(2));
-        let (start, before) = (Instant::now(), ran(node.plugin.id()));
+        let (start, before) = (Instant::now(), ran::by(node.plugin.id()).unwrap());
         std::thread::sleep(part);
-        (ran(node.plugin.id()) - before).as_secs_f64() * 100.0 / start.elapsed().as_secs_f64()
+        (ran::by(node.plugin.id()).unwrap() - before).as_secs_f64() * 100.0 / start.elapsed().as_secs_f64()
     };
     // Someone has to have called, or nothing is watched.
     let first = node.inline("first", &[("volume", "data")]);

@@ -133,10 +133,7 @@ impl Crew {
         let mut queue = lock(&self.queue);
         queue.called_on(connection, Instant::now());
         let thread = queue.next_to_call();
-        drop(queue);
-        if let Some(thread) = thread {
-            thread.notify_one();
-        }
+        wake(queue, thread);
     }
 
     /// Whether an earlier call that was given up still hangs on a source.
@@ -148,6 +145,14 @@ impl Crew {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Wakes a thread, once the queue is unlocked: it would wait for that at once.
+fn wake(queue: MutexGuard<'_, Queue>, thread: Option<Arc<Condvar>>) {
+    drop(queue);
+    if let Some(thread) = thread {
+        thread.notify_one();
+    }
 }
 
 /// All mount threads, by namespace. There is usually one: the kubelet's.
@@ -291,10 +296,7 @@ impl Threads {
             return Err(error);
         }
         let idle = queue.next_to_wake();
-        drop(queue);
-        if let Some(thread) = idle {
-            thread.notify_one();
-        }
+        wake(queue, idle);
         Ok(Submitted { id, served })
     }
 
@@ -306,10 +308,7 @@ impl Threads {
         }
         let waits = queue.jobs.iter().any(|job| job.id == id);
         let idle = if waits { queue.next_to_wake() } else { None };
-        drop(queue);
-        if let Some(thread) = idle {
-            thread.notify_one();
-        }
+        wake(queue, idle);
         Ok(())
     }
 
@@ -464,8 +463,9 @@ fn linger<'a>(crew: &'a Crew, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a
 fn work(thread: &mut MountThread) {
     let crew = Arc::clone(&thread.crew);
     let woken = Arc::new(Condvar::new());
-    let (mut lingered, mut called) = (false, false);
     let mut queue = lock(&crew.queue);
+    // Whether it is worth while to wait awake for the next job.
+    let mut stay = queue.is_lively();
     loop {
         if let Some(Pending { id, source, job }) = queue.take() {
             queue.running.insert(id, Running { source, since: Instant::now(), given_up: false });
@@ -474,18 +474,17 @@ fn work(thread: &mut MountThread) {
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(thread))).is_err() {
                 thread.slot = None;
             }
-            (lingered, called) = (false, false);
             queue = lock(&crew.queue);
             queue.running.remove(&id);
             queue.ends(Instant::now());
+            stay = queue.is_lively();
             continue;
         }
         if queue.closed {
             break;
         }
-        if (called || !lingered && queue.is_lively()) && queue.awake == 0 {
-            called = false;
-            lingered = true;
+        if stay && queue.awake == 0 {
+            stay = false;
             queue = linger(&crew, queue);
             continue;
         }
@@ -494,7 +493,7 @@ fn work(thread: &mut MountThread) {
         let (after, waited) = woken.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
         queue = after;
         queue.idle -= 1;
-        called = queue.was_called();
+        stay |= queue.was_called();
         if queue.unpark(&woken) && waited.timed_out() && queue.jobs.is_empty() && queue.alive > 1 {
             break;
         }

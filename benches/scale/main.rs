@@ -11,6 +11,7 @@ mod direct;
 mod event;
 mod hold;
 mod node;
+mod ran;
 mod report;
 
 use std::error::Error;

@@ -10,7 +10,7 @@ use hostmount::wire::csi;
 use nix::mount::{MsFlags, mount};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::Outcome;
+use crate::{Outcome, ran};
 use csi::identity_client::IdentityClient;
 use csi::volume_capability::access_mode::Mode;
 use csi::volume_capability::{AccessMode, AccessType, MountVolume};
@@ -56,11 +56,9 @@ impl Plugin {
         Ok(line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?)
     }
 
-    /// What its threads have run, those that have ended too, in µs (clock_getcpuclockid(3)).
+    /// What its threads have run, those that have ended too, in µs.
     pub(crate) fn ran(&self) -> Outcome<f64> {
-        let process = nix::unistd::Pid::from_raw(i32::try_from(self.0.id())?);
-        let clock = nix::time::ClockId::pid_cpu_clock_id(process)?;
-        Ok(Duration::from(nix::time::clock_gettime(clock)?).as_secs_f64() * 1e6)
+        Ok(ran::by(self.0.id())?.as_secs_f64() * 1e6)
     }
 
     /// Waits until it is quiet. How long it was busy and how much it ran meanwhile, in µs, since `ran_before`.

@@ -13,12 +13,12 @@ use std::fmt;
 
 use saphyr::Scalar;
 
-use self::conform::{check, join, meant, value_place};
 use super::shape::{Absent, FILE, Field, Shape};
 use super::yaml::{self, Data, Node, Place};
 use super::{Entry, Fault, Faults, Heal, Missing, MountFlags, Pattern, ReadOnlyPropagation, Rule, SIZE_MAX};
 use crate::propagation::MountPropagation;
 use crate::volume::{AbsPath, EntryName};
+use conform::{check, join, meant, value_place};
 
 /// The most faults that are reported: who has more has a file of another kind.
 const FAULTS_MAX: usize = 1000;

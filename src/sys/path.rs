@@ -25,10 +25,6 @@ pub enum Use {
     Attributes,
 }
 
-fn directory_flags() -> OFlag {
-    flags(Use::Name)
-}
-
 fn flags(wanted: Use) -> OFlag {
     let access = match wanted {
         Use::Name => OFlag::O_PATH,
@@ -43,7 +39,7 @@ fn flags(wanted: Use) -> OFlag {
 /// # Errors
 /// What open(2) says.
 pub fn open_trusted(path: &Path) -> Result<OwnedFd, Errno> {
-    open(path, directory_flags(), Mode::empty())
+    open(path, flags(Use::Name), Mode::empty())
 }
 
 /// Opens a directory by its absolute path, following no symlink. Mounts are crossed.
@@ -95,7 +91,7 @@ fn resolve(root: impl AsFd, path: &Path, how: ResolveFlag, wanted: Use) -> Resul
 /// # Errors
 /// ELOOP if it is a symlink; ENOENT, ENOTDIR as usual.
 pub fn open_child(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
-    match openat(&parent, name, directory_flags() | OFlag::O_NOFOLLOW, Mode::empty()) {
+    match openat(&parent, name, flags(Use::Name) | OFlag::O_NOFOLLOW, Mode::empty()) {
         // With O_DIRECTORY a symlink is reported as "not a directory": tell the two apart for the message.
         Err(Errno::ENOTDIR) => {
             let any = openat(&parent, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;

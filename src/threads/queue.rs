@@ -66,8 +66,9 @@ pub(super) struct Queue {
     alone: u32,
     /// The connection of the call before, and when that came.
     last: Option<(u64, Instant)>,
-    /// When the last job ended, and whether the last one that came did so at once after one had ended.
+    /// When the last job ended.
     ended: Option<Instant>,
+    /// Whether the last job that came did so at once after another had ended.
     followed: bool,
     pub(super) closed: bool,
 }
@@ -140,8 +141,7 @@ impl Queue {
         self.jobs.remove(at)
     }
 
-    /// An idle thread to be woken, if there is one and no other is awake: once the queue is unlocked, or it would wait for
-    /// that at once.
+    /// An idle thread to be woken, if there is one and no other is awake.
     pub(super) fn next_to_wake(&mut self) -> Option<Arc<Condvar>> {
         if self.jobs.len() > self.awake { self.parked.pop() } else { None }
     }

@@ -7,10 +7,11 @@ use std::fmt::Write;
 
 use saphyr::Scalar;
 
-use super::super::shape::{Absent, Field, ID_MAX, Shape};
-use super::super::yaml::{Data, Node, Place};
 use super::{Quoted, Sink};
+use crate::config::shape::{Absent, Field, ID_MAX, Shape};
+use crate::config::yaml::{Data, Node, Place};
 
+/// Compares a value with its shape, and what lies in it with theirs.
 pub(super) fn check(node: &Node<'_>, shape: &Shape, place: Place, path: &str, sink: &mut Sink) {
     let wrong = match (shape, &node.data) {
         (Shape::Text { .. }, Data::Scalar(Scalar::String(_), _))
@@ -88,6 +89,7 @@ pub(super) fn value_place(key: &Node<'_>, value: &Node<'_>) -> Place {
     if value.place.line == key.place.line && !is_null { value.place } else { key.place }
 }
 
+/// The path of a field of the mapping at a path.
 pub(super) fn join(path: &str, name: &str) -> String {
     let plain =
         !name.is_empty() && name.len() <= 40 && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
