@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use kube::runtime::watcher::{Event, watcher};
 use kube::{Api, Client};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::Metrics;
 use crate::pod::object::{PersistentVolume, Pod};
@@ -149,6 +151,9 @@ impl Pods {
 /// The pods of this node.
 pub struct Lookup {
     client: Client,
+    /// Where requests are made. A call is served in the kubelet's mount namespace, in which the files that name us to the API server
+    /// aren't, nor those of its certificate.
+    around: Handle,
     driver: String,
     node: String,
     deadline: Duration,
@@ -165,12 +170,15 @@ impl fmt::Debug for Lookup {
 }
 
 impl Lookup {
-    /// Looks up pods of `node` by `client`, for at most `deadline` each.
+    /// Looks up pods of `node` by `client`, for at most `deadline` each. Requests are made in the current runtime.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     #[must_use]
     pub fn new(client: Client, driver: &str, node: &str, deadline: Duration, metrics: Arc<Metrics>) -> Self {
         let (changed, _) = watch::channel(());
-        let (driver, node) = (driver.to_owned(), node.to_owned());
-        Self { client, driver, node, deadline, metrics, pods: RwLock::default(), changed }
+        let (driver, node, around) = (driver.to_owned(), node.to_owned(), Handle::current());
+        Self { client, around, driver, node, deadline, metrics, pods: RwLock::default(), changed }
     }
 
     // Nothing can panic with the lock held half-way through a change, so a poisoned lock's state is whole.
@@ -299,10 +307,11 @@ impl Lookup {
             why,
         };
         self.metrics.asked_for_persistent_volume();
-        let volumes = Api::<PersistentVolume>::all(self.client.clone());
-        let asked = self.within(volumes.get(volume)).await;
+        let (volumes, name) = (Api::<PersistentVolume>::all(self.client.clone()), volume.to_owned());
+        let asking = AbortOnDropHandle::new(self.around.spawn(async move { volumes.get(&name).await }));
+        let asked = self.within(asking).await;
         let found = asked.ok_or_else(|| fail(format!("no answer within {:?}", self.deadline)))?;
-        let found = found.map_err(|e| fail(chain(&e)))?;
+        let found = found.map_err(|e| fail(e.to_string()))?.map_err(|e| fail(chain(&e)))?;
         let claim = found.claim_in(&pod.namespace).map(str::to_owned);
         claim.ok_or_else(|| fail("it is not bound to a claim of the pod's namespace".to_owned()))
     }

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
@@ -32,7 +34,7 @@ use crate::socket::{self, Socket};
 use crate::sys::calls::Calls;
 use crate::sys::heap;
 use crate::sys::namespace::Proc;
-use crate::threads::Threads;
+use crate::threads::{Lead, Threads};
 use crate::vitals;
 use crate::volume::AbsPath;
 use crate::wire::csi::identity_server::IdentityServer;
@@ -190,6 +192,43 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send,
     drain: Duration,
 ) -> Result<(), String> {
+    let lead = Lead::start(Arc::clone(plugin.threads.site())).map_err(|e| format!("no threads: {e}"))?;
+    let (stopping, stopped) = oneshot::channel::<()>();
+    let transport = transport(Arc::clone(&plugin), lead.share(), listener, stopped.map(drop));
+    let serving = lead.handle().spawn(transport);
+    let under_way = plugin.under_way.clone();
+    // A client that keeps its connection open and doesn't look at it holds up the transport, but not us.
+    let drained = async move {
+        stop.await;
+        // The transport may have ended by itself; its own result counts then.
+        let _ = stopping.send(());
+        let until = Instant::now() + drain;
+        tokio::time::sleep(SETTLE).await;
+        while under_way.count() > 1 && Instant::now() < until {
+            tokio::time::sleep(SETTLE).await;
+        }
+        let left = under_way.count() - 1;
+        if left > 0 {
+            tracing::warn!(calls = left, ?drain, "calls under way did not end in time and are given up");
+        }
+    };
+    let result = tokio::select! {
+        served = serving => served.unwrap_or_else(|e| Err(e.to_string())),
+        () = drained => Ok(()),
+    };
+    drop(lead);
+    drop(socket);
+    plugin.threads.close().await;
+    result
+}
+
+/// Takes connections and answers calls in the runtime that `lead` drives, until `stop`.
+async fn transport(
+    plugin: Arc<Plugin>,
+    lead: Arc<Lead>,
+    listener: UnixListener,
+    stop: impl Future<Output = ()>,
+) -> Result<(), String> {
     let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| e.to_string())?;
     let accepting = Arc::clone(&plugin);
     let incoming = UnixListenerStream::new(listener)
@@ -213,44 +252,12 @@ pub async fn serve(
             },
             Err(error) => Some(Err(error)),
         });
-    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let services = Services {
         named: IdentityServer::new(identity::Identity(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX),
-        other: NodeServer::new(node::Node(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX),
+        other: NodeServer::new(node::Node { plugin, lead }).max_decoding_message_size(MESSAGE_MAX),
     };
-    let serving = Server::builder().max_concurrent_streams(CALLS_MAX).serve_with_incoming_shutdown(
-        services,
-        incoming,
-        async move {
-            stop.await;
-            // The receiver waits below until serving has ended.
-            let _ = stopping.send(());
-        },
-    );
-    let under_way = plugin.under_way.clone();
-    // A client that keeps its connection open and doesn't look at it holds up the transport, but not us.
-    let drained = async move {
-        if stopped.await.is_err() {
-            // Serving ended without a stop; its own result counts.
-            std::future::pending::<()>().await;
-        }
-        let until = Instant::now() + drain;
-        tokio::time::sleep(SETTLE).await;
-        while under_way.count() > 1 && Instant::now() < until {
-            tokio::time::sleep(SETTLE).await;
-        }
-        let left = under_way.count() - 1;
-        if left > 0 {
-            tracing::warn!(calls = left, ?drain, "calls under way did not end in time and are given up");
-        }
-    };
-    let result = tokio::select! {
-        served = serving => served.map_err(|e| e.to_string()),
-        () = drained => Ok(()),
-    };
-    drop(socket);
-    plugin.threads.close().await;
-    result
+    let server = Server::builder().max_concurrent_streams(CALLS_MAX);
+    server.serve_with_incoming_shutdown(services, incoming, stop).await.map_err(|e| e.to_string())
 }
 
 /// Runs `hostmount serve` to its end: SIGTERM or SIGINT.
@@ -265,7 +272,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
     let path = socket::path_of(&args.endpoint).map_err(|e| e.to_string())?;
     let bound = socket::bind(&path).map_err(|e| e.to_string())?;
     raise_descriptors();
-    let (calls, around) = runtimes().map_err(|e| format!("no threads: {e}"))?;
+    let around = around().map_err(|e| format!("no threads: {e}"))?;
     let lookup = args.pod_lookup == PodLookup::Api;
     let mut events = None;
     if lookup || args.events {
@@ -276,6 +283,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
         events = args.events.then(|| Events::new(client.clone(), &args.driver_name, &args.node_id));
         if lookup {
             let deadline = seconds("lookup-timeout", args.lookup_timeout)?;
+            let _inside = around.enter();
             let lookup =
                 Arc::new(Lookup::new(client, &args.driver_name, &args.node_id, deadline, Arc::clone(&plugin.metrics)));
             around.spawn(Arc::clone(&lookup).watch());
@@ -287,7 +295,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
         let bound = admin::start(address, Arc::clone(&plugin)).map_err(|e| e.to_string())?;
         tracing::info!(address = %bound, "admin server");
     }
-    let result = calls.block_on(async {
+    let result = around.block_on(async {
         let stop = stop_signal(Arc::clone(&plugin))?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"), driver = plugin.driver, node = plugin.node_id,
@@ -314,7 +322,6 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
         serve(Arc::clone(&plugin), bound, stop, drain).await
     });
     // A hung mount thread must not hold up the end of the process.
-    calls.shutdown_background();
     around.shutdown_background();
     tracing::info!("stopped");
     result
@@ -328,20 +335,15 @@ async fn tidy() {
     }
 }
 
-/// Two threads: this one for the calls, and one for what goes on around them.
-///
-/// A call's own work is little: what may take long is done on mount threads. With threads that share all tasks, each
-/// call woke a second one to look whether there is something for it too, which cost more than the call; and a list of pods
-/// that is read, or a TLS handshake with the API server, would be done where a call waits.
-fn runtimes() -> std::io::Result<(Runtime, Runtime)> {
-    let calls = Builder::new_current_thread().enable_all().build()?;
-    let around = Builder::new_multi_thread()
+/// A thread for what goes on around the calls, which have their own ([`Lead`]): a list of pods that is read, or a TLS handshake
+/// with the API server, isn't to be done where a call waits, nor in the kubelet's mount namespace.
+fn around() -> std::io::Result<Runtime> {
+    Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("around")
         .thread_stack_size(512 * 1024)
         .enable_all()
-        .build()?;
-    Ok((calls, around))
+        .build()
 }
 
 /// As many descriptors as this process may have. Where the soft limit is 1024, as for services of systemd, the

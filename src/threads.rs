@@ -6,6 +6,8 @@
 //! name of the source that it works for, and other work gets another thread. Which job gets which thread is decided by
 //! `queue`.
 
+mod job;
+mod lead;
 mod queue;
 
 use std::collections::HashMap;
@@ -14,19 +16,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use crate::shortage;
 use crate::site::Site;
 use crate::sys::Errno;
 use crate::sys::mount_events::MountEvents;
 use crate::sys::namespace::{self, MountNamespace};
 use crate::workshop::{self, Slot, Workshop};
+use job::Work;
+pub use lead::Lead;
 pub use queue::PER_SOURCE;
-use queue::{LINGER, Pending, Queue, Running, SLOW};
+use queue::{LINGER, Pending, Queue, Running, SLOW, Whose};
 
-/// As long as a job usually takes, with the waking of its thread.
-const SOON: Duration = Duration::from_micros(120);
 /// How long a job that was left to a thread at work ([`Queue::is_served`]) waits before it gets another one. tokio's clock knows no less.
 const SERVED: Duration = Duration::from_millis(1);
 /// How many mount namespaces are kept: the kubelet's, our own, and some slack for restarts.
@@ -98,9 +98,26 @@ impl MountThread {
     pub fn give_back(&mut self, slot: Slot) {
         self.slot = Some(slot);
     }
-}
 
-type Job = Box<dyn FnOnce(&mut MountThread) + Send>;
+    /// The calling thread, once it is in a crew's namespace.
+    fn join(site: &Arc<Site>, crew: &Arc<Crew>) -> Result<Self, Errno> {
+        namespace::enter(&site.proc, &crew.namespace)?;
+        let number = lock(&crew.queue).take_number();
+        Ok(Self { site: Arc::clone(site), number, slot: None, crew: Arc::clone(crew) })
+    }
+
+    /// Gives its place in the crew back.
+    fn leave(self) {
+        lock(&self.crew.queue).free_numbers.push(self.number);
+    }
+
+    /// Does a job. A panic in it must not take the thread with it.
+    fn run(&mut self, work: &mut dyn Work) {
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.run(self))).is_err() {
+            self.slot = None;
+        }
+    }
+}
 
 /// A job that was taken in.
 struct Submitted {
@@ -127,13 +144,14 @@ impl Crew {
         MountEvents::named(&self.namespace)
     }
 
-    /// Takes down that a call has begun to come on a connection, and wakes a thread for the job that it will have: to wake one
-    /// takes as long as to read the call.
+    /// Takes down that a call has begun to come on a connection.
     pub fn called_on(&self, connection: u64) {
-        let mut queue = lock(&self.queue);
-        queue.called_on(connection, Instant::now());
-        let thread = queue.next_to_call();
-        wake(queue, thread);
+        lock(&self.queue).called_on(connection, Instant::now());
+    }
+
+    /// Takes down that a job has ended.
+    fn ended(&self, id: u64) {
+        lock(&self.queue).running.remove(&id);
     }
 
     /// Whether an earlier call that was given up still hangs on a source.
@@ -175,7 +193,7 @@ impl Threads {
 
     /// The node.
     #[must_use]
-    pub fn site(&self) -> &Site {
+    pub fn site(&self) -> &Arc<Site> {
         &self.site
     }
 
@@ -235,46 +253,77 @@ impl Threads {
         T: Send + 'static,
         F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static,
     {
-        let (send, mut receive) = oneshot::channel();
-        let given_up = Arc::new(AtomicBool::new(false));
+        self.run_by(None, crew, source_name, deadline, job)
+    }
+
+    /// As [`Threads::run`], for a call that is served in the runtime of `lead`: whoever leads does the job if the call is alone.
+    ///
+    /// # Errors
+    /// [`NoResult`].
+    pub fn run_led<T, F>(
+        &self,
+        lead: &Lead,
+        crew: &Arc<Crew>,
+        source_name: &str,
+        deadline: Duration,
+        job: F,
+    ) -> impl Future<Output = Result<T, NoResult>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static,
+    {
+        self.run_by(Some(lead), crew, source_name, deadline, job)
+    }
+
+    fn run_by<T, F>(
+        &self,
+        lead: Option<&Lead>,
+        crew: &Arc<Crew>,
+        source_name: &str,
+        deadline: Duration,
+        job: F,
+    ) -> impl Future<Output = Result<T, NoResult>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static,
+    {
+        let given_up = Arc::default();
         // Boxed before anything is waited for: what waits for it, and all that waits for that, is the smaller by it.
-        let work: Job = {
-            let given_up = Arc::clone(&given_up);
-            Box::new(move |thread| {
-                let cancelled = || given_up.load(Ordering::SeqCst);
-                // The receiver is gone if the deadline has passed; then nobody wants the result.
-                let _ = send.send(job(thread, &cancelled));
-            })
-        };
+        let (work, mut answer) = job::post(job, &given_up);
         async move {
             let source: Arc<str> = source_name.into();
             let until = Instant::now() + deadline;
-            let Submitted { id, served } = self.submit(crew, Arc::clone(&source), work)?;
+            let Submitted { id, served } = self.submit(lead, crew, Arc::clone(&source), work)?;
             // Dropped at the deadline, but also when the caller hangs up and the whole call is dropped.
             let mut waiter = Waiter { crew, source: &source, id, given_up, waiting: true };
-            let mut answer = soon(&mut receive, crew).await;
             let mut look_after = if served { SERVED } else { SLOW };
-            while answer.is_none() {
+            let came = loop {
                 let left = until.saturating_duration_since(Instant::now());
-                match tokio::time::timeout(left.min(look_after), &mut receive).await {
-                    Ok(came) => answer = Some(came),
-                    Err(_) if until <= Instant::now() => break,
+                match tokio::time::timeout(left.min(look_after), &mut answer).await {
+                    Ok(came) => break Some(came),
+                    Err(_) if until <= Instant::now() => break None,
                     // Threads that were busy when the job came may be slow by now, so that it gets one of its own.
                     Err(_) => self.see_to(crew, id)?,
                 }
                 look_after = SLOW;
-            }
-            waiter.waiting = answer.is_none();
+            };
+            waiter.waiting = came.is_none();
             drop(waiter);
-            match answer {
-                Some(Ok(result)) => Ok(result),
+            match came {
+                Some(Ok(result)) => result,
                 Some(Err(_)) => Err(NoResult::Lost),
                 None => Err(NoResult::Deadline { waited: deadline, source_name: source_name.to_owned() }),
             }
         }
     }
 
-    fn submit(&self, crew: &Arc<Crew>, source: Arc<str>, job: Job) -> Result<Submitted, NoResult> {
+    fn submit(
+        &self,
+        lead: Option<&Lead>,
+        crew: &Arc<Crew>,
+        source: Arc<str>,
+        work: Box<dyn Work>,
+    ) -> Result<Submitted, NoResult> {
         let mut queue = lock(&crew.queue);
         let stuck = queue.stuck(&source);
         if stuck >= PER_SOURCE {
@@ -282,10 +331,23 @@ impl Threads {
         }
         let id = queue.next_job;
         queue.next_job += 1;
-        let now = Instant::now();
-        queue.comes(now);
-        let served = queue.is_served(&source, now);
-        queue.jobs.push_back(Pending { id, source, job });
+        let since = Instant::now();
+        let whose = if lead.is_some() { Whose::Call } else { Whose::Own };
+        let mut pending = Pending { id, source: Arc::clone(&source), whose, work };
+        if let Some(lead) = lead
+            && queue.comes_alone()
+            && stuck == 0
+        {
+            match lead.give(crew, pending) {
+                Ok(()) => {
+                    queue.running.insert(id, Running { source, whose, since, given_up: false, led: true });
+                    return Ok(Submitted { id, served: false });
+                }
+                Err(back) => pending = back,
+            }
+        }
+        let served = queue.is_served(&source, since);
+        queue.jobs.push_back(pending);
         if served {
             return Ok(Submitted { id, served });
         }
@@ -316,9 +378,9 @@ impl Threads {
     /// error of this call and no job is lost.
     fn start(&self, crew: &Arc<Crew>, queue: &mut Queue) -> Result<(), NoResult> {
         let (entered, wait) = std::sync::mpsc::sync_channel(1);
-        let number = queue.free_numbers.last().copied().unwrap_or(queue.next_number);
+        let number = queue.take_number();
         let mut thread = MountThread { site: Arc::clone(&self.site), number, slot: None, crew: Arc::clone(crew) };
-        std::thread::Builder::new()
+        let started = std::thread::Builder::new()
             .name(format!("mount-{number}"))
             .stack_size(STACK)
             .spawn(move || {
@@ -330,13 +392,13 @@ impl Threads {
                     work(&mut thread);
                 }
             })
-            .map_err(|e| NoResult::NoThread(e.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw)))?;
-        wait.recv().unwrap_or(Err(Errno::ECANCELED)).map_err(NoResult::NoThread)?;
-        if queue.free_numbers.pop().is_none() {
-            queue.next_number += 1;
+            .map_err(|e| e.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))
+            .and_then(|_| wait.recv().unwrap_or(Err(Errno::ECANCELED)));
+        match started {
+            Ok(()) => queue.alive += 1,
+            Err(_) => queue.free_numbers.push(number),
         }
-        queue.alive += 1;
-        Ok(())
+        started.map_err(NoResult::NoThread)
     }
 
     /// Makes sure that the crew has a thread.
@@ -380,36 +442,6 @@ impl Threads {
                 tracing::warn!(path = %place.display(), %errno, "the workshop could not be unmounted");
             }
             lock(&crew.queue).close();
-        }
-    }
-}
-
-/// The answer of a job that has no other beside it, if it comes within [`SOON`].
-///
-/// To sleep and be woken takes longer than most jobs do. Calls that have come meanwhile are read first: with more than one
-/// job under way there is something better to do. Others who run on this processor go first too.
-async fn soon<T>(receive: &mut oneshot::Receiver<T>, crew: &Crew) -> Option<Result<T, oneshot::error::RecvError>> {
-    let look = {
-        let mut queue = lock(&crew.queue);
-        if !queue.is_quiet() {
-            return None;
-        }
-        queue.may_have_company()
-    };
-    if look {
-        tokio::task::yield_now().await;
-        if !lock(&crew.queue).is_quiet() {
-            return None;
-        }
-    }
-    let until = Instant::now() + SOON;
-    loop {
-        match receive.try_recv() {
-            Ok(answer) => return Some(Ok(answer)),
-            // Lost: found again by who waits for it.
-            Err(oneshot::error::TryRecvError::Closed) => return None,
-            Err(oneshot::error::TryRecvError::Empty) if until <= Instant::now() => return None,
-            Err(oneshot::error::TryRecvError::Empty) => std::thread::yield_now(),
         }
     }
 }
@@ -464,27 +496,24 @@ fn work(thread: &mut MountThread) {
     let crew = Arc::clone(&thread.crew);
     let woken = Arc::new(Condvar::new());
     let mut queue = lock(&crew.queue);
-    // Whether it is worth while to wait awake for the next job.
-    let mut stay = queue.is_lively();
+    // Whether it has had work, and not yet waited awake for more.
+    let mut stay = false;
     loop {
-        if let Some(Pending { id, source, job }) = queue.take() {
-            queue.running.insert(id, Running { source, since: Instant::now(), given_up: false });
+        if let Some(Pending { id, source, whose, mut work }) = queue.take() {
+            let since = Instant::now();
+            queue.running.insert(id, Running { source, whose, since, given_up: false, led: false });
             drop(queue);
-            // A panic in a job must not take the thread's place in the count with it.
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(thread))).is_err() {
-                thread.slot = None;
-            }
+            thread.run(&mut *work);
+            work.tell();
             queue = lock(&crew.queue);
             queue.running.remove(&id);
-            queue.ends(Instant::now());
-            stay = queue.is_lively();
+            stay = true;
             continue;
         }
         if queue.closed {
             break;
         }
-        if stay && queue.awake == 0 {
-            stay = false;
+        if std::mem::take(&mut stay) && queue.has_company() && queue.awake == 0 {
             queue = linger(&crew, queue);
             continue;
         }
@@ -493,7 +522,6 @@ fn work(thread: &mut MountThread) {
         let (after, waited) = woken.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
         queue = after;
         queue.idle -= 1;
-        stay |= queue.was_called();
         if queue.unpark(&woken) && waited.timed_out() && queue.jobs.is_empty() && queue.alive > 1 {
             break;
         }

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use hostmount::cli::{self, Cli};
 use hostmount::csi::node::Node;
+use hostmount::threads::Lead;
 use hostmount::wire::csi;
 use hostmount::wire::csi::identity_client::IdentityClient;
 use hostmount::wire::csi::node_client::NodeClient;
@@ -147,7 +148,9 @@ fn a_call_carries_little_along() {
     let config = format!("--config={}", config.path().display());
     let cli = Cli::parse_from(["hostmount", "serve", "--node-id=n", &config]);
     let cli::Command::Serve(args) = cli.command else { panic!("serve") };
-    let node = Node(Arc::new(serve::build(&args).unwrap()));
+    let plugin = Arc::new(serve::build(&args).unwrap());
+    let serving = Lead::start(Arc::clone(plugin.threads.site())).unwrap();
+    let node = Node { plugin, lead: serving.share() };
     let publish = node.node_publish_volume(Request::new(csi::NodePublishVolumeRequest::default()));
     let unpublish = node.node_unpublish_volume(Request::new(csi::NodeUnpublishVolumeRequest::default()));
     let sizes = [size_of_val(&*publish), size_of_val(&*unpublish)];

@@ -57,8 +57,8 @@ impl Caller {
         Self { connection, crew }
     }
 
-    /// Tells the mount threads of a call that has begun to come, by its path. Only the two that ask nothing of the kernel have no
-    /// job for them.
+    /// Takes down that a call has begun to come, by its path: only the two that ask nothing of the kernel have no job for a mount
+    /// thread.
     pub fn calls(&self, path: &str) {
         let has_job = !path.ends_with("/NodeGetCapabilities") && !path.ends_with("/NodeGetInfo");
         if has_job && let Ok(crew) = &self.crew {

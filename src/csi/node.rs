@@ -21,7 +21,7 @@ use crate::policy::{self, Grant, Wish};
 use crate::propagation::MountPropagation;
 use crate::site::Site;
 use crate::sys::stat::{MountAttrs, Usage};
-use crate::threads::{Crew, MountThread, NoResult};
+use crate::threads::{Crew, Lead, MountThread, NoResult};
 use crate::vitals::Vital;
 use crate::volume::KubeletPath;
 use crate::wire::csi;
@@ -31,17 +31,22 @@ use csi::volume_usage::Unit;
 
 /// The Node service of a plugin.
 #[derive(Debug, Clone)]
-pub struct Node(pub Arc<Plugin>);
+pub struct Node {
+    /// The plugin.
+    pub plugin: Arc<Plugin>,
+    /// In whose runtime it is served.
+    pub lead: Arc<Lead>,
+}
 
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Node {
     fn list(&self) -> Result<Arc<crate::config::AllowList>, CallError> {
-        self.0.list().map_err(CallError::NoConfiguration)
+        self.plugin.list().map_err(CallError::NoConfiguration)
     }
 
     fn kubelet_dir(&self) -> &crate::volume::AbsPath {
-        &self.0.threads.site().kubelet_dir
+        &self.plugin.threads.site().kubelet_dir
     }
 
     /// Runs a job on a mount thread of the caller. The pass goes with the job, not with the wait: while a hung job
@@ -58,11 +63,11 @@ impl Node {
             drop(pass);
             result
         };
-        self.0.threads.run(crew, source, self.0.deadline, work).map(|ran| Ok(ran??))
+        self.plugin.threads.run_led(&self.lead, crew, source, self.plugin.deadline, work).map(|ran| Ok(ran??))
     }
 
     async fn attach(&self, crew: &Arc<Crew>, job: AttachJob) -> Result<bool, CallError> {
-        let pass = self.0.gate.enter(job.target.as_path())?;
+        let pass = self.plugin.gate.enter(job.target.as_path())?;
         let source = job.source.full();
         self.on_thread(crew, &source.to_string_lossy(), Some(pass), move |thread, cancelled| {
             let site = Arc::clone(&thread.site);
@@ -79,7 +84,7 @@ impl Node {
     }
 
     async fn detach(&self, crew: &Arc<Crew>, at: &VolumeAt, remove: bool) -> Result<(), CallError> {
-        let pass = self.0.gate.enter(at.path.as_path())?;
+        let pass = self.plugin.gate.enter(at.path.as_path())?;
         let path = at.path.clone();
         self.on_thread(crew, &at.id, Some(pass), move |thread, cancelled| {
             let mut context = Context { site: &thread.site, cancelled, step: &mut |run, step| run.run(step) };
@@ -159,7 +164,7 @@ impl Node {
         let asked = Publish::read(request.get_ref(), self.kubelet_dir())?;
         let crew = crew_of(request)?;
         let mut propagation = asked.propagation;
-        if let (None, Some(lookup)) = (propagation, &self.0.lookup) {
+        if let (None, Some(lookup)) = (propagation, &self.plugin.lookup) {
             // Boxed, or each call would carry along the room that a look-up takes, also where there is none.
             let Some(wished) = Box::pin(self.wished(lookup, &asked, &crew)).await? else { return Ok(()) };
             propagation = Some(wished);
@@ -169,7 +174,7 @@ impl Node {
             tracing::warn!(warning);
         }
         if self.attach(&crew, publish_job(&asked, &grant)).await? {
-            self.0.metrics.published(grant.propagation);
+            self.plugin.metrics.published(grant.propagation);
         }
         Ok(())
     }
@@ -266,7 +271,7 @@ impl csi::node_server::Node for Node {
         request: Request<csi::NodeStageVolumeRequest>,
     ) -> Answer<csi::NodeStageVolumeResponse> {
         let subject = Subject { rpc: "NodeStageVolume", volume: &request.get_ref().volume_id, pod: None };
-        self.0.call(subject, self.stage(&request).map_ok(|()| csi::NodeStageVolumeResponse {})).await
+        self.plugin.call(subject, self.stage(&request).map_ok(|()| csi::NodeStageVolumeResponse {})).await
     }
 
     async fn node_unstage_volume(
@@ -280,7 +285,7 @@ impl csi::node_server::Node for Node {
             let at = VolumeAt::read(&message.volume_id, "staging_target_path", path, self.kubelet_dir())?;
             self.detach(&crew_of(&request)?, &at, false).await.map(|()| csi::NodeUnstageVolumeResponse {})
         };
-        self.0.call(subject, work).await
+        self.plugin.call(subject, work).await
     }
 
     async fn node_publish_volume(
@@ -289,7 +294,7 @@ impl csi::node_server::Node for Node {
     ) -> Answer<csi::NodePublishVolumeResponse> {
         let pod = pod_of(&request.get_ref().volume_context);
         let subject = Subject { rpc: "NodePublishVolume", volume: &request.get_ref().volume_id, pod: pod.as_deref() };
-        self.0.call(subject, self.publish(&request).map_ok(|()| csi::NodePublishVolumeResponse {})).await
+        self.plugin.call(subject, self.publish(&request).map_ok(|()| csi::NodePublishVolumeResponse {})).await
     }
 
     async fn node_unpublish_volume(
@@ -302,7 +307,7 @@ impl csi::node_server::Node for Node {
             let at = VolumeAt::read(&message.volume_id, "target_path", &message.target_path, self.kubelet_dir())?;
             self.detach(&crew_of(&request)?, &at, true).await.map(|()| csi::NodeUnpublishVolumeResponse {})
         };
-        self.0.call(subject, work).await
+        self.plugin.call(subject, work).await
     }
 
     async fn node_get_volume_stats(
@@ -315,7 +320,7 @@ impl csi::node_server::Node for Node {
             let usage = vec![usage(found.bytes, Unit::Bytes), usage(found.inodes, Unit::Inodes)];
             Ok(csi::NodeGetVolumeStatsResponse { usage })
         };
-        self.0.call(subject, work).await
+        self.plugin.call(subject, work).await
     }
 
     async fn node_get_volume_health(
@@ -327,7 +332,7 @@ impl csi::node_server::Node for Node {
             let volume_health = Some(self.health(&request).await?);
             Ok(csi::NodeGetVolumeHealthResponse { volume_health })
         };
-        self.0.call(subject, work).await
+        self.plugin.call(subject, work).await
     }
 
     async fn node_get_capabilities(
@@ -344,16 +349,16 @@ impl csi::node_server::Node for Node {
             })
             .collect();
         let subject = Subject { rpc: "NodeGetCapabilities", volume: "", pod: None };
-        self.0.call(subject, async { Ok(csi::NodeGetCapabilitiesResponse { capabilities }) }).await
+        self.plugin.call(subject, async { Ok(csi::NodeGetCapabilitiesResponse { capabilities }) }).await
     }
 
     async fn node_get_info(&self, _: Request<csi::NodeGetInfoRequest>) -> Answer<csi::NodeGetInfoResponse> {
-        let key = format!("{}/node", self.0.driver);
+        let key = format!("{}/node", self.plugin.driver);
         let answer = csi::NodeGetInfoResponse {
-            node_id: self.0.node_id.clone(),
+            node_id: self.plugin.node_id.clone(),
             max_volumes_per_node: 0,
-            accessible_topology: Some(csi::Topology { segments: HashMap::from([(key, self.0.node_id.clone())]) }),
+            accessible_topology: Some(csi::Topology { segments: HashMap::from([(key, self.plugin.node_id.clone())]) }),
         };
-        self.0.call(Subject { rpc: "NodeGetInfo", volume: "", pod: None }, async { Ok(answer) }).await
+        self.plugin.call(Subject { rpc: "NodeGetInfo", volume: "", pod: None }, async { Ok(answer) }).await
     }
 }

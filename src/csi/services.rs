@@ -1,7 +1,7 @@
 //! Which of the socket's services a call is for.
 //!
 //! There are two, so their names are compared. tonic's own router, which knows any number of services and of paths to each,
-//! asks for ten blocks of memory for every call. The mount threads hear of a call here, while its message is still to be read.
+//! asks for ten blocks of memory for every call.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll, ready};

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar};
 use std::time::{Duration, Instant};
 
-use super::Job;
+use super::job::Work;
 
 /// How many threads may be at work for one source. When all of them hang, its calls are turned away at once.
 pub const PER_SOURCE: usize = 4;
@@ -20,11 +20,10 @@ pub(super) const SLOW: Duration = Duration::from_millis(100);
 const JUST_BEGUN: Duration = Duration::from_micros(150);
 /// Calls that are served one after the other come as close as this; a caller that connects for each is slower.
 const TOGETHER: Duration = Duration::from_micros(200);
-/// How long a thread that has nothing to do stays awake where jobs follow one another, or a call is being read. Only one does
-/// at a time.
+/// How long a thread that has nothing to do stays awake where there are several callers. Only one does at a time.
 pub(super) const LINGER: Duration = Duration::from_micros(100);
-/// So many jobs in a row had no other beside them: there is one caller, it seems.
-const ALONE: u32 = 4;
+/// After so many calls in a row that had no other beside them, there is one caller, it seems.
+const COMPANY: u32 = 4;
 /// How many threads there may be, whatever hangs.
 const THREADS: usize = 512;
 
@@ -32,15 +31,28 @@ const THREADS: usize = 512;
 pub(super) struct Pending {
     pub(super) id: u64,
     pub(super) source: Arc<str>,
-    pub(super) job: Job,
+    pub(super) whose: Whose,
+    pub(super) work: Box<dyn Work>,
+}
+
+/// Why there is a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// A call asks for it.
+    Call,
+    /// The plugin itself looks after what it has published.
+    Own,
 }
 
 /// A job that a thread works on.
 pub(super) struct Running {
     pub(super) source: Arc<str>,
+    pub(super) whose: Whose,
     pub(super) since: Instant,
     /// Whether its caller waits no more.
     pub(super) given_up: bool,
+    /// Whether the leader does it ([`super::lead`]), who takes no other one from here when it is through.
+    pub(super) led: bool,
 }
 
 /// The jobs and threads of one mount namespace.
@@ -52,24 +64,18 @@ pub(super) struct Queue {
     /// Those of the idle ones that nobody has woken. The one that came last is woken first, so that with little to do
     /// the others have nothing to do for long, and end.
     pub(super) parked: Vec<Arc<Condvar>>,
-    /// How many of the idle ones look for a job themselves for a moment, or are about to, and need not be woken.
+    /// How many of the idle ones look for a job themselves for a moment, and need not be woken.
     pub(super) awake: usize,
-    /// Whether one of those that are awake was woken for a call that was still to be read, and doesn't know it yet.
-    pub(super) called: bool,
     /// Threads that exist.
     pub(super) alive: usize,
     /// Numbers of threads that have ended, for new ones: each names a slot of the workshop, which stays.
     pub(super) free_numbers: Vec<usize>,
-    pub(super) next_number: usize,
+    next_number: usize,
     pub(super) next_job: u64,
-    /// How many jobs in a row had no other beside them.
-    alone: u32,
+    /// For how many more calls it is assumed that there are several callers.
+    company: u32,
     /// The connection of the call before, and when that came.
     last: Option<(u64, Instant)>,
-    /// When the last job ended.
-    ended: Option<Instant>,
-    /// Whether the last job that came did so at once after another had ended.
-    followed: bool,
     pub(super) closed: bool,
 }
 
@@ -89,50 +95,36 @@ impl Queue {
     /// `namespace_unlock`, fs/namespace.c), and many can do so at once.
     pub(super) fn is_served(&self, source: &str, now: Instant) -> bool {
         let just_begun = |since| now.saturating_duration_since(since) < JUST_BEGUN;
-        self.running.values().any(|running| *running.source == *source && just_begun(running.since))
-    }
-
-    /// Whether at most one job is under way. If not, it is taken down that there are several callers.
-    pub(super) fn is_quiet(&mut self) -> bool {
-        let quiet = self.jobs.len() + self.running.len() <= 1;
-        if !quiet {
-            self.alone = 0;
-        }
-        quiet
+        self.running.values().any(|running| *running.source == *source && !running.led && just_begun(running.since))
     }
 
     /// A call that comes on another connection than the one just before: there is more than one caller.
     pub(super) fn called_on(&mut self, connection: u64, now: Instant) {
         let before = self.last.replace((connection, now));
         if before.is_some_and(|(other, then)| other != connection && now.saturating_duration_since(then) < TOGETHER) {
-            self.alone = 0;
+            self.company = COMPANY;
         }
     }
 
-    /// A thread to be woken for the job of a call that has just begun to come, if nobody else would be there for it.
-    pub(super) fn next_to_call(&mut self) -> Option<Arc<Condvar>> {
-        if self.awake > 0 || !self.jobs.is_empty() || !self.running.is_empty() {
-            return None;
+    /// Whether a call's job that comes now is alone, and calls were so lately. If not, it is taken down.
+    pub(super) fn comes_alone(&mut self) -> bool {
+        let pending = self.jobs.iter().any(|job| job.whose == Whose::Call);
+        if pending || self.running.values().any(|running| running.whose == Whose::Call && !running.given_up) {
+            self.company = COMPANY;
+        } else if self.company > 0 {
+            self.company -= 1;
+        } else {
+            return true;
         }
-        let thread = self.parked.pop()?;
-        self.awake += 1;
-        self.called = true;
-        Some(thread)
+        false
     }
 
-    /// Whether a thread that has just woken is to look for a job for a moment. It need not be the one that was called: they are
-    /// all alike.
-    pub(super) fn was_called(&mut self) -> bool {
-        let called = std::mem::take(&mut self.called);
-        self.awake -= usize::from(called);
-        called
-    }
-
-    /// Whether it is worth a look if other calls have come that nobody has read yet. It costs a call by itself up to a fifth of
-    /// its time, so it is done now and then, and always while there are many.
-    pub(super) fn may_have_company(&mut self) -> bool {
-        self.alone = self.alone.wrapping_add(1);
-        self.has_company() || self.alone.is_multiple_of(64)
+    /// A number for a new thread.
+    pub(super) fn take_number(&mut self) -> usize {
+        self.free_numbers.pop().unwrap_or_else(|| {
+            self.next_number += 1;
+            self.next_number - 1
+        })
     }
 
     /// The first job whose source has a thread to spare.
@@ -146,25 +138,10 @@ impl Queue {
         if self.jobs.len() > self.awake { self.parked.pop() } else { None }
     }
 
-    /// Whether there were several callers lately.
+    /// Whether there were several callers lately, so that the next job is likely to come before a thread that has nothing to do
+    /// would have slept and been woken.
     pub(super) const fn has_company(&self) -> bool {
-        self.alone < ALONE
-    }
-
-    /// Takes down that a job comes.
-    pub(super) fn comes(&mut self, now: Instant) {
-        self.followed = self.ended.is_some_and(|ended| now.saturating_duration_since(ended) < LINGER);
-    }
-
-    /// Takes down that a job has ended.
-    pub(super) fn ends(&mut self, now: Instant) {
-        self.ended = Some(now);
-    }
-
-    /// Whether the next job is likely to come before a thread that has nothing to do would have slept and been woken: it did so
-    /// the last time, or there are several callers. The kubelet alone seldom comes as soon; then no time is spent on waiting.
-    pub(super) const fn is_lively(&self) -> bool {
-        self.has_company() || self.followed
+        self.company > 0
     }
 
     /// Lets the threads end when they have nothing more to do.
@@ -213,16 +190,25 @@ impl std::fmt::Debug for Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::threads::job::post;
 
     fn queue(running: &[(&str, u64, bool)], pending: &[&str]) -> Queue {
         let now = Instant::now();
         let running = running.iter().zip(0..).map(|(&(source, millis, given_up), id)| {
             let since = now.checked_sub(Duration::from_millis(millis)).unwrap_or(now);
-            (id, Running { source: source.into(), since, given_up })
+            (id, Running { given_up, ..self::running(source, since) })
         });
-        let jobs =
-            pending.iter().zip(100..).map(|(&source, id)| Pending { id, source: source.into(), job: Box::new(|_| ()) });
+        let jobs = pending.iter().zip(100..).map(|(&source, id)| self::pending(id, source));
         Queue { running: running.collect(), jobs: jobs.collect(), ..Queue::default() }
+    }
+
+    fn running(source: &str, since: Instant) -> Running {
+        Running { source: source.into(), whose: Whose::Call, since, given_up: false, led: false }
+    }
+
+    fn pending(id: u64, source: &str) -> Pending {
+        let (work, _) = post(|_, _| (), &Arc::default());
+        Pending { id, source: source.into(), whose: Whose::Call, work }
     }
 
     #[test]
@@ -265,6 +251,8 @@ mod tests {
         assert!(!queue.is_served("a", now + JUST_BEGUN), "it may hang by now");
         assert!(!queue.is_served("b", now), "it may hang");
         assert!(!queue.is_served("c", now), "nobody waits for another's source");
+        let led = Queue { running: [(0, Running { led: true, ..running("a", now) })].into(), ..Queue::default() };
+        assert!(!led.is_served("a", now), "the leader goes on with the calls");
     }
 
     #[test]
@@ -279,52 +267,27 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_called_for_what_comes_if_nobody_else_is_there() {
-        let calls = |awake, running: &[(&str, u64, bool)], jobs: &[&str]| {
-            let mut queue = Queue { parked: vec![Arc::default(); 2], awake, idle: 2, ..queue(running, jobs) };
-            (queue.next_to_call().is_some(), queue)
-        };
-        assert!(!calls(1, &[], &[]).0, "one is awake");
-        assert!(!calls(0, &[("a", 0, false)], &[]).0, "one will be through with its job soon");
-        assert!(!calls(0, &[], &["a"]).0, "one was woken for it");
-        let (called, mut queue) = calls(0, &[], &[]);
-        assert!(called);
-        assert!(queue.next_to_call().is_none(), "one comes");
-        queue.jobs.push_back(Pending { id: 0, source: "a".into(), job: Box::new(|_| ()) });
-        assert!(queue.next_to_wake().is_none(), "it will look by itself");
-        assert!(queue.was_called() && !queue.was_called());
-        assert!(queue.next_to_wake().is_some(), "it is there, and for one job only");
-    }
-
-    #[test]
-    fn a_thread_stays_awake_where_the_last_job_came_at_once_after_another() {
-        let (mut queue, start) = (Queue { alone: 9, ..Queue::default() }, Instant::now());
-        queue.comes(start);
-        assert!(!queue.is_lively(), "it was the first");
-        queue.ends(start);
-        for (after, lively) in [(LINGER / 2, true), (LINGER, false)] {
-            queue.comes(start + after);
-            assert_eq!(queue.is_lively(), lively, "{after:?}");
-        }
-    }
-
-    #[test]
-    fn who_is_alone_seldom_looks_for_company() {
-        let mut queue = Queue::default();
-        let looks: Vec<bool> = (0..128).map(|_| queue.may_have_company()).collect();
-        assert_eq!(looks.iter().filter(|&&look| look).count(), 5);
-        queue.alone = 0;
-        assert!(queue.may_have_company(), "there were others lately");
+    fn a_call_is_alone_until_another_one_is_beside_it_and_again_after_some() {
+        let mut queue = queue(&[("hung", 9999, true)], &[]);
+        queue.jobs.push_back(Pending { whose: Whose::Own, ..pending(0, "mount table") });
+        assert!(queue.comes_alone(), "neither the plugin's own nor those that were given up count");
+        queue.jobs.push_back(pending(1, "a"));
+        assert!(!queue.comes_alone() && queue.has_company());
+        queue.jobs.clear();
+        let alone: Vec<bool> = (0..6).map(|_| queue.comes_alone()).collect();
+        assert_eq!(alone, [false, false, false, false, true, true]);
+        queue.running.insert(7, Running { given_up: false, ..running("a", Instant::now()) });
+        assert!(!queue.comes_alone());
     }
 
     #[test]
     fn calls_on_two_connections_at_one_time_are_company() {
-        let (mut queue, start) = (Queue { alone: 9, ..Queue::default() }, Instant::now());
+        let (mut queue, start) = (Queue::default(), Instant::now());
         for (connection, after, company) in
             [(1, Duration::ZERO, false), (1, TOGETHER / 2, false), (2, TOGETHER * 2, false), (3, TOGETHER * 2, true)]
         {
             queue.called_on(connection, start + after);
-            assert_eq!(queue.may_have_company(), company, "{connection} after {after:?}");
+            assert_eq!(queue.has_company(), company, "{connection} after {after:?}");
         }
     }
 

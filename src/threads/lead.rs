@@ -1,0 +1,360 @@
+//! Who serves the calls: one thread at a time, which does a lone call's job itself, and another that takes over when it hangs.
+//!
+//! To hand a job to another thread and to hear of its end takes two wake-ups, and where that thread sleeps on another
+//! processor they take longer than the job: 5 to 50 µs each on virtual machines. So there are a leader and a follower
+//! (Schmidt et al., "Leader/Followers", 2000). The leader drives the runtime in which calls are read and answered. For a call
+//! that is alone it leaves the runtime, does the job, and comes back with the result. Nothing that belongs to the runtime is
+//! on its stack meanwhile, so if it stays away, because a file system hangs, the follower drives the runtime in its
+//! stead, after [`ALARM`]; then all goes on as with any job that hangs. What comes while several calls are under way is
+//! done by the other mount threads, side by side.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+use super::job::Work;
+use super::queue::Pending;
+use super::{Crew, MountThread, NoResult, lock};
+use crate::site::Site;
+use crate::sys::Errno;
+
+/// When the follower looks whether the leader is away, after it has left. One look serves all jobs that begin before it.
+const ALARM: Duration = Duration::from_millis(5);
+/// Who is away for longer than this is not waited for. It is several times what a job takes.
+const PATIENCE: Duration = Duration::from_millis(1);
+/// A call is read and answered on this, with all of HTTP/2; only what is touched counts.
+const STACK: usize = 1024 * 1024;
+
+/// A job for the leader, with the namespace to do it in.
+type Given = (Arc<Crew>, Pending);
+
+/// The runtime in which calls are served, and who drives it.
+#[derive(Debug)]
+pub struct Lead {
+    site: Arc<Site>,
+    handle: Handle,
+    /// None once serving has ended.
+    runtime: Mutex<Option<Arc<Runtime>>>,
+    seat: Mutex<Seat>,
+    alarm: TimerFd,
+}
+
+/// The leader's place.
+#[derive(Default)]
+struct Seat {
+    /// Which leader it is, counted from the first.
+    leader: u64,
+    /// Since when it has been outside of the runtime.
+    away: Option<Instant>,
+    /// What it is to do next.
+    job: Option<Given>,
+    /// Tells the leader, which waits inside the runtime, of a job or of the end.
+    waker: Option<Waker>,
+    /// Whether there is a follower. Without one, the leader does nothing that may hang.
+    followed: bool,
+    /// Whether the follower will look without being asked to.
+    alarmed: bool,
+    ended: bool,
+}
+
+impl std::fmt::Debug for Seat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seat").field("leader", &self.leader).field("away", &self.away).finish_non_exhaustive()
+    }
+}
+
+/// Keeps calls being served. When this goes, all that is under way in the runtime is dropped; a leader that hangs is left to the end
+/// of the process.
+#[derive(Debug)]
+pub struct Serving(Arc<Lead>);
+
+impl Serving {
+    /// For those who are served.
+    #[must_use]
+    pub fn share(&self) -> Arc<Lead> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl std::ops::Deref for Serving {
+    type Target = Arc<Lead>;
+
+    fn deref(&self) -> &Arc<Lead> {
+        &self.0
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let mut seat = lock(&self.seat);
+        seat.ended = true;
+        seat.job = None;
+        seat.wake();
+        drop(seat);
+        self.alarm_in(Duration::from_nanos(1));
+        let runtime = lock(&self.runtime).take();
+        put_down(runtime);
+    }
+}
+
+/// What the follower does after a look.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// It sleeps until it is called.
+    Sleep,
+    /// It looks again, after [`PATIENCE`]: the leader has just left.
+    Again,
+    /// It takes the seat, as this leader.
+    Lead(u64),
+    End,
+}
+
+impl Seat {
+    fn look(&mut self, now: Instant) -> Look {
+        self.alarmed = false;
+        match self.away {
+            _ if self.ended => Look::End,
+            None => Look::Sleep,
+            Some(since) if now.saturating_duration_since(since) < PATIENCE => {
+                self.alarmed = true;
+                Look::Again
+            }
+            Some(_) => {
+                self.leader += 1;
+                self.away = None;
+                self.followed = false;
+                Look::Lead(self.leader)
+            }
+        }
+    }
+
+    /// The leader leaves for a job. Whether the follower must be told to look.
+    fn leave(&mut self, now: Instant) -> bool {
+        self.away = Some(now);
+        !std::mem::replace(&mut self.alarmed, true)
+    }
+
+    /// A leader comes back. Whether the seat is still its own.
+    fn come_back(&mut self, leader: u64) -> bool {
+        let own = self.leader == leader;
+        if own {
+            self.away = None;
+        }
+        own
+    }
+
+    /// Gives the leader a job, or the job back if it can't take one.
+    fn give(&mut self, job: Given) -> Result<(), Given> {
+        if self.job.is_some() || !self.followed || self.ended {
+            return Err(job);
+        }
+        self.job = Some(job);
+        Ok(())
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl Lead {
+    /// Starts a leader and a follower.
+    ///
+    /// # Errors
+    /// No thread, or no descriptor.
+    pub fn start(site: Arc<Site>) -> io::Result<Serving> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let lead = Serving(Arc::new(Self {
+            site,
+            handle: runtime.handle().clone(),
+            runtime: Mutex::new(Some(Arc::new(runtime))),
+            seat: Mutex::default(),
+            alarm: TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?,
+        }));
+        let leader = lead.share();
+        spawn(move || leader.lead(0))?;
+        lead.get_followed()?;
+        Ok(lead)
+    }
+
+    /// The runtime that is driven.
+    #[must_use]
+    pub const fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Gives the leader a job, or the job back if it can't take one.
+    pub(super) fn give(&self, crew: &Arc<Crew>, pending: Pending) -> Result<(), Pending> {
+        let mut seat = lock(&self.seat);
+        seat.give((Arc::clone(crew), pending)).map_err(|(_, pending)| pending)?;
+        seat.wake();
+        Ok(())
+    }
+
+    fn alarm_in(&self, time: Duration) {
+        let set = self.alarm.set(Expiration::OneShot(TimeSpec::from(time)), TimerSetTimeFlags::empty());
+        if let Err(errno) = set {
+            tracing::warn!(%errno, "nobody looks after the thread that serves calls");
+        }
+    }
+
+    fn runtime(&self) -> Option<Arc<Runtime>> {
+        lock(&self.runtime).clone()
+    }
+
+    fn get_followed(self: &Arc<Self>) -> io::Result<()> {
+        let follower = Arc::clone(self);
+        lock(&self.seat).followed = true;
+        spawn(move || follower.follow()).inspect_err(|_| lock(&self.seat).followed = false)
+    }
+
+    /// A follower's life, which may become a leader's.
+    fn follow(self: Arc<Self>) {
+        loop {
+            match self.alarm.wait() {
+                Ok(()) | Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    lock(&self.seat).followed = false;
+                    tracing::warn!(%errno, "the thread that serves calls goes without a follower");
+                    return;
+                }
+            }
+            let look = lock(&self.seat).look(Instant::now());
+            match look {
+                Look::Sleep => {}
+                Look::Again => self.alarm_in(PATIENCE),
+                Look::End => return,
+                Look::Lead(number) => {
+                    if let Err(error) = self.get_followed() {
+                        tracing::warn!(%error, "the thread that serves calls goes without a follower");
+                    }
+                    self.lead(number);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A leader's life: drives the runtime, and leaves it for each job that it is given.
+    fn lead(&self, number: u64) {
+        let mut hand = None;
+        let mut done = None;
+        while let Some(runtime) = self.runtime() {
+            let job = runtime.block_on(self.next(done.take()));
+            // Not held while away, so that serving can end meanwhile.
+            put_down(Some(runtime));
+            let Some((crew, pending)) = job else { break };
+            let work = self.serve(&mut hand, &crew, pending);
+            if !lock(&self.seat).come_back(number) {
+                work.tell();
+                break;
+            }
+            done = Some(work);
+        }
+        if let Some(thread) = hand {
+            thread.leave();
+        }
+    }
+
+    /// The next job, after what came of the last one was told. None: serving has ended.
+    fn next(&self, mut done: Option<Box<dyn Work>>) -> impl Future<Output = Option<Given>> {
+        poll_fn(move |cx| {
+            if let Some(done) = done.take() {
+                done.tell();
+            }
+            let mut seat = lock(&self.seat);
+            if seat.ended {
+                return Poll::Ready(None);
+            }
+            let Some(job) = seat.job.take() else {
+                if !seat.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                    seat.waker = Some(cx.waker().clone());
+                }
+                return Poll::Pending;
+            };
+            let alarm = seat.leave(Instant::now());
+            drop(seat);
+            if alarm {
+                self.alarm_in(ALARM);
+            }
+            Poll::Ready(Some(job))
+        })
+    }
+
+    /// Does a job, in its caller's mount namespace. What came of it is still to be told.
+    fn serve(&self, hand: &mut Option<MountThread>, crew: &Arc<Crew>, pending: Pending) -> Box<dyn Work> {
+        let Pending { id, mut work, .. } = pending;
+        match self.thread_of(hand, crew) {
+            Ok(thread) => thread.run(&mut *work),
+            Err(errno) => work.refuse(NoResult::NoThread(errno)),
+        }
+        crew.ended(id);
+        work
+    }
+
+    /// The calling thread as one of a crew, which it joins if it is of another one or of none.
+    fn thread_of<'a>(&self, hand: &'a mut Option<MountThread>, crew: &Arc<Crew>) -> Result<&'a mut MountThread, Errno> {
+        let thread = match hand.take() {
+            Some(thread) if Arc::ptr_eq(&thread.crew, crew) => thread,
+            before => {
+                if let Some(before) = before {
+                    before.leave();
+                }
+                MountThread::join(&self.site, crew)?
+            }
+        };
+        Ok(hand.insert(thread))
+    }
+}
+
+fn spawn(life: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name("calls".to_owned()).stack_size(STACK).spawn(life).map(drop)
+}
+
+/// Lets go of the runtime. Who does so last ends it, which may not wait for anything.
+fn put_down(runtime: Option<Arc<Runtime>>) {
+    if let Some(runtime) = runtime.and_then(Arc::into_inner) {
+        runtime.shutdown_background();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(micros: u64) -> Instant {
+        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        *START.get_or_init(Instant::now) + Duration::from_micros(micros)
+    }
+
+    #[test]
+    fn a_leader_that_stays_away_loses_its_seat() {
+        let mut seat = Seat { followed: true, ..Seat::default() };
+        assert!(seat.leave(at(0)), "the follower sleeps");
+        assert!(seat.come_back(0));
+        assert!(!seat.leave(at(4800)), "the follower will look already");
+        assert_eq!(seat.look(at(5000)), Look::Again);
+        assert_eq!(seat.look(at(6000)), Look::Lead(1));
+        assert!(!seat.followed && seat.away.is_none());
+        assert!(!seat.come_back(0));
+        assert!(seat.come_back(1));
+    }
+
+    #[test]
+    fn a_follower_sleeps_while_the_leader_is_there() {
+        let mut seat = Seat { followed: true, ..Seat::default() };
+        assert!(seat.leave(at(0)) && seat.come_back(0));
+        assert_eq!(seat.look(at(5000)), Look::Sleep);
+        assert!(seat.leave(at(6000)), "it must be told again");
+        seat.ended = true;
+        assert_eq!(seat.look(at(9000)), Look::End);
+    }
+}
