@@ -1,5 +1,6 @@
 //! CSI over gRPC: messages become typed requests, errors become statuses, each in one place.
 
+pub mod caller;
 pub mod connection;
 pub mod door;
 pub mod identity;

@@ -11,7 +11,7 @@ use tracing::field::Empty;
 
 use crate::config::AllowList;
 use crate::config::reload::ConfigStore;
-use crate::csi::connection::{Caller, MountNamespaceOf};
+use crate::csi::caller::{Caller, MountNamespaceOf};
 use crate::csi::door::Door;
 use crate::csi::status::{CallError, code, status};
 use crate::gate::Gate;

@@ -17,7 +17,8 @@ use tonic::transport::Server;
 
 use crate::admin;
 use crate::config::reload::ConfigStore;
-use crate::csi::connection::{Caller, Connection, MountNamespaceOf};
+use crate::csi::caller::{Caller, MountNamespaceOf};
+use crate::csi::connection::Connection;
 use crate::csi::door::Door;
 use crate::csi::services::Services;
 use crate::csi::{identity, node};
@@ -243,7 +244,7 @@ async fn transport(
             Ok(stream) => match accepting.door.admit(&stream) {
                 Ok(place) => {
                     let caller = Caller::of(&stream, &accepting.threads, accepting.whose);
-                    Some(Ok(Connection::new(stream, caller, place)))
+                    Some(Connection::new(stream, caller, place))
                 }
                 Err(refusal) => {
                     tracing::warn!(%refusal, "connection closed");

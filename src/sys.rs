@@ -18,6 +18,7 @@ pub mod mount;
 pub mod mount_events;
 pub mod namespace;
 pub mod path;
+pub mod readiness;
 pub mod stat;
 pub mod statmount;
 

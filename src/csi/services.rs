@@ -10,7 +10,7 @@ use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
 use tonic::server::NamedService;
 
-use super::connection::Caller;
+use super::caller::Caller;
 
 /// Two services on one socket.
 #[derive(Debug, Clone)]

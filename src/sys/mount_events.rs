@@ -13,9 +13,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::namespace::{MountNamespace, Proc};
+use super::readiness::register;
 
 // include/uapi/linux/fanotify.h of Linux 6.15, which the crates at hand don't have yet.
 const FAN_REPORT_MNT: u32 = 0x4000;
@@ -119,6 +119,12 @@ impl WatchedTable {
     }
 }
 
+impl AsFd for WatchedTable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl AsRawFd for WatchedTable {
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.0.as_raw_fd()
@@ -216,12 +222,6 @@ impl MountEvents {
             },
         }
     }
-}
-
-fn register<T: AsRawFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: the descriptor is owned by what is registered, is never replaced in it, and is closed after it is
-    // taken off, by AsyncFd's own drop.
-    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
 }
 
 fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
