@@ -4,8 +4,9 @@
 //! blocking pool is no place for that: its threads share our own mount namespace, are bounded, and are waited for at
 //! shutdown. Here a caller waits until its deadline and no longer; the thread is then counted as stuck under the
 //! name of the source that it works for, and other work gets another thread. Which job gets which thread is decided by
-//! `queue`.
+//! `queue`; `lead` has a call that is alone done by the very thread that has read it.
 
+mod crew;
 mod job;
 mod lead;
 mod queue;
@@ -19,20 +20,19 @@ use std::time::{Duration, Instant};
 use crate::shortage;
 use crate::site::Site;
 use crate::sys::Errno;
-use crate::sys::mount_events::MountEvents;
 use crate::sys::namespace::{self, MountNamespace};
-use crate::workshop::{self, Slot, Workshop};
+use crate::workshop;
+use crew::work;
+pub use crew::{Crew, MountThread};
 use job::Work;
-pub use lead::Lead;
+pub use lead::{Lead, Serving};
 pub use queue::PER_SOURCE;
-use queue::{LINGER, Pending, Queue, Running, SLOW, Whose};
+use queue::{Pending, Queue, Running, SLOW, Whose};
 
 /// How long a job that was left to a thread at work ([`Queue::is_served`]) waits before it gets another one. tokio's clock knows no less.
 const SERVED: Duration = Duration::from_millis(1);
 /// How many mount namespaces are kept: the kubelet's, our own, and some slack for restarts.
 const NAMESPACES: usize = 4;
-/// A thread without work ends after this, unless it is the last.
-const IDLE: Duration = Duration::from_secs(30);
 /// The mount calls need little stack; the default of 2 MiB would count against a container's limit once touched.
 const STACK: usize = 256 * 1024;
 
@@ -65,100 +65,21 @@ pub enum NoResult {
     Lost,
 }
 
-/// What a job runs with: its thread.
-#[derive(Debug)]
-pub struct MountThread {
-    /// The node.
-    pub site: Arc<Site>,
-    number: usize,
-    slot: Option<Slot>,
-    crew: Arc<Crew>,
-}
-
-impl MountThread {
-    /// The thread's place in the workshop, which is mounted if it isn't yet.
-    ///
-    /// # Errors
-    /// Where the workshop can't be made, and why.
-    pub fn take_slot(&mut self) -> Result<Slot, (std::path::PathBuf, Errno)> {
-        if let Some(slot) = self.slot.take() {
-            return Ok(slot);
-        }
-        let mut workshop = lock(&self.crew.workshop);
-        let open = match workshop.take() {
-            Some(open) => open,
-            None => Workshop::open(&self.site, &self.crew.driver)?,
-        };
-        let slot = open.slot(&self.site, self.number).map_err(|errno| (open.place().to_owned(), errno));
-        *workshop = Some(open);
-        slot
-    }
-
-    /// Gives the slot back, empty, for the next job. One that isn't given back is cleared before its next use.
-    pub fn give_back(&mut self, slot: Slot) {
-        self.slot = Some(slot);
-    }
-
-    /// The calling thread, once it is in a crew's namespace.
-    fn join(site: &Arc<Site>, crew: &Arc<Crew>) -> Result<Self, Errno> {
-        namespace::enter(&site.proc, &crew.namespace)?;
-        let number = lock(&crew.queue).take_number();
-        Ok(Self { site: Arc::clone(site), number, slot: None, crew: Arc::clone(crew) })
-    }
-
-    /// Gives its place in the crew back.
-    fn leave(self) {
-        lock(&self.crew.queue).free_numbers.push(self.number);
-    }
-
-    /// Does a job. A panic in it must not take the thread with it.
-    fn run(&mut self, work: &mut dyn Work) {
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.run(self))).is_err() {
-            self.slot = None;
-        }
-    }
-}
-
 /// A job that was taken in.
 struct Submitted {
     id: u64,
-    /// Whether it was left to a thread that is at work for its source already ([`Queue::is_served`]).
-    served: bool,
+    by: By,
 }
 
-/// The threads of one mount namespace.
-#[derive(Debug)]
-pub struct Crew {
-    namespace: MountNamespace,
-    driver: String,
-    queue: Mutex<Queue>,
-    workshop: Mutex<Option<Workshop>>,
-}
-
-impl Crew {
-    /// Events of mounts that are attached in the namespace.
-    ///
-    /// # Errors
-    /// As [`MountEvents::named`].
-    pub fn mount_events(&self) -> Result<MountEvents, Errno> {
-        MountEvents::named(&self.namespace)
-    }
-
-    /// Takes down that a call has begun to come on a connection.
-    pub fn called_on(&self, connection: u64) {
-        lock(&self.queue).called_on(connection, Instant::now());
-    }
-
-    /// Takes down that a job has ended.
-    fn ended(&self, id: u64) {
-        lock(&self.queue).running.remove(&id);
-    }
-
-    /// Whether an earlier call that was given up still hangs on a source.
-    #[must_use]
-    pub fn hangs_on(&self, source: &str) -> bool {
-        lock(&self.queue).stuck(source) > 0
-    }
+/// Who does a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Who leads.
+    Leader,
+    /// A thread that is at work for its source already ([`Queue::is_served`]).
+    Server,
+    /// Another one.
+    Another,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -293,20 +214,30 @@ impl Threads {
         async move {
             let source: Arc<str> = source_name.into();
             let until = Instant::now() + deadline;
-            let Submitted { id, served } = self.submit(lead, crew, Arc::clone(&source), work)?;
+            let late = lead.map(Lead::taken_over);
+            let Submitted { id, by } = self.submit(lead, crew, Arc::clone(&source), work)?;
             // Dropped at the deadline, but also when the caller hangs up and the whole call is dropped.
             let mut waiter = Waiter { crew, source: &source, id, given_up, waiting: true };
-            let mut look_after = if served { SERVED } else { SLOW };
-            let came = loop {
+            let mut came = None;
+            if let (By::Leader, Some(late)) = (by, late) {
+                // Nobody could tell of a deadline while the leader is away, and a timer costs a system call.
+                tokio::select! {
+                    biased;
+                    answer = &mut answer => came = Some(answer),
+                    () = late => {}
+                }
+            }
+            let mut look_after = if by == By::Server { SERVED } else { SLOW };
+            while came.is_none() {
                 let left = until.saturating_duration_since(Instant::now());
                 match tokio::time::timeout(left.min(look_after), &mut answer).await {
-                    Ok(came) => break Some(came),
-                    Err(_) if until <= Instant::now() => break None,
+                    Ok(answer) => came = Some(answer),
+                    Err(_) if until <= Instant::now() => break,
                     // Threads that were busy when the job came may be slow by now, so that it gets one of its own.
                     Err(_) => self.see_to(crew, id)?,
                 }
                 look_after = SLOW;
-            };
+            }
             waiter.waiting = came.is_none();
             drop(waiter);
             match came {
@@ -341,7 +272,7 @@ impl Threads {
             match lead.give(crew, pending) {
                 Ok(()) => {
                     queue.running.insert(id, Running { source, whose, since, given_up: false, led: true });
-                    return Ok(Submitted { id, served: false });
+                    return Ok(Submitted { id, by: By::Leader });
                 }
                 Err(back) => pending = back,
             }
@@ -349,7 +280,7 @@ impl Threads {
         let served = queue.is_served(&source, since);
         queue.jobs.push_back(pending);
         if served {
-            return Ok(Submitted { id, served });
+            return Ok(Submitted { id, by: By::Server });
         }
         if queue.wants_thread()
             && let Err(error) = self.start(crew, &mut queue)
@@ -359,7 +290,7 @@ impl Threads {
         }
         let idle = queue.next_to_wake();
         wake(queue, idle);
-        Ok(Submitted { id, served })
+        Ok(Submitted { id, by: By::Another })
     }
 
     /// Gets a job that still waits for a thread one of its own, if it may have one.
@@ -379,7 +310,7 @@ impl Threads {
     fn start(&self, crew: &Arc<Crew>, queue: &mut Queue) -> Result<(), NoResult> {
         let (entered, wait) = std::sync::mpsc::sync_channel(1);
         let number = queue.take_number();
-        let mut thread = MountThread { site: Arc::clone(&self.site), number, slot: None, crew: Arc::clone(crew) };
+        let mut thread = MountThread::new(Arc::clone(&self.site), Arc::clone(crew), number);
         let started = std::thread::Builder::new()
             .name(format!("mount-{number}"))
             .stack_size(STACK)
@@ -473,59 +404,4 @@ impl Drop for Waiter<'_> {
         // Not under the lock: it may hold whatever its caller has given it.
         drop(dropped);
     }
-}
-
-/// Waits awake for a job, but not for long: where one comes at once, that a thread sleeps and is woken costs both sides more than to
-/// look. Others who run on this processor go first.
-fn linger<'a>(crew: &'a Crew, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
-    queue.idle += 1;
-    queue.awake += 1;
-    let until = Instant::now() + LINGER;
-    while queue.jobs.is_empty() && !queue.closed && Instant::now() < until {
-        drop(queue);
-        std::thread::yield_now();
-        queue = lock(&crew.queue);
-    }
-    queue.idle -= 1;
-    queue.awake -= 1;
-    queue
-}
-
-/// A thread's life: take a job, run it, wait for the next.
-fn work(thread: &mut MountThread) {
-    let crew = Arc::clone(&thread.crew);
-    let woken = Arc::new(Condvar::new());
-    let mut queue = lock(&crew.queue);
-    // Whether it has had work, and not yet waited awake for more.
-    let mut stay = false;
-    loop {
-        if let Some(Pending { id, source, whose, mut work }) = queue.take() {
-            let since = Instant::now();
-            queue.running.insert(id, Running { source, whose, since, given_up: false, led: false });
-            drop(queue);
-            thread.run(&mut *work);
-            work.tell();
-            queue = lock(&crew.queue);
-            queue.running.remove(&id);
-            stay = true;
-            continue;
-        }
-        if queue.closed {
-            break;
-        }
-        if std::mem::take(&mut stay) && queue.has_company() && queue.awake == 0 {
-            queue = linger(&crew, queue);
-            continue;
-        }
-        queue.idle += 1;
-        queue.parked.push(Arc::clone(&woken));
-        let (after, waited) = woken.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
-        queue = after;
-        queue.idle -= 1;
-        if queue.unpark(&woken) && waited.timed_out() && queue.jobs.is_empty() && queue.alive > 1 {
-            break;
-        }
-    }
-    queue.alive -= 1;
-    queue.free_numbers.push(thread.number);
 }

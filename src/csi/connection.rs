@@ -18,6 +18,9 @@ use super::caller::Caller;
 use super::door::Place;
 use crate::sys::readiness::register;
 
+/// How much is read at once: all of a call, mostly. What is read into is zeroed first.
+const PIECE: usize = 2048;
+
 /// An accepted connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -77,8 +80,8 @@ impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut ready = ready!(self.stream.poll_read_ready(cx))?;
-            let room = buf.initialize_unfilled();
-            let most = room.len();
+            let most = buf.remaining().min(PIECE);
+            let room = buf.initialize_unfilled_to(most);
             match ready.try_io(|stream| stream.get_ref().read(room)) {
                 Ok(Ok(count)) => {
                     // Less than there was room for: there is no more, and whatever comes is told (epoll(7), "edge-triggered").

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::job::Work;
 use super::queue::Pending;
@@ -43,6 +45,7 @@ pub struct Lead {
     runtime: Mutex<Option<Arc<Runtime>>>,
     seat: Mutex<Seat>,
     alarm: TimerFd,
+    taken_over: Notify,
 }
 
 /// The leader's place.
@@ -94,9 +97,10 @@ impl Drop for Serving {
     fn drop(&mut self) {
         let mut seat = lock(&self.seat);
         seat.ended = true;
-        seat.job = None;
+        let left = seat.job.take();
         seat.wake();
         drop(seat);
+        drop(left);
         self.alarm_in(Duration::from_nanos(1));
         let runtime = lock(&self.runtime).take();
         put_down(runtime);
@@ -178,6 +182,7 @@ impl Lead {
             runtime: Mutex::new(Some(Arc::new(runtime))),
             seat: Mutex::default(),
             alarm: TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?,
+            taken_over: Notify::new(),
         }));
         let leader = lead.share();
         spawn(move || leader.lead(0))?;
@@ -197,6 +202,11 @@ impl Lead {
         seat.give((Arc::clone(crew), pending)).map_err(|(_, pending)| pending)?;
         seat.wake();
         Ok(())
+    }
+
+    /// Waits until a leader that has stayed away loses its seat, from this call on.
+    pub(super) fn taken_over(&self) -> Notified<'_> {
+        self.taken_over.notified()
     }
 
     fn alarm_in(&self, time: Duration) {
@@ -236,6 +246,7 @@ impl Lead {
                     if let Err(error) = self.get_followed() {
                         tracing::warn!(%error, "the thread that serves calls goes without a follower");
                     }
+                    self.taken_over.notify_waiters();
                     self.lead(number);
                     return;
                 }
@@ -316,6 +327,12 @@ impl Lead {
 }
 
 fn spawn(life: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let life = || {
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(life)).is_err() {
+            // Nobody would serve calls any more. Whoever has started the plugin starts it again.
+            std::process::abort();
+        }
+    };
     std::thread::Builder::new().name("calls".to_owned()).stack_size(STACK).spawn(life).map(drop)
 }
 

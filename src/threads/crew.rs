@@ -1,0 +1,168 @@
+//! The threads of one mount namespace, and what one does: take a job, do it, wait for the next.
+//!
+//! All of them are alike, and so is who leads ([`super::lead`]) while it does a job: each has a place of its own in the workshop.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::job::Work;
+use super::lock;
+use super::queue::{LINGER, Pending, Queue, Running};
+use crate::site::Site;
+use crate::sys::Errno;
+use crate::sys::mount_events::MountEvents;
+use crate::sys::namespace::{self, MountNamespace};
+use crate::workshop::{Slot, Workshop};
+
+/// A thread without work ends after this, unless it is the last.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// What a job runs with: its thread.
+#[derive(Debug)]
+pub struct MountThread {
+    /// The node.
+    pub site: Arc<Site>,
+    number: usize,
+    slot: Option<Slot>,
+    pub(super) crew: Arc<Crew>,
+}
+
+impl MountThread {
+    /// The thread's place in the workshop, which is mounted if it isn't yet.
+    ///
+    /// # Errors
+    /// Where the workshop can't be made, and why.
+    pub fn take_slot(&mut self) -> Result<Slot, (PathBuf, Errno)> {
+        if let Some(slot) = self.slot.take() {
+            return Ok(slot);
+        }
+        let mut workshop = lock(&self.crew.workshop);
+        let open = match workshop.take() {
+            Some(open) => open,
+            None => Workshop::open(&self.site, &self.crew.driver)?,
+        };
+        let slot = open.slot(&self.site, self.number).map_err(|errno| (open.place().to_owned(), errno));
+        *workshop = Some(open);
+        slot
+    }
+
+    /// Gives the slot back, empty, for the next job. One that isn't given back is cleared before its next use.
+    pub fn give_back(&mut self, slot: Slot) {
+        self.slot = Some(slot);
+    }
+
+    /// A thread with a number of its own, which has still to enter the crew's namespace.
+    pub(super) const fn new(site: Arc<Site>, crew: Arc<Crew>, number: usize) -> Self {
+        Self { site, number, slot: None, crew }
+    }
+
+    /// The calling thread, once it is in a crew's namespace.
+    pub(super) fn join(site: &Arc<Site>, crew: &Arc<Crew>) -> Result<Self, Errno> {
+        namespace::enter(&site.proc, &crew.namespace)?;
+        let number = lock(&crew.queue).take_number();
+        Ok(Self::new(Arc::clone(site), Arc::clone(crew), number))
+    }
+
+    /// Gives its place in the crew back.
+    pub(super) fn leave(self) {
+        lock(&self.crew.queue).free_numbers.push(self.number);
+    }
+
+    /// Does a job. A panic in it must not take the thread with it.
+    pub(super) fn run(&mut self, work: &mut dyn Work) {
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.run(self))).is_err() {
+            self.slot = None;
+        }
+    }
+}
+
+/// The threads of one mount namespace.
+#[derive(Debug)]
+pub struct Crew {
+    pub(super) namespace: MountNamespace,
+    pub(super) driver: String,
+    pub(super) queue: Mutex<Queue>,
+    pub(super) workshop: Mutex<Option<Workshop>>,
+}
+
+impl Crew {
+    /// Events of mounts that are attached in the namespace.
+    ///
+    /// # Errors
+    /// As [`MountEvents::named`].
+    pub fn mount_events(&self) -> Result<MountEvents, Errno> {
+        MountEvents::named(&self.namespace)
+    }
+
+    /// Takes down that a call has begun to come on a connection.
+    pub fn called_on(&self, connection: u64) {
+        lock(&self.queue).called_on(connection, Instant::now());
+    }
+
+    /// Takes down that a job has ended.
+    pub(super) fn ended(&self, id: u64) {
+        lock(&self.queue).running.remove(&id);
+    }
+
+    /// Whether an earlier call that was given up still hangs on a source.
+    #[must_use]
+    pub fn hangs_on(&self, source: &str) -> bool {
+        lock(&self.queue).stuck(source) > 0
+    }
+}
+
+/// Waits awake for a job, but not for long: where one comes at once, that a thread sleeps and is woken costs both sides more than to
+/// look. Others who run on this processor go first.
+fn linger<'a>(crew: &'a Crew, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+    queue.idle += 1;
+    queue.awake += 1;
+    let until = Instant::now() + LINGER;
+    while queue.jobs.is_empty() && !queue.closed && Instant::now() < until {
+        drop(queue);
+        std::thread::yield_now();
+        queue = lock(&crew.queue);
+    }
+    queue.idle -= 1;
+    queue.awake -= 1;
+    queue
+}
+
+/// A thread's life: take a job, run it, wait for the next.
+pub(super) fn work(thread: &mut MountThread) {
+    let crew = Arc::clone(&thread.crew);
+    let woken = Arc::new(Condvar::new());
+    let mut queue = lock(&crew.queue);
+    // Whether it has had work, and not yet waited awake for more.
+    let mut stay = false;
+    loop {
+        if let Some(Pending { id, source, whose, mut work }) = queue.take() {
+            let since = Instant::now();
+            queue.running.insert(id, Running { source, whose, since, given_up: false, led: false });
+            drop(queue);
+            thread.run(&mut *work);
+            work.tell();
+            queue = lock(&crew.queue);
+            queue.running.remove(&id);
+            stay = true;
+            continue;
+        }
+        if queue.closed {
+            break;
+        }
+        if std::mem::take(&mut stay) && queue.has_company() && queue.awake == 0 {
+            queue = linger(&crew, queue);
+            continue;
+        }
+        queue.idle += 1;
+        queue.parked.push(Arc::clone(&woken));
+        let (after, waited) = woken.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
+        queue = after;
+        queue.idle -= 1;
+        if queue.unpark(&woken) && waited.timed_out() && queue.jobs.is_empty() && queue.alive > 1 {
+            break;
+        }
+    }
+    queue.alive -= 1;
+    queue.free_numbers.push(thread.number);
+}
