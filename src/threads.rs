@@ -10,6 +10,7 @@ mod crew;
 mod job;
 mod lead;
 mod queue;
+mod seat;
 
 use std::collections::HashMap;
 use std::future::Future;

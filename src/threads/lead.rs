@@ -11,7 +11,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use nix::sys::time::TimeSpec;
@@ -22,19 +22,15 @@ use tokio::sync::futures::Notified;
 
 use super::job::Work;
 use super::queue::Pending;
+use super::seat::{Back, Given, Look, PATIENCE, Seat};
 use super::{Crew, MountThread, NoResult, lock};
 use crate::site::Site;
 use crate::sys::Errno;
 
 /// When the follower looks whether the leader is away, after it has left. One look serves all jobs that begin before it.
 const ALARM: Duration = Duration::from_millis(5);
-/// Who is away for longer than this is not waited for. It is several times what a job takes.
-const PATIENCE: Duration = Duration::from_millis(1);
 /// A call is read and answered on this, with all of HTTP/2; only what is touched counts.
 const STACK: usize = 1024 * 1024;
-
-/// A job for the leader, with the namespace to do it in.
-type Given = (Arc<Crew>, Pending);
 
 /// The runtime in which calls are served, and who drives it.
 #[derive(Debug)]
@@ -46,30 +42,6 @@ pub struct Lead {
     seat: Mutex<Seat>,
     alarm: TimerFd,
     taken_over: Notify,
-}
-
-/// The leader's place.
-#[derive(Default)]
-struct Seat {
-    /// Which leader it is, counted from the first.
-    leader: u64,
-    /// Since when it has been outside of the runtime.
-    away: Option<Instant>,
-    /// What it is to do next.
-    job: Option<Given>,
-    /// Tells the leader, which waits inside the runtime, of a job or of the end.
-    waker: Option<Waker>,
-    /// Whether there is a follower. Without one, the leader does nothing that may hang.
-    followed: bool,
-    /// Whether the follower will look without being asked to.
-    alarmed: bool,
-    ended: bool,
-}
-
-impl std::fmt::Debug for Seat {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Seat").field("leader", &self.leader).field("away", &self.away).finish_non_exhaustive()
-    }
 }
 
 /// Keeps calls being served. When this goes, all that is under way in the runtime is dropped; a leader that hangs is left to the end
@@ -107,66 +79,11 @@ impl Drop for Serving {
     }
 }
 
-/// What the follower does after a look.
-#[derive(Debug, PartialEq, Eq)]
-enum Look {
-    /// It sleeps until it is called.
-    Sleep,
-    /// It looks again, after [`PATIENCE`]: the leader has just left.
-    Again,
-    /// It takes the seat, as this leader.
-    Lead(u64),
-    End,
-}
-
-impl Seat {
-    fn look(&mut self, now: Instant) -> Look {
-        self.alarmed = false;
-        match self.away {
-            _ if self.ended => Look::End,
-            None => Look::Sleep,
-            Some(since) if now.saturating_duration_since(since) < PATIENCE => {
-                self.alarmed = true;
-                Look::Again
-            }
-            Some(_) => {
-                self.leader += 1;
-                self.away = None;
-                self.followed = false;
-                Look::Lead(self.leader)
-            }
-        }
-    }
-
-    /// The leader leaves for a job. Whether the follower must be told to look.
-    fn leave(&mut self, now: Instant) -> bool {
-        self.away = Some(now);
-        !std::mem::replace(&mut self.alarmed, true)
-    }
-
-    /// A leader comes back. Whether the seat is still its own.
-    fn come_back(&mut self, leader: u64) -> bool {
-        let own = self.leader == leader;
-        if own {
-            self.away = None;
-        }
-        own
-    }
-
-    /// Gives the leader a job, or the job back if it can't take one.
-    fn give(&mut self, job: Given) -> Result<(), Given> {
-        if self.job.is_some() || !self.followed || self.ended {
-            return Err(job);
-        }
-        self.job = Some(job);
-        Ok(())
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
-    }
+/// What a thread does.
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    Leader(u64),
+    Follower,
 }
 
 impl Lead {
@@ -184,9 +101,9 @@ impl Lead {
             alarm: TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?,
             taken_over: Notify::new(),
         }));
-        let leader = lead.share();
-        spawn(move || leader.lead(0))?;
-        lead.get_followed()?;
+        lead.start_as(Role::Leader(0))?;
+        lead.start_as(Role::Follower)?;
+        lock(&lead.seat).followed = true;
         Ok(lead)
     }
 
@@ -220,59 +137,86 @@ impl Lead {
         lock(&self.runtime).clone()
     }
 
-    fn get_followed(self: &Arc<Self>) -> io::Result<()> {
-        let follower = Arc::clone(self);
-        lock(&self.seat).followed = true;
-        spawn(move || follower.follow()).inspect_err(|_| lock(&self.seat).followed = false)
+    /// Starts a thread in a role.
+    fn start_as(self: &Arc<Self>, role: Role) -> io::Result<()> {
+        let lead = Arc::clone(self);
+        let life = move || {
+            let mut role = Some(role);
+            while let Some(now) = role {
+                role = match now {
+                    Role::Leader(number) => lead.lead(number),
+                    Role::Follower => lead.follow(),
+                };
+            }
+        };
+        let live = || {
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(life)).is_err() {
+                // Nobody would serve calls any more. Whoever has started the plugin starts it again.
+                std::process::abort();
+            }
+        };
+        std::thread::Builder::new().name("calls".to_owned()).stack_size(STACK).spawn(live).map(drop)
     }
 
-    /// A follower's life, which may become a leader's.
-    fn follow(self: Arc<Self>) {
+    /// Waits until the leader stays away. None: serving has ended.
+    fn follow(self: &Arc<Self>) -> Option<Role> {
         loop {
             match self.alarm.wait() {
                 Ok(()) | Err(Errno::EINTR) => {}
                 Err(errno) => {
                     lock(&self.seat).followed = false;
                     tracing::warn!(%errno, "the thread that serves calls goes without a follower");
-                    return;
+                    return None;
                 }
             }
             let look = lock(&self.seat).look(Instant::now());
             match look {
                 Look::Sleep => {}
                 Look::Again => self.alarm_in(PATIENCE),
-                Look::End => return,
+                Look::End => return None,
                 Look::Lead(number) => {
-                    if let Err(error) = self.get_followed() {
-                        tracing::warn!(%error, "the thread that serves calls goes without a follower");
+                    let mut seat = lock(&self.seat);
+                    // The one that was away may have come back by now, to follow.
+                    if !seat.followed {
+                        match self.start_as(Role::Follower) {
+                            Ok(()) => seat.followed = true,
+                            Err(error) => {
+                                tracing::warn!(%error, "the thread that serves calls goes without a follower");
+                            }
+                        }
                     }
+                    drop(seat);
                     self.taken_over.notify_waiters();
-                    self.lead(number);
-                    return;
+                    return Some(Role::Leader(number));
                 }
             }
         }
     }
 
-    /// A leader's life: drives the runtime, and leaves it for each job that it is given.
-    fn lead(&self, number: u64) {
+    /// Drives the runtime, and leaves it for each job that is given. None: it isn't needed any more.
+    fn lead(&self, number: u64) -> Option<Role> {
         let mut hand = None;
         let mut done = None;
+        let mut next = None;
         while let Some(runtime) = self.runtime() {
             let job = runtime.block_on(self.next(done.take()));
             // Not held while away, so that serving can end meanwhile.
             put_down(Some(runtime));
             let Some((crew, pending)) = job else { break };
             let work = self.serve(&mut hand, &crew, pending);
-            if !lock(&self.seat).come_back(number) {
-                work.tell();
-                break;
+            let back = lock(&self.seat).come_back(number);
+            if back == Back::Leads {
+                done = Some(work);
+                continue;
             }
-            done = Some(work);
+            work.tell();
+            next = (back == Back::Follows).then_some(Role::Follower);
+            break;
         }
         if let Some(thread) = hand {
             thread.leave();
         }
+        next
     }
 
     /// The next job, after what came of the last one was told. None: serving has ended.
@@ -326,52 +270,9 @@ impl Lead {
     }
 }
 
-fn spawn(life: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let life = || {
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(life)).is_err() {
-            // Nobody would serve calls any more. Whoever has started the plugin starts it again.
-            std::process::abort();
-        }
-    };
-    std::thread::Builder::new().name("calls".to_owned()).stack_size(STACK).spawn(life).map(drop)
-}
-
 /// Lets go of the runtime. Who does so last ends it, which may not wait for anything.
 fn put_down(runtime: Option<Arc<Runtime>>) {
     if let Some(runtime) = runtime.and_then(Arc::into_inner) {
         runtime.shutdown_background();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(micros: u64) -> Instant {
-        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-        *START.get_or_init(Instant::now) + Duration::from_micros(micros)
-    }
-
-    #[test]
-    fn a_leader_that_stays_away_loses_its_seat() {
-        let mut seat = Seat { followed: true, ..Seat::default() };
-        assert!(seat.leave(at(0)), "the follower sleeps");
-        assert!(seat.come_back(0));
-        assert!(!seat.leave(at(4800)), "the follower will look already");
-        assert_eq!(seat.look(at(5000)), Look::Again);
-        assert_eq!(seat.look(at(6000)), Look::Lead(1));
-        assert!(!seat.followed && seat.away.is_none());
-        assert!(!seat.come_back(0));
-        assert!(seat.come_back(1));
-    }
-
-    #[test]
-    fn a_follower_sleeps_while_the_leader_is_there() {
-        let mut seat = Seat { followed: true, ..Seat::default() };
-        assert!(seat.leave(at(0)) && seat.come_back(0));
-        assert_eq!(seat.look(at(5000)), Look::Sleep);
-        assert!(seat.leave(at(6000)), "it must be told again");
-        seat.ended = true;
-        assert_eq!(seat.look(at(9000)), Look::End);
     }
 }
