@@ -178,26 +178,11 @@ impl Threads {
         self.run_by(None, crew, source_name, deadline, job)
     }
 
-    /// As [`Threads::run`], for a call that is served in the runtime of `lead`: whoever leads does the job if the call is alone.
+    /// As [`Threads::run`]. For a call that is served in the runtime of `lead`, whoever leads does the job if the call is alone.
     ///
     /// # Errors
     /// [`NoResult`].
-    pub fn run_led<T, F>(
-        &self,
-        lead: &Lead,
-        crew: &Arc<Crew>,
-        source_name: &str,
-        deadline: Duration,
-        job: F,
-    ) -> impl Future<Output = Result<T, NoResult>>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static,
-    {
-        self.run_by(Some(lead), crew, source_name, deadline, job)
-    }
-
-    fn run_by<T, F>(
+    pub fn run_by<T, F>(
         &self,
         lead: Option<&Lead>,
         crew: &Arc<Crew>,

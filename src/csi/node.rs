@@ -63,7 +63,7 @@ impl Node {
             drop(pass);
             result
         };
-        self.plugin.threads.run_led(&self.lead, crew, source, self.plugin.deadline, work).map(|ran| Ok(ran??))
+        self.plugin.threads.run_by(Some(&self.lead), crew, source, self.plugin.deadline, work).map(|ran| Ok(ran??))
     }
 
     async fn attach(&self, crew: &Arc<Crew>, job: AttachJob) -> Result<bool, CallError> {
