@@ -193,10 +193,11 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send,
     drain: Duration,
 ) -> Result<(), String> {
-    let lead = Lead::start(Arc::clone(plugin.threads.site())).map_err(|e| format!("no threads: {e}"))?;
+    let serving = Lead::start(Arc::clone(plugin.threads.site())).map_err(|e| format!("no threads: {e}"))?;
+    let lead = serving.share();
     let (stopping, stopped) = oneshot::channel::<()>();
-    let transport = transport(Arc::clone(&plugin), lead.share(), listener, stopped.map(drop));
-    let serving = lead.handle().spawn(transport);
+    let transport = transport(Arc::clone(&plugin), Arc::clone(&lead), listener, stopped.map(drop));
+    let transport = lead.handle().spawn(transport);
     let under_way = plugin.under_way.clone();
     // A client that keeps its connection open and doesn't look at it holds up the transport, but not us.
     let drained = async move {
@@ -214,10 +215,10 @@ pub async fn serve(
         }
     };
     let result = tokio::select! {
-        served = serving => served.unwrap_or_else(|e| Err(e.to_string())),
+        ended = transport => ended.unwrap_or_else(|e| Err(e.to_string())),
         () = drained => Ok(()),
     };
-    drop(lead);
+    drop(serving);
     drop(socket);
     plugin.threads.close().await;
     result

@@ -25,6 +25,7 @@ use crate::sys::namespace::{self, MountNamespace};
 use crate::workshop;
 use crew::work;
 pub use crew::{Crew, MountThread};
+pub use job::Job;
 use job::Work;
 pub use lead::{Lead, Serving};
 pub use queue::PER_SOURCE;
@@ -160,21 +161,15 @@ impl Threads {
     /// Runs a job on a thread of the crew and waits for it, but not past the deadline. `source_name` says in the
     /// log and in errors what the job may hang on.
     ///
-    /// The job is told by its second argument when nobody waits for it any more.
-    ///
     /// # Errors
     /// [`NoResult`].
-    pub fn run<T, F>(
+    pub fn run<T: Send + 'static>(
         &self,
         crew: &Arc<Crew>,
         source_name: &str,
         deadline: Duration,
-        job: F,
-    ) -> impl Future<Output = Result<T, NoResult>>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static,
-    {
+        job: impl Job<T>,
+    ) -> impl Future<Output = Result<T, NoResult>> {
         self.run_by(None, crew, source_name, deadline, job)
     }
 
@@ -182,18 +177,14 @@ impl Threads {
     ///
     /// # Errors
     /// [`NoResult`].
-    pub fn run_by<T, F>(
+    pub fn run_by<T: Send + 'static>(
         &self,
         lead: Option<&Lead>,
         crew: &Arc<Crew>,
         source_name: &str,
         deadline: Duration,
-        job: F,
-    ) -> impl Future<Output = Result<T, NoResult>>
-    where
-        T: Send + 'static,
-        F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static,
-    {
+        job: impl Job<T>,
+    ) -> impl Future<Output = Result<T, NoResult>> {
         let given_up = Arc::default();
         // Boxed before anything is waited for: what waits for it, and all that waits for that, is the smaller by it.
         let (work, mut answer) = job::post(job, &given_up);

@@ -144,15 +144,14 @@ mod tests {
     /// Whether any epoll of this process waits until the descriptor can be written to (proc_pid_fdinfo(5)).
     fn waits_for_room(fd: RawFd) -> bool {
         let all = std::fs::read_dir("/proc/self/fdinfo").unwrap();
-        let texts = all.filter_map(|info| std::fs::read_to_string(info.unwrap().path()).ok());
-        let lines: Vec<String> = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-        let events = lines.iter().filter_map(|line| {
+        let told: String = all.filter_map(|info| std::fs::read_to_string(info.unwrap().path()).ok()).collect();
+        let events = told.lines().filter_map(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
             (words.first() == Some(&"tfd:") && words[1] == fd.to_string())
                 .then(|| u32::from_str_radix(words[3], 16).unwrap())
         });
         let events: Vec<u32> = events.collect();
-        assert!(!events.is_empty(), "{lines:?}");
+        assert!(!events.is_empty(), "{told}");
         events.iter().any(|events| events & libc::EPOLLOUT.cast_unsigned() != 0)
     }
 

@@ -21,7 +21,7 @@ use crate::policy::{self, Grant, Wish};
 use crate::propagation::MountPropagation;
 use crate::site::Site;
 use crate::sys::stat::{MountAttrs, Usage};
-use crate::threads::{Crew, Lead, MountThread, NoResult};
+use crate::threads::{Crew, Job, Lead, MountThread, NoResult};
 use crate::vitals::Vital;
 use crate::volume::KubeletPath;
 use crate::wire::csi;
@@ -56,7 +56,7 @@ impl Node {
         crew: &Arc<Crew>,
         source: &str,
         pass: Option<Pass>,
-        job: impl FnOnce(&mut MountThread, &dyn Fn() -> bool) -> Result<T, MountError> + Send + 'static,
+        job: impl Job<Result<T, MountError>>,
     ) -> impl Future<Output = Result<T, CallError>> {
         let work = move |thread: &mut MountThread, cancelled: &dyn Fn() -> bool| {
             let result = job(thread, cancelled);

@@ -141,9 +141,10 @@ pub(super) fn work(thread: &mut MountThread) {
             queue.running.insert(id, Running { source, whose, since, given_up: false, led: false });
             drop(queue);
             thread.run(&mut *work);
+            // Before it is told: the next call of who hears of it would find this one beside it, and not be alone.
+            crew.ended(id);
             work.tell();
             queue = lock(&crew.queue);
-            queue.running.remove(&id);
             stay = true;
             continue;
         }

@@ -20,6 +20,11 @@ pub(super) trait Work: Send {
     fn tell(self: Box<Self>);
 }
 
+/// What is to be done on a mount thread. It is told by its second argument when nobody waits for it any more.
+pub trait Job<T>: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static {}
+
+impl<T, F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static> Job<T> for F {}
+
 /// What comes of a job. It is closed without an answer if the job has panicked.
 pub(super) type Answer<T> = oneshot::Receiver<Result<T, NoResult>>;
 
@@ -30,21 +35,13 @@ struct Posted<T, F> {
     send: oneshot::Sender<Result<T, NoResult>>,
 }
 
-/// A job to be given to a thread, and where its answer comes. The job is told by its second argument once `given_up` is set.
-pub(super) fn post<T, F>(job: F, given_up: &Arc<AtomicBool>) -> (Box<dyn Work>, Answer<T>)
-where
-    T: Send + 'static,
-    F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static,
-{
+/// A job to be given to a thread, and where its answer comes. Nobody waits for it any more once `given_up` is set.
+pub(super) fn post<T: Send + 'static>(job: impl Job<T>, given_up: &Arc<AtomicBool>) -> (Box<dyn Work>, Answer<T>) {
     let (send, receive) = oneshot::channel();
     (Box::new(Posted { job: Some(job), result: None, given_up: Arc::clone(given_up), send }), receive)
 }
 
-impl<T, F> Work for Posted<T, F>
-where
-    T: Send,
-    F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send,
-{
+impl<T: Send, F: Job<T>> Work for Posted<T, F> {
     fn run(&mut self, thread: &mut MountThread) {
         let Self { job, given_up, .. } = self;
         let cancelled = || given_up.load(Ordering::SeqCst);

@@ -57,24 +57,17 @@ impl Serving {
     }
 }
 
-impl std::ops::Deref for Serving {
-    type Target = Arc<Lead>;
-
-    fn deref(&self) -> &Arc<Lead> {
-        &self.0
-    }
-}
-
 impl Drop for Serving {
     fn drop(&mut self) {
-        let mut seat = lock(&self.seat);
+        let lead = &self.0;
+        let mut seat = lock(&lead.seat);
         seat.ended = true;
         let left = seat.job.take();
         seat.wake();
         drop(seat);
         drop(left);
-        self.alarm_in(Duration::from_nanos(1));
-        let runtime = lock(&self.runtime).take();
+        lead.alarm_in(Duration::from_nanos(1));
+        let runtime = lock(&lead.runtime).take();
         put_down(runtime);
     }
 }
@@ -93,18 +86,18 @@ impl Lead {
     /// No thread, or no descriptor.
     pub fn start(site: Arc<Site>) -> io::Result<Serving> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let lead = Serving(Arc::new(Self {
+        let lead = Arc::new(Self {
             site,
             handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(Arc::new(runtime))),
             seat: Mutex::default(),
             alarm: TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?,
             taken_over: Notify::new(),
-        }));
+        });
         lead.start_as(Role::Leader(0))?;
         lead.start_as(Role::Follower)?;
         lock(&lead.seat).followed = true;
-        Ok(lead)
+        Ok(Serving(lead))
     }
 
     /// The runtime that is driven.
@@ -169,20 +162,16 @@ impl Lead {
                     return None;
                 }
             }
-            let look = lock(&self.seat).look(Instant::now());
-            match look {
+            let mut seat = lock(&self.seat);
+            match seat.look(Instant::now()) {
                 Look::Sleep => {}
                 Look::Again => self.alarm_in(PATIENCE),
                 Look::End => return None,
                 Look::Lead(number) => {
-                    let mut seat = lock(&self.seat);
-                    // The one that was away may have come back by now, to follow.
-                    if !seat.followed {
-                        match self.start_as(Role::Follower) {
-                            Ok(()) => seat.followed = true,
-                            Err(error) => {
-                                tracing::warn!(%error, "the thread that serves calls goes without a follower");
-                            }
+                    match self.start_as(Role::Follower) {
+                        Ok(()) => seat.followed = true,
+                        Err(error) => {
+                            tracing::warn!(%error, "the thread that serves calls goes without a follower");
                         }
                     }
                     drop(seat);

@@ -65,7 +65,8 @@ fn a_full_node_of_pods_starts_and_stops_at_once() {
             return Ok(());
         }
         now = held_by_plugin();
-        Err(format!("{idle:?}, now {now:?}, of {}", node("ls -l /proc/$(pidof hostmount)/fd")))
+        // One that is closed while they are listed makes ls fail.
+        Err(format!("{idle:?}, now {now:?}, of {}", node("ls -l /proc/$(pidof hostmount)/fd 2>&1 || true")))
     });
     assert!(figures[1].2 <= 32 << 10, "more memory than the chart requests for it: {figures:?}");
     let after = node("cat /proc/self/mountinfo").lines().filter(|line| line.contains("hostmount-e2e")).count();
