@@ -167,3 +167,47 @@ pub(super) fn work(thread: &mut MountThread) {
     queue.alive -= 1;
     queue.free_numbers.push(thread.number);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::calls::Calls;
+    use crate::sys::namespace::Proc;
+    use crate::threads::queue::Whose;
+    use crate::threads::{NoResult, Threads};
+    use crate::volume::AbsPath;
+
+    /// Writes down how many jobs run when it is told of.
+    struct Counts(Arc<Crew>, std::sync::mpsc::Sender<usize>);
+
+    impl Work for Counts {
+        fn run(&mut self, thread: &mut MountThread) {
+            self.1.send(lock(&thread.crew.queue).running.len()).unwrap();
+        }
+
+        fn refuse(&mut self, why: NoResult) {
+            unreachable!("{why}");
+        }
+
+        fn tell(self: Box<Self>) {
+            self.1.send(lock(&self.0.queue).running.len()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_job_whose_end_is_told_runs_no_more() {
+        let (proc, kubelet_dir) = (Arc::new(Proc::new().unwrap()), AbsPath::parse("/var/lib/kubelet").unwrap());
+        let threads = Threads::new(Site { proc, calls: Calls::ALL, kubelet_dir }, "driver");
+        let site = threads.site();
+        let crew = threads.crew(site.proc.own_mount_namespace().unwrap());
+        let (send, counts) = std::sync::mpsc::channel();
+        let job = Box::new(Counts(Arc::clone(&crew), send));
+        let mut queue = lock(&crew.queue);
+        queue.jobs.push_back(Pending { id: 1, source: "s".into(), whose: Whose::Call, work: job });
+        queue.alive = 1;
+        queue.closed = true;
+        drop(queue);
+        work(&mut MountThread::new(Arc::clone(site), crew, 0));
+        assert_eq!(counts.iter().collect::<Vec<_>>(), [1, 0]);
+    }
+}
