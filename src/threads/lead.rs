@@ -86,18 +86,20 @@ impl Lead {
     /// No thread, or no descriptor.
     pub fn start(site: Arc<Site>) -> io::Result<Serving> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let lead = Arc::new(Self {
+        // From here on: if a thread can't be started, the one before it ends.
+        let serving = Serving(Arc::new(Self {
             site,
             handle: runtime.handle().clone(),
             runtime: Mutex::new(Some(Arc::new(runtime))),
             seat: Mutex::default(),
             alarm: TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?,
             taken_over: Notify::new(),
-        });
+        }));
+        let lead = &serving.0;
         lead.start_as(Role::Leader(0))?;
         lead.start_as(Role::Follower)?;
         lock(&lead.seat).followed = true;
-        Ok(Serving(lead))
+        Ok(serving)
     }
 
     /// The runtime that is driven.
