@@ -146,7 +146,8 @@ pub fn messages(bytes: &[u8]) {
             let _ = format!("{message:?}");
             match Publish::read(&message, &dir) {
                 Ok(asked) => {
-                    let Publish { volume, propagation, read_only, pod, .. } = asked;
+                    let Publish { volume, asked, pod, .. } = asked;
+                    let (propagation, read_only) = (asked.propagation, asked.read_only);
                     let wish = Wish { volume, propagation, read_only, pod, check_user: true };
                     match policy::decide(&list, &wish) {
                         Ok(grant) => assert!(grant.propagation <= grant.entry.ceiling),

@@ -26,13 +26,30 @@ const USUAL: usize = 512;
 /// The longest one: the paths, and the rest.
 const MAX: usize = (3 + GIVEN_MAX) * crate::volume::PATH_MAX;
 
-/// Whose a volume is.
+/// What a publish asked for, whatever was granted: what another call, or another allow-list, is held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Asked {
+    /// The propagation, where the volume itself says one.
+    pub propagation: Option<MountPropagation>,
+    /// Whether the volume shall be read-only, whoever says so, except the entry.
+    pub read_only: bool,
+    /// Whether the Pod's volume says so (NodePublishVolumeRequest.readonly): exactly then runtimes keep it so in containers.
+    pub pod_read_only: bool,
+    /// The flags that the volume's mount options ask for.
+    pub attrs: MountAttrs,
+}
+
+/// Whose a volume is, and what was asked for it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// The entry.
     pub entry: EntryName,
+    /// The volume's id, as the kubelet calls it; none if the volume was published before ids were noted.
+    pub volume_id: Option<Arc<str>>,
     /// The pod, where the kubelet tells it.
     pub pod: Option<Arc<PodIdentity>>,
+    /// What was asked for.
+    pub asked: Asked,
 }
 
 /// How a volume was published.
@@ -84,6 +101,23 @@ struct Written<'a> {
     noexec: bool,
     source_mount: u64,
     given: Vec<(u32, u32, Option<String>)>,
+    #[serde(borrow, default)]
+    volume_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    asked: WrittenAsked<'a>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
+struct WrittenAsked<'a> {
+    #[serde(borrow)]
+    propagation: Option<Cow<'a, str>>,
+    read_only: bool,
+    pod_read_only: bool,
+    nosuid: bool,
+    nodev: bool,
+    noexec: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -127,6 +161,7 @@ impl Note {
     #[must_use]
     pub fn in_common(mut self) -> Self {
         self.owner.pod = None;
+        self.owner.volume_id = None;
         self.source_mount = 0;
         self.given = Vec::new();
         self
@@ -134,6 +169,7 @@ impl Note {
 
     fn encode(&self) -> Vec<u8> {
         let MountAttrs { read_only, nosuid, nodev, noexec } = self.attrs;
+        let asked = self.owner.asked;
         let written = Written {
             entry: self.owner.entry.as_str().into(),
             pod: self.owner.pod.as_ref().map(|pod| WrittenPod {
@@ -152,6 +188,15 @@ impl Note {
             noexec,
             source_mount: self.source_mount,
             given: self.given.iter().map(|s| (s.device.0, s.device.1, s.root.to_str().map(str::to_owned))).collect(),
+            volume_id: self.owner.volume_id.as_deref().map(Cow::Borrowed),
+            asked: WrittenAsked {
+                propagation: asked.propagation.map(|propagation| propagation.name().into()),
+                read_only: asked.read_only,
+                pod_read_only: asked.pod_read_only,
+                nosuid: asked.attrs.nosuid,
+                nodev: asked.attrs.nodev,
+                noexec: asked.attrs.noexec,
+            },
         };
         let mut text = Vec::with_capacity(USUAL);
         match serde_json::to_writer(&mut text, &written) {
@@ -171,9 +216,24 @@ impl Note {
             uid: pod.uid.into_owned(),
             service_account: pod.service_account.into_owned(),
         };
-        let Written { read_only, nosuid, nodev, noexec, source_mount, given, .. } = written;
+        let Written { read_only, nosuid, nodev, noexec, source_mount, given, asked, .. } = written;
         Some(Self {
-            owner: Owner { entry: EntryName::parse(&written.entry).ok()?, pod: written.pod.map(pod).map(Arc::new) },
+            owner: Owner {
+                entry: EntryName::parse(&written.entry).ok()?,
+                volume_id: written.volume_id.as_deref().map(Arc::from),
+                pod: written.pod.map(pod).map(Arc::new),
+                asked: Asked {
+                    propagation: asked.propagation.as_deref().map(str::parse).transpose().ok()?,
+                    read_only: asked.read_only,
+                    pod_read_only: asked.pod_read_only,
+                    attrs: MountAttrs {
+                        read_only: false,
+                        nosuid: asked.nosuid,
+                        nodev: asked.nodev,
+                        noexec: asked.noexec,
+                    },
+                },
+            },
             path: AbsPath::parse(&written.path).ok()?,
             sub_path: written.sub_path.as_deref().map(SubPath::parse).transpose().ok()?,
             propagation: written.propagation.parse().ok()?,
@@ -226,7 +286,12 @@ pub(crate) mod tests {
     /// Of some volume.
     pub(crate) fn note() -> Note {
         Note {
-            owner: Owner { entry: EntryName::parse("data").unwrap(), pod: None },
+            owner: Owner {
+                entry: EntryName::parse("data").unwrap(),
+                volume_id: None,
+                pod: None,
+                asked: Asked::default(),
+            },
             path: AbsPath::parse("/src").unwrap(),
             sub_path: None,
             propagation: MountPropagation::HostToContainer,
@@ -246,6 +311,13 @@ pub(crate) mod tests {
                     uid: "u".into(),
                     service_account: "default".into(),
                 })),
+                volume_id: Some("csi-0".into()),
+                asked: Asked {
+                    propagation: Some(MountPropagation::Bidirectional),
+                    read_only: true,
+                    pod_read_only: true,
+                    attrs: MountAttrs { noexec: true, ..MountAttrs::default() },
+                },
                 ..note().owner
             },
             sub_path: Some(SubPath::parse("a/\"b").unwrap()),

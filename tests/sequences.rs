@@ -20,7 +20,7 @@ use hostmount::config::AllowList;
 use hostmount::engine::{AttachJob, Context};
 use hostmount::heal::mend;
 use hostmount::mount_error::MountError;
-use hostmount::note::Owner;
+use hostmount::note::{Asked, Owner};
 use hostmount::plan::{Difference, Step};
 use hostmount::propagation::{MountPropagation, PropagationKind};
 use hostmount::sys::Errno;
@@ -217,7 +217,11 @@ impl World {
                 let job = node.job(&source.path(node), self.target(target), relation);
                 let entry = EntryName::parse(&format!("s{}", source.number())).unwrap();
                 let staging = self.setting.staged.then(|| self.staging(source));
-                let job = AttachJob { staging, owner: Some(Owner { entry, pod: None }), ..job };
+                let job = AttachJob {
+                    staging,
+                    owner: Some(Owner { entry, volume_id: None, pod: None, asked: Asked::default() }),
+                    ..job
+                };
                 node.attach_with(workshop, &job, hook).map(Some)
             }
             Op::Unpublish { target } => node.detach_with(&self.target(target), true, hook).map(|()| None),

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use hostmount::heal::Volume;
 use hostmount::lookup::Lookup;
 use hostmount::metrics::Metrics;
-use hostmount::note::{Note, Owner, Shown};
+use hostmount::note::{Asked, Note, Owner, Shown};
 use hostmount::propagation::MountPropagation;
 use hostmount::sys::stat::MountAttrs;
 use hostmount::volume::{AbsPath, EntryName, KubeletPath, PodIdentity};
@@ -155,7 +155,7 @@ pub(crate) fn volume(node: usize, n: usize) -> (Arc<Volume>, Arc<PodIdentity>) {
         service_account: "service".to_owned(),
     };
     let note = Note {
-        owner: Owner { entry: EntryName::parse("data").unwrap(), pod: None },
+        owner: Owner { entry: EntryName::parse("data").unwrap(), volume_id: None, pod: None, asked: Asked::default() },
         path: AbsPath::parse("/mnt/data").unwrap(),
         sub_path: None,
         propagation: MountPropagation::HostToContainer,

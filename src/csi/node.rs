@@ -14,7 +14,7 @@ use crate::engine::{self, AttachJob, Context};
 use crate::gate::Pass;
 use crate::lookup::Lookup;
 use crate::mount_error::MountError;
-use crate::note::{Note, Owner};
+use crate::note::{Asked, Note, Owner};
 use crate::observe::SourcePath;
 use crate::plugin::{Plugin, Subject, crew_of, cut};
 use crate::policy::{self, Grant, Wish};
@@ -130,7 +130,7 @@ impl Node {
 
     /// The volume as it would be published with this propagation.
     fn grant(&self, asked: &Publish, propagation: Option<MountPropagation>) -> Result<Grant, CallError> {
-        let Publish { volume, read_only, pod, .. } = asked;
+        let Publish { volume, asked: Asked { read_only, .. }, pod, .. } = asked;
         let (volume, pod) = (volume.clone(), pod.clone());
         Ok(policy::decide(&*self.list()?, &Wish { volume, propagation, read_only: *read_only, pod, check_user: true })?)
     }
@@ -163,7 +163,7 @@ impl Node {
     async fn publish(&self, request: &Request<csi::NodePublishVolumeRequest>) -> Result<(), CallError> {
         let asked = Publish::read(request.get_ref(), self.kubelet_dir())?;
         let crew = crew_of(request)?;
-        let mut propagation = asked.propagation;
+        let mut propagation = asked.asked.propagation;
         if let (None, Some(lookup)) = (propagation, &self.plugin.lookup) {
             // Boxed, or each call would carry along the room that a look-up takes, also where there is none.
             let Some(wished) = Box::pin(self.wished(lookup, &asked, &crew)).await? else { return Ok(()) };
@@ -242,9 +242,14 @@ fn publish_job(asked: &Publish, grant: &Grant) -> AttachJob {
         staging: asked.staging.clone(),
         relation: *propagation,
         lower: false,
-        attrs: attrs(*read_only, *flags).union(asked.attrs),
+        attrs: attrs(*read_only, *flags).union(asked.asked.attrs),
         single_writer: asked.single_writer,
-        owner: Some(Owner { entry: entry.name.clone(), pod: asked.pod.clone() }),
+        owner: Some(Owner {
+            entry: entry.name.clone(),
+            volume_id: Some(Arc::clone(&asked.id)),
+            pod: asked.pod.clone(),
+            asked: asked.asked,
+        }),
         follow: false,
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::note::Asked;
 use crate::propagation::{MountPropagation, UnknownPropagation};
 use crate::sys::stat::MountAttrs;
 use crate::volume::{AbsPath, BadName, EntryName, HANDLE_MAX, KubeletPath, PodIdentity, SubPath, VolumeRef};
@@ -80,18 +81,16 @@ pub struct Stage {
 /// A volume to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publish {
+    /// The volume's id.
+    pub id: Arc<str>,
     /// Which directory.
     pub volume: VolumeRef,
     /// Where.
     pub target: KubeletPath,
     /// Where it was staged; inline volumes aren't.
     pub staging: Option<KubeletPath>,
-    /// What must cross, if the volume says.
-    pub propagation: Option<MountPropagation>,
-    /// Whether it was asked for read-only.
-    pub read_only: bool,
-    /// Flags asked for by the volume's mount options.
-    pub attrs: MountAttrs,
+    /// What was asked for.
+    pub asked: Asked,
     /// Whether one target at most may have it.
     pub single_writer: bool,
     /// The pod, if the kubelet says.
@@ -325,12 +324,16 @@ impl Publish {
             return Err(BadRequest::PodUid { context: shorten(&pod.uid), path: path.to_owned() });
         }
         Ok(Self {
+            id: id.into(),
             volume,
             target,
             staging,
-            propagation: context.propagation.or(capability.propagation),
-            read_only: message.readonly || capability.read_only || context.read_only,
-            attrs: capability.attrs,
+            asked: Asked {
+                propagation: context.propagation.or(capability.propagation),
+                read_only: message.readonly || capability.read_only || context.read_only,
+                pod_read_only: message.readonly,
+                attrs: capability.attrs,
+            },
             single_writer: capability.single_writer,
             pod: context.pod,
             inline,

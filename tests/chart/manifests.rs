@@ -118,11 +118,11 @@ fn kubernetes_and_the_allow_list_take_every_example() {
             let propagation = mount["mountPropagation"].as_str().unwrap_or("None").parse::<MountPropagation>().unwrap();
             for volume in pod["volumes"].as_array().unwrap().iter().filter(|volume| !volume["csi"].is_null()) {
                 let request = published(&volume["csi"], account);
-                assert_eq!(request.propagation, None, "{file}: nobody should name it twice");
+                assert_eq!(request.asked.propagation, None, "{file}: nobody should name it twice");
                 let wish = Wish {
                     volume: request.volume,
                     propagation: Some(propagation),
-                    read_only: request.read_only,
+                    read_only: request.asked.read_only,
                     pod: Some(Arc::new(PodIdentity {
                         namespace: "demo".into(),
                         name: "p".into(),
