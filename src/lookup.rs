@@ -6,12 +6,11 @@
 //! which of its claims a PersistentVolume is bound to: where its claims differ in what they want, the
 //! PersistentVolume is asked for, one request.
 //!
-//! A pod is found by the uid in the target path, which the kubelet has made. What the volume context says of it is
-//! compared: without `podInfoOnMount`, users could write it themselves.
+//! Who the pod is, the kubelet says in the volume context (`podInfoOnMount`), by namespace, name and uid; [`KnownPods`] finds it by all
+//! three. Without that nothing is looked up, and nothing published: users could write it themselves.
 
 pub mod asking;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -25,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::Metrics;
+use crate::pod::known::{Claim, Found, KnownPods};
 use crate::pod::object::{PersistentVolume, Pod};
 use crate::pod::{Answer, PodVolumes, PodWish};
 use crate::volume::{KubeletPath, PodIdentity};
@@ -45,27 +45,48 @@ pub enum LookupError {
         /// The target path.
         path: KubeletPath,
     },
+    /// The request doesn't say which pod it is for.
+    #[error(
+        "the request does not say which pod it is for, and without that no pod can be looked up: set podInfoOnMount: true \
+         on the CSIDriver object"
+    )]
+    NoPodInfo,
     /// The pod hasn't come by the watch.
-    #[error("{}", unseen(pod.as_deref(), uid, *waited, why.as_deref()))]
+    #[error(
+        "the volume does not say its propagation, and the API server did not tell of the pod {pod} (uid {}) within \
+         {waited:?}: {why}; the call will be retried, or set the volume attribute \"propagation\"",
+        pod.uid
+    )]
     PodUnseen {
-        /// Namespace and name, if the kubelet says.
-        pod: Option<String>,
-        /// The uid in the target path.
-        uid: String,
+        /// The pod.
+        pod: PodIdentity,
         /// How long it was waited for.
         waited: Duration,
-        /// What is wrong with the watch, if something is.
-        why: Option<String>,
+        /// What there is instead, or what is wrong with the watch.
+        why: String,
     },
-    /// The pod with this uid is another than the request says.
+    /// The uid is another pod's.
     #[error(
-        "the volume context says {said}, but target_path is of {is}: the kubelet does not write so; set \
-         podInfoOnMount: true on the CSIDriver object, so that it does"
+        "the request is for the pod {pod} with the uid {}, but that is the uid of the pod {is}: one of the two claims \
+         what isn't its own; look at both, and whether podInfoOnMount is true on the CSIDriver object",
+        pod.uid
     )]
     OtherPod {
-        /// What the context says.
-        said: String,
+        /// Who the request says.
+        pod: PodIdentity,
         /// Whose uid it is.
+        is: String,
+    },
+    /// The pod runs as another service account than the request says.
+    #[error(
+        "the request says that the pod {pod} runs as the service account {:?}, but the API server says {is:?}: the kubelet does \
+         not write so; set podInfoOnMount: true on the CSIDriver object, so that it does",
+        pod.service_account
+    )]
+    OtherAccount {
+        /// Who the request says.
+        pod: PodIdentity,
+        /// As whom it runs.
         is: String,
     },
     /// The pod hasn't this volume.
@@ -91,20 +112,11 @@ pub enum LookupError {
     },
 }
 
-fn unseen(pod: Option<&str>, uid: &str, waited: Duration, why: Option<&str>) -> String {
-    let pod = pod.map_or_else(|| format!("with the uid {uid}"), |pod| format!("{pod} (uid {uid})"));
-    let why = why.map_or_else(|| "it does not have it".to_owned(), |why| format!("watching pods fails: {why}"));
-    format!(
-        "the volume does not say its propagation, and the API server did not tell of the pod {pod} within \
-         {waited:?}: {why}; the call will be retried, or set the volume attribute \"propagation\""
-    )
-}
-
 #[derive(Default)]
 struct Pods {
-    by_uid: HashMap<String, Arc<PodVolumes>>,
+    known: KnownPods,
     /// Those of a list that is being received.
-    arriving: HashMap<String, Arc<PodVolumes>>,
+    arriving: KnownPods,
     synced: bool,
     /// What went wrong last, and when.
     error: Option<(String, Instant)>,
@@ -113,32 +125,48 @@ struct Pods {
 impl Pods {
     fn take(&mut self, event: Event<Pod>) {
         self.error = None;
-        let read = |pod: &Pod| PodVolumes::of(pod).map(|pod| (pod.uid.clone(), Arc::new(pod)));
+        let read = |pod: &Pod| PodVolumes::of(pod).map(Arc::new);
         match event {
-            Event::Apply(pod) => self.by_uid.extend(read(&pod)),
+            Event::Apply(pod) => {
+                if let Some(pod) = read(&pod) {
+                    self.learn(&pod);
+                }
+            }
             Event::Delete(pod) => {
-                if let Some((uid, _)) = read(&pod) {
-                    self.by_uid.remove(&uid);
+                if let Some(pod) = read(&pod) {
+                    self.known.remove(&pod);
                 }
             }
             // Left out by `asking`; a list that didn't come to its end is forgotten with its error.
             Event::Init => {}
             // What a pod wants doesn't become wrong by waiting for the rest of the list.
             Event::InitApply(pod) => {
-                let pod = read(&pod);
-                self.by_uid.extend(pod.clone());
-                self.arriving.extend(pod);
+                if let Some(pod) = read(&pod) {
+                    self.learn(&pod);
+                    // What there is to say of it was said just now.
+                    self.arriving.insert(&pod);
+                }
             }
             Event::InitDone => {
-                self.by_uid = std::mem::take(&mut self.arriving);
+                self.known = std::mem::take(&mut self.arriving);
                 self.synced = true;
             }
         }
     }
 
+    fn learn(&mut self, pod: &Arc<PodVolumes>) {
+        for Claim { uid, mirror, other } in self.known.insert(pod) {
+            tracing::warn!(
+                uid, pod = %mirror, of = %other,
+                "a pod says by the annotation kubernetes.io/config.mirror that it has the uid of another one, and is not \
+                 taken for it: look who has made it"
+            );
+        }
+    }
+
     fn fail(&mut self, error: String, now: Instant) {
         self.error = Some((error, now));
-        self.arriving.clear();
+        self.arriving = KnownPods::default();
     }
 
     /// What is wrong now.
@@ -233,42 +261,25 @@ impl Lookup {
     /// How many pods are known.
     #[must_use]
     pub fn known(&self) -> usize {
-        self.pods().by_uid.len()
+        self.pods().known.count()
     }
 
-    /// What the pod wants of the volume whose target path this is; `said` is who it is in the volume context.
+    /// What `pod`, as the kubelet names it, wants of the volume whose target path this is. Both have the same uid.
     ///
     /// # Errors
     /// [`LookupError`], at the deadline at the latest.
-    pub async fn wish(
-        &self,
-        target: &KubeletPath,
-        inline: bool,
-        said: Option<&PodIdentity>,
-    ) -> Result<PodWish, LookupError> {
+    pub async fn wish(&self, target: &KubeletPath, inline: bool, pod: &PodIdentity) -> Result<PodWish, LookupError> {
         let start = Instant::now();
-        let result = self.find(target, inline, said).await;
+        let result = self.find(target, inline, pod).await;
         self.metrics.looked_up(result.is_ok(), start.elapsed());
         result
     }
 
-    async fn find(
-        &self,
-        target: &KubeletPath,
-        inline: bool,
-        said: Option<&PodIdentity>,
-    ) -> Result<PodWish, LookupError> {
-        let (uid, volume) = target.pod_volume().ok_or_else(|| LookupError::NotAPodVolume { path: target.clone() })?;
-        let pod = self.arrival(uid, said).await?;
-        let name = || format!("{}/{}", pod.namespace, pod.name);
-        if let Some(said) = said
-            && (&said.namespace, &said.name, &said.service_account) != (&pod.namespace, &pod.name, &pod.service_account)
-        {
-            let account = |account: &str| format!("with the service account {account:?}");
-            return Err(LookupError::OtherPod {
-                said: format!("pod {said} {}", account(&said.service_account)),
-                is: format!("pod {} {}", name(), account(&pod.service_account)),
-            });
+    async fn find(&self, target: &KubeletPath, inline: bool, said: &PodIdentity) -> Result<PodWish, LookupError> {
+        let (_, volume) = target.pod_volume().ok_or_else(|| LookupError::NotAPodVolume { path: target.clone() })?;
+        let pod = self.arrival(said).await?;
+        if said.service_account != pod.service_account {
+            return Err(LookupError::OtherAccount { pod: said.clone(), is: pod.service_account.clone() });
         }
         let answer = match if inline { pod.inline(&self.driver, volume) } else { pod.any_claim() } {
             Answer::DependsOnClaim => pod.claim(&self.claim_of(volume, &pod).await?),
@@ -276,33 +287,50 @@ impl Lookup {
         };
         match answer {
             Answer::Wish(wish) => Ok(wish),
-            _ => Err(LookupError::NoVolume { pod: name(), volume: volume.to_owned() }),
+            _ => Err(LookupError::NoVolume { pod: pod.to_string(), volume: volume.to_owned() }),
         }
     }
 
-    /// The pod with this uid, as soon as it has come.
-    async fn arrival(&self, uid: &str, said: Option<&PodIdentity>) -> Result<Arc<PodVolumes>, LookupError> {
+    /// The pod, as soon as it has come.
+    async fn arrival(&self, said: &PodIdentity) -> Result<Arc<PodVolumes>, LookupError> {
         let mut changed = self.changed.subscribe();
         let coming = async {
             loop {
-                if let Some(pod) = self.pods().by_uid.get(uid) {
-                    return Some(Arc::clone(pod));
+                let found = self.pods().known.find(said);
+                // One of the same name may still come, or go, until the watch is where the kubelet's is.
+                if found != Found::Missing {
+                    return Some(found);
                 }
                 changed.changed().await.ok()?;
             }
         };
-        self.within(coming).await.flatten().ok_or_else(|| LookupError::PodUnseen {
-            pod: said.map(ToString::to_string),
-            uid: uid.to_owned(),
-            waited: self.deadline,
-            why: self.error().or_else(|| self.ready().err()),
-        })
+        match self.within(coming).await.flatten() {
+            Some(Found::Pod(pod)) => Ok(pod),
+            Some(Found::Another(is)) => Err(LookupError::OtherPod { pod: said.clone(), is: is.to_string() }),
+            Some(Found::Missing) | None => {
+                Err(LookupError::PodUnseen { pod: said.clone(), waited: self.deadline, why: self.why_unseen(said) })
+            }
+        }
+    }
+
+    /// Why a pod isn't known.
+    fn why_unseen(&self, pod: &PodIdentity) -> String {
+        if let Some(error) = self.error() {
+            return format!("watching pods fails: {error}");
+        }
+        if let Err(why) = self.ready() {
+            return why;
+        }
+        match self.pods().known.uid_of(&pod.namespace, &pod.name) {
+            Some(uid) => format!("the one that it has of that name has the uid {uid}"),
+            None => "it does not have it".to_owned(),
+        }
     }
 
     /// The name of the claim that a PersistentVolume is bound to, in the pod's namespace.
     async fn claim_of(&self, volume: &str, pod: &PodVolumes) -> Result<String, LookupError> {
         let fail = |why: String| LookupError::PersistentVolume {
-            pod: format!("{}/{}", pod.namespace, pod.name),
+            pod: pod.to_string(),
             volume: volume.to_owned(),
             why,
         };

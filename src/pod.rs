@@ -4,7 +4,10 @@
 //! only by the path: an inline volume by its name in the pod, a claim by the name of the PersistentVolume that is
 //! bound to it. Which claim that is doesn't matter as long as all the pod's claims want the same.
 
+pub mod known;
 pub mod object;
+
+use std::fmt;
 
 use crate::propagation::MountPropagation;
 use object::{Container, MIRROR, Pod, VolumeMount};
@@ -43,8 +46,10 @@ pub struct PodVolumes {
     pub name: String,
     /// The service account that it runs as.
     pub service_account: String,
-    /// The uid by which the kubelet knows it: it is part of the paths of its volumes.
+    /// The object's own uid.
     pub uid: String,
+    /// Of a mirror pod, the uid of its static pod, as it says. By that the kubelet knows the pod, and its volumes' paths have it.
+    pub mirror_of: Option<String>,
     volumes: Vec<PodVolume>,
 }
 
@@ -71,6 +76,12 @@ fn asked(mount: &VolumeMount) -> MountPropagation {
     MountPropagation::ALL.into_iter().find(|p| Some(p.name()) == said).unwrap_or_default()
 }
 
+impl fmt::Display for PodVolumes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 impl PodVolumes {
     /// Reads a pod. None for one without name or uid, which the API server does not have.
     #[must_use]
@@ -78,7 +89,6 @@ impl PodVolumes {
         let spec = pod.spec.as_ref()?;
         let meta = &pod.metadata;
         let name = meta.name.clone()?;
-        let mirrored = meta.annotations.as_ref().and_then(|a| a.get(MIRROR)).cloned();
         let strongest = |volume: &str, of: &[&[Container]]| {
             let mounts = of.iter().copied().flatten().flat_map(|container| &container.volume_mounts);
             mounts.filter(|m| m.name == volume).map(asked).max().unwrap_or_default()
@@ -96,7 +106,8 @@ impl PodVolumes {
         });
         Some(Self {
             namespace: meta.namespace.clone()?,
-            uid: mirrored.or_else(|| meta.uid.clone())?,
+            uid: meta.uid.clone()?,
+            mirror_of: meta.annotations.as_ref().and_then(|annotations| annotations.get(MIRROR)).cloned(),
             service_account: spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned()),
             volumes: volumes.collect(),
             name,
@@ -206,16 +217,5 @@ mod tests {
         assert_eq!(differ.claim("p-b"), wish(Nothing, Nothing));
         assert_eq!(differ.claim("b"), Answer::NoVolume);
         assert_eq!(differ.service_account, "reader");
-    }
-
-    #[test]
-    fn a_mirror_pod_goes_by_the_uid_of_its_static_pod() {
-        let object = json!({
-            "metadata": {"name": "p", "namespace": "kube-system", "uid": "of-the-object",
-                "annotations": {"kubernetes.io/config.mirror": "of-the-kubelet"}},
-            "spec": {"containers": []},
-        });
-        let pod = PodVolumes::of(&serde_json::from_value(object).unwrap()).unwrap();
-        assert_eq!(pod.uid, "of-the-kubelet");
     }
 }

@@ -8,6 +8,7 @@ const PURE: &[&str] = &[
     "plan.rs",
     "policy.rs",
     "pod.rs",
+    "pod/known.rs",
     "pod/object.rs",
     "propagation.rs",
     "volume.rs",

@@ -15,6 +15,7 @@ use hostmount::propagation::MountPropagation;
 use hostmount::sys::stat::MountAttrs;
 use hostmount::volume::{AbsPath, EntryName, KubeletPath, PodIdentity};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
@@ -137,6 +138,12 @@ impl Fleet {
         until(|| others() == 0, at_most).await;
         others()
     }
+}
+
+/// Who a pod is, as the kubelet says.
+pub(crate) fn identity(meta: &ObjectMeta) -> PodIdentity {
+    let [namespace, name, uid] = [&meta.namespace, &meta.name, &meta.uid].map(|part| part.clone().unwrap());
+    PodIdentity { namespace, name, uid, service_account: "service".to_owned() }
 }
 
 /// The target path of a pod's volume, as the kubelet makes it.

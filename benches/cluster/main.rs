@@ -309,7 +309,8 @@ async fn node_at_once(cluster: &Cluster, args: &Args, fleet: &Fleet) {
         let pod = pods::inline(node, &format!("at-once-{n}"));
         let made = cluster.pods_of(node).create(&PostParams::default(), &pod).await.unwrap();
         let begun = Instant::now();
-        lookup.wish(&fleet::target(&made.metadata.uid.unwrap(), "data"), true, None).await.unwrap();
+        let pod = fleet::identity(&made.metadata);
+        lookup.wish(&fleet::target(&pod.uid, "data"), true, &pod).await.unwrap();
         begun.elapsed().as_secs_f64() * 1e3
     });
     let took = join_all(made).await;
@@ -336,14 +337,14 @@ async fn claims_that_differ(cluster: &Cluster, args: &Args, fleet: &Fleet) {
             volumes.create(&PostParams::default(), &pods::persistent_volume(node, &name)).await.unwrap();
             let made =
                 cluster.pods_of(node).create(&PostParams::default(), &pods::claiming(node, &name)).await.unwrap();
-            (node, made.metadata.uid.unwrap(), format!("pv-{name}"))
+            (node, fleet::identity(&made.metadata), format!("pv-{name}"))
         }
     });
     let made: Vec<_> = iter(made).buffer_unordered(16).collect().await;
     let before = cluster.scrape().await;
-    let asked = made.into_iter().map(|(node, uid, volume)| async move {
+    let asked = made.into_iter().map(|(node, pod, volume)| async move {
         let begun = Instant::now();
-        fleet.lookups[node].wish(&fleet::target(&uid, &volume), false, None).await.unwrap();
+        fleet.lookups[node].wish(&fleet::target(&pod.uid, &volume), false, &pod).await.unwrap();
         begun.elapsed().as_secs_f64() * 1e3
     });
     let took: Vec<f64> = iter(asked).buffer_unordered(16).collect().await;

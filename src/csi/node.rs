@@ -12,7 +12,7 @@ use super::status::CallError;
 use crate::config::{Missing, MountFlags};
 use crate::engine::{self, AttachJob, Context};
 use crate::gate::Pass;
-use crate::lookup::Lookup;
+use crate::lookup::{Lookup, LookupError};
 use crate::mount_error::MountError;
 use crate::note::{Asked, Note, Owner};
 use crate::observe::SourcePath;
@@ -23,7 +23,7 @@ use crate::site::Site;
 use crate::sys::stat::{MountAttrs, Usage};
 use crate::threads::{Crew, Job, Lead, MountThread, NoResult};
 use crate::vitals::Vital;
-use crate::volume::KubeletPath;
+use crate::volume::{KubeletPath, PodIdentity};
 use crate::wire::csi;
 use csi::node_service_capability::rpc::Type as Rpc;
 use csi::volume_health::VolumeHealthEntry;
@@ -139,12 +139,12 @@ impl Node {
     async fn wished(
         &self,
         lookup: &Lookup,
-        asked: &Publish,
+        (asked, pod): (&Publish, &PodIdentity),
         crew: &Arc<Crew>,
     ) -> Result<Option<MountPropagation>, CallError> {
         // Who may not have the entry at all hears so at once, whatever the pod wants.
         let least = self.grant(asked, None)?;
-        let wish = lookup.wish(&asked.target, asked.inline, asked.pod.as_deref()).await?;
+        let wish = lookup.wish(&asked.target, asked.inline, pod).await?;
         tracing::debug!(strongest = %wish.strongest, at_start = %wish.at_start, "the pod's wish");
         // A container that was added to the running pod can't change the volume that the pod has. When the
         // kubelet repeats its call, failing it would cost the pod that volume.
@@ -164,10 +164,13 @@ impl Node {
         let asked = Publish::read(request.get_ref(), self.kubelet_dir())?;
         let crew = crew_of(request)?;
         let mut propagation = asked.asked.propagation;
-        if let (None, Some(lookup)) = (propagation, &self.plugin.lookup) {
-            // Boxed, or each call would carry along the room that a look-up takes, also where there is none.
-            let Some(wished) = Box::pin(self.wished(lookup, &asked, &crew)).await? else { return Ok(()) };
-            propagation = Some(wished);
+        if let Some(lookup) = &self.plugin.lookup {
+            let pod = asked.pod.as_deref().ok_or(LookupError::NoPodInfo)?;
+            if propagation.is_none() {
+                // Boxed, or each call would carry along the room that a look-up takes, also where there is none.
+                let Some(wished) = Box::pin(self.wished(lookup, (&asked, pod), &crew)).await? else { return Ok(()) };
+                propagation = Some(wished);
+            }
         }
         let grant = self.grant(&asked, propagation)?;
         if let Some(warning) = &grant.warning {

@@ -110,7 +110,8 @@ pub const fn code(error: &CallError) -> Code {
         },
         CallError::Lookup(lookup) => match lookup {
             LookupError::NotAPodVolume { .. } => Code::InvalidArgument,
-            LookupError::OtherPod { .. } => Code::PermissionDenied,
+            LookupError::NoPodInfo => Code::FailedPrecondition,
+            LookupError::OtherPod { .. } | LookupError::OtherAccount { .. } => Code::PermissionDenied,
             LookupError::PodUnseen { .. } | LookupError::NoVolume { .. } | LookupError::PersistentVolume { .. } => {
                 Code::Unavailable
             }
