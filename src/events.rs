@@ -18,6 +18,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
+use crate::author::{AuthorText, ForAuthor, KnownText, author};
 use crate::heal::Volume;
 use crate::vitals::Vital;
 use crate::volume::PodIdentity;
@@ -110,8 +111,7 @@ impl Events {
         let mut hasher = DefaultHasher::new();
         (volume.path.as_path(), vital.reason(), volume.shown.device, &volume.shown.root).hash(&mut hasher);
         let name: String = pod.name.chars().take(200).collect();
-        let of = volume.path.pod_volume().map_or_else(String::new, |(_, name)| format!(" {name}"));
-        let note = format!("volume{of} (entry {}): {}", volume.note.owner.entry, vital.message());
+        let note = note(volume, vital);
         Event {
             metadata: ObjectMeta {
                 name: Some(format!("{name}.{:016x}", hasher.finish())),
@@ -132,9 +132,18 @@ impl Events {
                 uid: Some(pod.uid.clone()),
                 ..ObjectReference::default()
             }),
-            note: Some(note.chars().take(NOTE_MAX).collect()),
+            note: Some(note.as_str().chars().take(NOTE_MAX).collect()),
             ..Event::default()
         }
+    }
+}
+
+/// What an event says of a volume.
+fn note(volume: &Volume, vital: Vital) -> AuthorText {
+    let entry = &volume.note.owner.entry;
+    match volume.path.pod_volume() {
+        Some((_, name)) => author!["volume ", KnownText::new(name), " (entry ", *entry, "): ", vital.for_author()],
+        None => author!["volume of the entry ", *entry, ": ", vital.for_author()],
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod apply;
+pub mod author;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -1,4 +1,5 @@
-//! Why a mount job failed, in words that say what was asked, what was found and what to do.
+//! Why a mount job failed, in words for the administrator: what was asked, what was found and what to do, with the paths and
+//! commands of the node. What the pod's author reads is in [`crate::author::refusals`].
 
 use std::path::PathBuf;
 
@@ -7,30 +8,31 @@ use crate::plan::{Difference, Step};
 use crate::propagation::{MountPropagation, PropagationState};
 use crate::shortage::{self, Full, Room};
 use crate::sys::Errno;
+use crate::text::{quoted, visible};
 
 /// Why a job failed. `csi::status` turns each into a gRPC status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MountError {
     /// The source directory isn't there.
-    #[error("the source directory {} does not exist: create it on the node, or set `missing: {{create: {{}}}}` for its entry", path.display())]
+    #[error("the source directory {} does not exist: create it on the node, or set `missing: {{create: {{}}}}` for its entry", visible(path))]
     SourceMissing {
         /// Where.
         path: PathBuf,
     },
     /// The way to the source leads over a symlink.
-    #[error("the source path {} leads over a symlink or out of its entry: symlinks are never followed; name the real path", path.display())]
+    #[error("the source path {} leads over a symlink or out of its entry: symlinks are never followed; name the real path", visible(path))]
     SourceSymlink {
         /// Where.
         path: PathBuf,
     },
     /// The source isn't a directory.
-    #[error("the source {} is not a directory: only directories can be published", path.display())]
+    #[error("the source {} is not a directory: only directories can be published", visible(path))]
     SourceNotDirectory {
         /// Where.
         path: PathBuf,
     },
     /// The source's file system has lost its server.
-    #[error("the source {} is dead ({errno}): its file system's server is gone; restart it on the node, the call is then retried", path.display())]
+    #[error("the source {} is dead ({errno}): its file system's server is gone; restart it on the node, the call is then retried", visible(path))]
     SourceDead {
         /// Where.
         path: PathBuf,
@@ -38,7 +40,7 @@ pub enum MountError {
         errno: Errno,
     },
     /// The source can't be opened for another reason.
-    #[error("the source {} cannot be opened: {errno}{}", path.display(), shortage::advice(*errno))]
+    #[error("the source {} cannot be opened: {errno}{}", visible(path), shortage::advice(*errno))]
     Source {
         /// Where.
         path: PathBuf,
@@ -46,7 +48,7 @@ pub enum MountError {
         errno: Errno,
     },
     /// The source's mount passes nothing on.
-    #[error("{asked} was asked for, but the mount that {} lies on is {found}, so no mount can cross: run `mount --make-rshared \"$(findmnt -n -o TARGET -T {})\"` on the node, or ask for None", path.display(), path.display())]
+    #[error("{asked} was asked for, but the mount that {} lies on is {found}, so no mount can cross: run `findmnt -n -o TARGET -T {} | xargs -d '\\n' mount --make-rshared` on the node, or ask for None", visible(path), quoted(path))]
     SourcePrivate {
         /// Where.
         path: PathBuf,
@@ -56,37 +58,37 @@ pub enum MountError {
         found: PropagationState,
     },
     /// The source's mount can't be bound.
-    #[error("the mount that {} lies on is unbindable: run `mount --make-private \"$(findmnt -n -o TARGET -T {})\"` on the node", path.display(), path.display())]
+    #[error("the mount that {} lies on is unbindable: run `findmnt -n -o TARGET -T {} | xargs -d '\\n' mount --make-private` on the node", visible(path), quoted(path))]
     SourceUnbindable {
         /// Where.
         path: PathBuf,
     },
     /// The directory that the target lies in isn't there.
-    #[error("the directory of {} does not exist: the caller has to make it (CSI: NodePublishVolume, target_path)", path.display())]
+    #[error("the directory of {} does not exist: the caller has to make it (CSI: NodePublishVolume, target_path)", visible(path))]
     TargetParentMissing {
         /// The target.
         path: PathBuf,
     },
     /// The way to the target leads over a symlink.
-    #[error("the path {} leads over a symlink or out of the kubelet's directory: nothing is mounted or unmounted there", path.display())]
+    #[error("the path {} leads over a symlink or out of the kubelet's directory: nothing is mounted or unmounted there", visible(path))]
     TargetSymlink {
         /// The target.
         path: PathBuf,
     },
     /// Something that isn't a directory is at the target.
-    #[error("{} exists and is not a directory: remove it on the node", path.display())]
+    #[error("{} exists and is not a directory: remove it on the node", visible(path))]
     TargetNotDirectory {
         /// The target.
         path: PathBuf,
     },
     /// The target holds files.
-    #[error("{} exists and is not empty: a mount would hide its files; move them away on the node", path.display())]
+    #[error("{} exists and is not empty: a mount would hide its files; move them away on the node", visible(path))]
     TargetNotEmpty {
         /// The target.
         path: PathBuf,
     },
     /// The target is published already, but not as asked.
-    #[error("{} is published already, but {}: unpublish it first", path.display(), describe(*difference))]
+    #[error("{} is published already, but {}: unpublish it first", visible(path), describe(*difference))]
     TargetDiffers {
         /// The target.
         path: PathBuf,
@@ -94,7 +96,7 @@ pub enum MountError {
         difference: Difference,
     },
     /// The target can't be used for another reason.
-    #[error("{} cannot be used: {errno}{}", path.display(), shortage::advice(*errno))]
+    #[error("{} cannot be used: {errno}{}", visible(path), shortage::advice(*errno))]
     Target {
         /// The target.
         path: PathBuf,
@@ -102,7 +104,7 @@ pub enum MountError {
         errno: Errno,
     },
     /// The kubelet's directory can't be opened.
-    #[error("the kubelet directory {} cannot be opened in the caller's mount namespace: {errno}{}", path.display(), or_else(*errno, "; set --kubelet-dir to the kubelet's --root-dir"))]
+    #[error("the kubelet directory {} cannot be opened in the caller's mount namespace: {errno}{}", visible(path), or_else(*errno, "; set --kubelet-dir to the kubelet's --root-dir"))]
     KubeletDir {
         /// Where.
         path: PathBuf,
@@ -110,7 +112,7 @@ pub enum MountError {
         errno: Errno,
     },
     /// The workshop can't be set up.
-    #[error("the workshop {} cannot be mounted in the caller's mount namespace: {errno}{}", path.display(), or_else(*errno, "; the plugin needs CAP_SYS_ADMIN there"))]
+    #[error("the workshop {} cannot be mounted in the caller's mount namespace: {errno}{}", visible(path), or_else(*errno, "; the plugin needs CAP_SYS_ADMIN there"))]
     Workshop {
         /// Where.
         path: PathBuf,
@@ -118,19 +120,19 @@ pub enum MountError {
         errno: Errno,
     },
     /// Nothing is mounted where a volume should be.
-    #[error("no volume is published at {}", path.display())]
+    #[error("no volume is published at {}", visible(path))]
     NotPublished {
         /// Where.
         path: PathBuf,
     },
     /// A single-writer volume is published elsewhere.
-    #[error("the volume allows a single writer and is published at {} already: unpublish it there first", other.display())]
+    #[error("the volume allows a single writer and is published at {} already: unpublish it there first", visible(other))]
     SecondWriter {
         /// Where.
         other: PathBuf,
     },
     /// A mount namespace holds as many mounts as the kernel allows.
-    #[error("{} cannot be mounted: {} ({room}): raise the sysctl fs.mount-max on the node, or have fewer volumes or fewer mounts there", path.display(), full.text())]
+    #[error("{} cannot be mounted: {} ({room}): raise the sysctl fs.mount-max on the node, or have fewer volumes or fewer mounts there", visible(path), full.text())]
     TooManyMounts {
         /// Where the volume should have been.
         path: PathBuf,
@@ -146,7 +148,7 @@ pub enum MountError {
         failed: Failed,
     },
     /// What was made isn't what was planned.
-    #[error("what was mounted at {} is not what was planned: {}; the next try makes it anew", path.display(), describe(*difference))]
+    #[error("what was mounted at {} is not what was planned: {}; the next try makes it anew", visible(path), describe(*difference))]
     Drift {
         /// The target.
         path: PathBuf,
@@ -154,7 +156,7 @@ pub enum MountError {
         difference: Difference,
     },
     /// The volume's file system has lost its server.
-    #[error("the volume at {} is dead ({errno}): its file system's server is gone", path.display())]
+    #[error("the volume at {} is dead ({errno}): its file system's server is gone", visible(path))]
     VolumeDead {
         /// Where.
         path: PathBuf,
@@ -166,7 +168,8 @@ pub enum MountError {
     Cancelled,
 }
 
-const fn name_of(step: Step) -> &'static str {
+/// What a step does, as the beginning of a sentence.
+pub(crate) const fn name_of(step: Step) -> &'static str {
     match step {
         Step::MakeTarget => "making the target directory",
         Step::Bind(_) => "binding the source",

@@ -1,6 +1,8 @@
 //! What the services share: the plugin's names, allow-list, gate and threads, and how a call is told of.
 
+use std::collections::HashMap;
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +11,12 @@ use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 use tracing::field::Empty;
 
+use crate::author::{AuthorText, ForAuthor, KnownText, author};
 use crate::config::AllowList;
 use crate::config::reload::ConfigStore;
 use crate::csi::caller::{Caller, MountNamespaceOf};
 use crate::csi::door::Door;
+use crate::csi::request::{SUB_PATH, VOLUME};
 use crate::csi::status::{CallError, code, status};
 use crate::gate::Gate;
 use crate::held::{Counter, Held};
@@ -78,6 +82,28 @@ pub struct Subject<'a> {
     pub volume: &'a str,
     /// The pod, as namespace/name, if the request says.
     pub pod: Option<&'a str>,
+    /// What the volume's author has written into it, if the request says.
+    pub attributes: Option<&'a HashMap<String, String>>,
+}
+
+impl Subject<'_> {
+    /// Which volume of the author's it is, and by which word the administrator finds the log line of a refusal with this text.
+    fn about(&self, text: &AuthorText, node: &str) -> (AuthorText, String) {
+        // The same for a call that is repeated, so that the kubelet adds up its events; and made only of what the author reads
+        // anyway, so that it tells nothing else.
+        let mut hasher = DefaultHasher::new();
+        (self.rpc, self.volume, self.pod, text).hash(&mut hasher);
+        let reference = format!("{:08x}", hasher.finish() >> 32);
+        let given = |name| self.attributes.and_then(|all| all.get(name)).map(|value| KnownText::new(value));
+        let volume = match (given(VOLUME), given(SUB_PATH)) {
+            (Some(entry), None) => author!["entry ", entry, "; "],
+            (Some(entry), Some(sub_path)) => author!["entry ", entry, ", subPath ", sub_path, "; "],
+            (None, _) if self.volume.is_empty() => author![""],
+            (None, _) => author!["volume ", KnownText::new(self.volume), "; "],
+        };
+        let (node, word) = (KnownText::new(node), KnownText::new(&reference));
+        (author![volume, "for the administrator of node ", node, ": reference ", word, " in hostmount's log"], reference)
+    }
 }
 
 impl Plugin {
@@ -144,7 +170,7 @@ impl Plugin {
     where
         F: Future<Output = Result<T, CallError>>,
     {
-        let Subject { rpc, volume, pod } = subject;
+        let Subject { rpc, volume, pod, .. } = subject;
         let volume = cut(volume, 200);
         let span = tracing::info_span!("call", rpc, volume, pod, outcome = Empty, duration_us = Empty);
         let under_way = self.under_way.clone();
@@ -163,8 +189,9 @@ impl Plugin {
                     Ok(Response::new(answer))
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "refused");
-                    Err(status(&error))
+                    let (about, reference) = subject.about(&error.for_author(), &self.node_id);
+                    tracing::warn!(reference, %error, "refused");
+                    Err(status(&error, &about))
                 }
             }
         };

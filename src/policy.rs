@@ -1,7 +1,7 @@
 //! May this pod have this directory, and on what terms? Pure: the allow-list and a wish in, a grant or a reason out.
 //!
-//! The reasons end up in events of the pod, which its owner reads. So they name entries and fields of the
-//! allow-list, but never a path of the node, nor any entry that the pod didn't name itself.
+//! The reasons name entries and fields of the allow-list, but never a path of the node, nor any entry that the pod didn't name itself.
+//! What of them the pod's author reads is in [`crate::author::refusals`].
 
 use std::sync::Arc;
 
@@ -59,19 +59,20 @@ pub enum Denied {
     NotPermitted {
         /// The entry asked for.
         entry: EntryName,
-        /// Namespace, name and service account of the pod, if the request says.
-        pod: Option<String>,
+        /// The pod, if the request says.
+        pod: Option<Arc<PodIdentity>>,
     },
     /// The entry has no sub-paths.
     #[error(
-        "the volume asks for the directory {sub_path:?} beneath the entry {entry}, whose subPaths is false: ask for \
-         {entry} alone, or set subPaths: true on the entry"
+        "the volume asks for the directory {:?} beneath the entry {entry}, whose subPaths is false: ask for \
+         {entry} alone, or set subPaths: true on the entry",
+        sub_path.to_string()
     )]
     SubPathsOff {
         /// The entry asked for.
         entry: EntryName,
         /// The directory asked for.
-        sub_path: String,
+        sub_path: SubPath,
     },
     /// More propagation than the entry's ceiling.
     #[error(
@@ -98,11 +99,12 @@ pub enum Denied {
     },
 }
 
-fn not_permitted(entry: &EntryName, pod: Option<&str>) -> String {
+fn not_permitted(entry: &EntryName, pod: Option<&PodIdentity>) -> String {
     match pod {
         Some(pod) => format!(
-            "{pod} may not use the entry {entry}: no item of its allow matches; to permit it, add an item to the \
-             entry's allow whose namespaces and serviceAccounts match the two"
+            "pod {pod} with the service account {:?} may not use the entry {entry}: no item of its allow matches; to permit it, add an item to the \
+             entry's allow whose namespaces and serviceAccounts match the two",
+            pod.service_account
         ),
         None => format!(
             "the request for the entry {entry} does not say which pod it is for, so nobody can be permitted: set \
@@ -149,11 +151,10 @@ pub fn decide(list: &AllowList, wish: &Wish) -> Result<Grant, Denied> {
     let name = || wish.volume.entry.clone();
     let entry = list.get(&wish.volume.entry).ok_or_else(|| Denied::UnknownEntry { name: name() })?;
     if wish.check_user && !entry.permits(wish.pod.as_deref()) {
-        let pod = wish.pod.as_ref().map(|p| format!("pod {p} with the service account {:?}", p.service_account));
-        return Err(Denied::NotPermitted { entry: name(), pod });
+        return Err(Denied::NotPermitted { entry: name(), pod: wish.pod.clone() });
     }
     if let Some(sub_path) = wish.volume.sub_path.as_ref().filter(|_| !entry.sub_paths) {
-        return Err(Denied::SubPathsOff { entry: name(), sub_path: sub_path.to_string() });
+        return Err(Denied::SubPathsOff { entry: name(), sub_path: sub_path.clone() });
     }
     let propagation = wish.propagation.unwrap_or_default();
     if propagation > entry.ceiling {

@@ -80,7 +80,8 @@ impl fmt::Display for Propagation {
 #[error("{found:?} is not a propagation type: use one of {expected}")]
 pub struct UnknownPropagation {
     found: String,
-    expected: &'static str,
+    /// The words that there are.
+    pub expected: &'static str,
 }
 
 impl FromStr for Propagation {

@@ -44,6 +44,24 @@ fn is_hidden(c: char) -> bool {
             | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// A path as a word of a shell command, for people who paste it: it stays one word, and nothing in it is run. Not for the inside
+/// of double quotes, where an interactive shell looks for `!`.
+#[must_use]
+pub fn quoted(path: impl AsRef<OsStr>) -> String {
+    let text = visible(path);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
+        return text;
+    }
+    // What was escaped is a path only where the shell undoes it. A shell that can't (`sh` before POSIX.1-2024) sees a `$` before a
+    // text in single quotes; so that it stays one there too, none is in it.
+    if text.contains('\\') {
+        format!("$'{}'", text.replace('\'', r"\x27"))
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
 /// How many columns of a terminal a text takes.
 #[must_use]
 pub fn width(text: &str) -> usize {
@@ -90,6 +108,16 @@ mod tests {
         assert_eq!(shown(b"/a\nb\x1b[2J\xff\\"), r"/a\x0ab\x1b[2J\xff\x5c");
         assert_eq!(shown("/a\u{202e}b\u{9b}".as_bytes()), r"/a\xe2\x80\xaeb\xc2\x9b");
         assert_eq!(shown("\u{fffe}\u{feff}".as_bytes()), r"\xef\xbf\xbe\xef\xbb\xbf");
+    }
+
+    #[test]
+    fn words_of_commands_are_quoted() {
+        assert_eq!(quoted("/a-b.c"), "/a-b.c");
+        assert_eq!(quoted("/a b"), "'/a b'");
+        assert_eq!(quoted("/a'b"), r"'/a'\''b'");
+        assert_eq!(quoted("/a\nb'c"), r"$'/a\x0ab\x27c'");
+        assert_eq!(quoted("/$(touch${IFS}pwned)"), "'/$(touch${IFS}pwned)'");
+        assert_eq!((quoted(""), quoted("-rf")), ("''".to_owned(), "'-rf'".to_owned()));
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Vital {
         }
     }
 
-    /// In a sentence, with what to do.
+    /// In a sentence, with what the administrator is to do.
     #[must_use]
     pub fn message(self) -> String {
         match self {

@@ -200,7 +200,8 @@ fn fluid_3444_a_dead_fuse_is_told_apart_and_unpublished() {
         assert_eq!(node.health(&pod).unwrap(), Some((2, "SourceDead".into())));
         assert_eq!(node.stats("csi-p", &pod.target_path).unwrap_err().code(), Code::Unavailable);
         let other = node.inline("q", &[("volume", "data"), ("subPath", "fuse")]);
-        node.refused(&other, Code::Unavailable, &["dead", "ENOTCONN"]);
+        let status = node.refused(&other, Code::Unavailable, &["dead", "ENOTCONN"]);
+        node.logged(&status, &["/mnt/data"]);
         node.unpublish(&pod).unwrap();
         assert!(!node.target("p").exists());
         assert_eq!(mounts_beneath(&node.root.join("data")), [at], "the dead source itself is the node's to unmount");

@@ -37,6 +37,7 @@ const PURE: &[&str] = &[
     "subtrees/unmounting.rs",
     "subtrees/tests.rs",
     "subtrees/walk.rs",
+    "author.rs",
     "paint.rs",
     "explain/index.rs",
     "explain/judge.rs",
@@ -301,6 +302,27 @@ fn statuses_are_made_in_one_place() {
             lines.is_empty(),
             "src/{name}:{lines:?}: a gRPC status is made only in src/csi/status.rs, so that one table says which \
              error gives which code"
+        );
+    }
+}
+
+/// Who may say of a text that the author of a pod knows it (`author::KnownText`): who reads it from the request, or from names that
+/// Kubernetes objects have.
+const KNOWN_BY_AUTHORS: [&str; 5] =
+    ["author.rs", "author/refusals.rs", "csi/request.rs", "events.rs", "plugin.rs"];
+
+#[test]
+fn few_files_say_that_an_author_knows_a_text() {
+    for (name, code) in sources() {
+        // Only tests make some of their own.
+        if KNOWN_BY_AUTHORS.contains(&name.as_str()) || name == "author/refusals/tests.rs" {
+            continue;
+        }
+        let lines = lines_with(&code, "KnownText");
+        assert!(
+            lines.is_empty(),
+            "src/{name}:{lines:?}: `KnownText` lets a text into pods' events; use the types of `author::Known`, or say here why \
+             a pod's author has this text already"
         );
     }
 }

@@ -67,7 +67,9 @@ fn a_source_that_dies_and_comes_back_is_told_of_once_each() {
         eventually("both pods are told", || told(&api) == of(&["p", "q"], "SourceDead"));
         let event = api.created().remove(0);
         assert_eq!((event["type"].as_str(), event["regarding"]["kind"].as_str()), (Some("Warning"), Some("Pod")));
-        assert!(event["note"].as_str().unwrap().contains("ENOTCONN"), "{event}");
+        let note = event["note"].as_str().unwrap();
+        assert!(note.contains("volume \"v\" (entry data)") && note.contains("ENOTCONN"), "{event}");
+        assert!(!note.contains("/mnt") && note.contains("ask the administrator"), "{event}");
         assert_eq!(node.health(&pods[0]).unwrap(), Some((2, "SourceDead".into())));
         // Many looks later, it is still one line and one event a pod.
         std::thread::sleep(Duration::from_millis(600));

@@ -150,13 +150,6 @@ fn mount_max(mounts: u64, max: u64) -> Item {
         .run(format!("sysctl -w fs.mount-max={}", max.saturating_mul(2)))
 }
 
-/// A path for a command line: quoted where a shell would read more into it.
-fn quoted(path: &std::path::Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
-}
-
 /// A command for the kubelet's mount namespace.
 fn on_node(facts: &Facts, command: &str) -> String {
     let kubelet = &facts.kubelet;

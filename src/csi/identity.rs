@@ -15,7 +15,7 @@ use csi::plugin_capability::{Service as ServiceCapability, Type};
 pub struct Identity(pub Arc<Plugin>);
 
 const fn subject(rpc: &'static str) -> Subject<'static> {
-    Subject { rpc, volume: "", pod: None }
+    Subject { rpc, volume: "", pod: None, attributes: None }
 }
 
 #[tonic::async_trait]

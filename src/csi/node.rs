@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::request::{self, Publish, Stage, VolumeAt};
 use super::status::CallError;
+use crate::author::ForAuthor;
 use crate::config::{Missing, MountFlags};
 use crate::engine::{self, AttachJob, Context};
 use crate::gate::Pass;
@@ -216,9 +217,9 @@ impl Node {
         };
         // A file system that does not answer is not an error of this call: it is the answer.
         let (vital, message) = match looked {
-            Ok(gone) => (Vital::from(gone), Vital::from(gone).message()),
+            Ok(gone) => (Vital::from(gone), Vital::from(gone).for_author()),
             Err(CallError::NoResult(hung @ (NoResult::Deadline { .. } | NoResult::Stuck { .. }))) => {
-                (Vital::Hung, hung.to_string())
+                (Vital::Hung, hung.for_author())
             }
             Err(e) => return Err(e),
         };
@@ -230,7 +231,7 @@ impl Node {
         let entry = |status: csi::VolumeHealthErrorType| VolumeHealthEntry {
             status: status.into(),
             reason: vital.reason().to_owned(),
-            message,
+            message: message.into(),
         };
         let health_statuses = status.map(entry).into_iter().collect();
         Ok(csi::VolumeHealth { volume_id: id, health_statuses })
@@ -278,7 +279,7 @@ impl csi::node_server::Node for Node {
         &self,
         request: Request<csi::NodeStageVolumeRequest>,
     ) -> Answer<csi::NodeStageVolumeResponse> {
-        let subject = Subject { rpc: "NodeStageVolume", volume: &request.get_ref().volume_id, pod: None };
+        let subject = Subject { rpc: "NodeStageVolume", volume: &request.get_ref().volume_id, pod: None, attributes: None };
         self.plugin.call(subject, self.stage(&request).map_ok(|()| csi::NodeStageVolumeResponse {})).await
     }
 
@@ -287,7 +288,7 @@ impl csi::node_server::Node for Node {
         request: Request<csi::NodeUnstageVolumeRequest>,
     ) -> Answer<csi::NodeUnstageVolumeResponse> {
         let message = request.get_ref();
-        let subject = Subject { rpc: "NodeUnstageVolume", volume: &message.volume_id, pod: None };
+        let subject = Subject { rpc: "NodeUnstageVolume", volume: &message.volume_id, pod: None, attributes: None };
         let work = async {
             let path = &message.staging_target_path;
             let at = VolumeAt::read(&message.volume_id, "staging_target_path", path, self.kubelet_dir())?;
@@ -301,7 +302,10 @@ impl csi::node_server::Node for Node {
         request: Request<csi::NodePublishVolumeRequest>,
     ) -> Answer<csi::NodePublishVolumeResponse> {
         let pod = pod_of(&request.get_ref().volume_context);
-        let subject = Subject { rpc: "NodePublishVolume", volume: &request.get_ref().volume_id, pod: pod.as_deref() };
+        let message = request.get_ref();
+        let attributes = Some(&message.volume_context);
+        let subject =
+            Subject { rpc: "NodePublishVolume", volume: &message.volume_id, pod: pod.as_deref(), attributes };
         self.plugin.call(subject, self.publish(&request).map_ok(|()| csi::NodePublishVolumeResponse {})).await
     }
 
@@ -310,7 +314,7 @@ impl csi::node_server::Node for Node {
         request: Request<csi::NodeUnpublishVolumeRequest>,
     ) -> Answer<csi::NodeUnpublishVolumeResponse> {
         let message = request.get_ref();
-        let subject = Subject { rpc: "NodeUnpublishVolume", volume: &message.volume_id, pod: None };
+        let subject = Subject { rpc: "NodeUnpublishVolume", volume: &message.volume_id, pod: None, attributes: None };
         let work = async {
             let at = VolumeAt::read(&message.volume_id, "target_path", &message.target_path, self.kubelet_dir())?;
             self.detach(&crew_of(&request)?, &at, true).await.map(|()| csi::NodeUnpublishVolumeResponse {})
@@ -322,7 +326,7 @@ impl csi::node_server::Node for Node {
         &self,
         request: Request<csi::NodeGetVolumeStatsRequest>,
     ) -> Answer<csi::NodeGetVolumeStatsResponse> {
-        let subject = Subject { rpc: "NodeGetVolumeStats", volume: &request.get_ref().volume_id, pod: None };
+        let subject = Subject { rpc: "NodeGetVolumeStats", volume: &request.get_ref().volume_id, pod: None, attributes: None };
         let work = async {
             let found = self.stats(&request).await?;
             let usage = vec![usage(found.bytes, Unit::Bytes), usage(found.inodes, Unit::Inodes)];
@@ -335,7 +339,7 @@ impl csi::node_server::Node for Node {
         &self,
         request: Request<csi::NodeGetVolumeHealthRequest>,
     ) -> Answer<csi::NodeGetVolumeHealthResponse> {
-        let subject = Subject { rpc: "NodeGetVolumeHealth", volume: &request.get_ref().volume_id, pod: None };
+        let subject = Subject { rpc: "NodeGetVolumeHealth", volume: &request.get_ref().volume_id, pod: None, attributes: None };
         let work = async {
             let volume_health = Some(self.health(&request).await?);
             Ok(csi::NodeGetVolumeHealthResponse { volume_health })
@@ -356,7 +360,7 @@ impl csi::node_server::Node for Node {
                 })),
             })
             .collect();
-        let subject = Subject { rpc: "NodeGetCapabilities", volume: "", pod: None };
+        let subject = Subject { rpc: "NodeGetCapabilities", volume: "", pod: None, attributes: None };
         self.plugin.call(subject, async { Ok(csi::NodeGetCapabilitiesResponse { capabilities }) }).await
     }
 
@@ -367,6 +371,6 @@ impl csi::node_server::Node for Node {
             max_volumes_per_node: 0,
             accessible_topology: Some(csi::Topology { segments: HashMap::from([(key, self.plugin.node_id.clone())]) }),
         };
-        self.plugin.call(Subject { rpc: "NodeGetInfo", volume: "", pod: None }, async { Ok(answer) }).await
+        self.plugin.call(Subject { rpc: "NodeGetInfo", volume: "", pod: None, attributes: None }, async { Ok(answer) }).await
     }
 }

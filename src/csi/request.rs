@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::author::{AuthorText, KnownText, author};
 use crate::note::Asked;
 use crate::propagation::{MountPropagation, UnknownPropagation};
 use crate::sys::stat::MountAttrs;
@@ -23,13 +24,23 @@ pub enum BadRequest {
     /// A required field is empty.
     #[error("{0} is required and was not given")]
     Missing(&'static str),
-    /// A name or path isn't acceptable.
-    #[error("{field} {value:?} {reason}")]
+    /// A name that the volume's author has given isn't acceptable.
+    #[error("{field} {value} {reason}")]
     Name {
         /// Which field.
         field: &'static str,
+        /// What was given.
+        value: KnownText,
+        /// Why not.
+        reason: BadName,
+    },
+    /// A path that the kubelet has given isn't acceptable.
+    #[error("{field} {path:?} {reason}")]
+    Path {
+        /// Which field.
+        field: &'static str,
         /// What was given, cut to a readable length.
-        value: String,
+        path: String,
         /// Why not.
         reason: BadName,
     },
@@ -37,9 +48,9 @@ pub enum BadRequest {
     #[error("{field}: {reason}")]
     Value {
         /// Which field.
-        field: String,
+        field: AuthorText,
         /// Why not.
-        reason: String,
+        reason: AuthorText,
     },
     /// Block devices are not offered.
     #[error(
@@ -47,10 +58,10 @@ pub enum BadRequest {
     )]
     Block,
     /// An attribute that means nothing here.
-    #[error("the volume attribute {name:?} is unknown: {known} are known")]
+    #[error("the volume attribute {name} is unknown: {known} are known")]
     UnknownAttribute {
         /// The attribute.
-        name: String,
+        name: KnownText,
         /// Those that there are.
         known: &'static str,
     },
@@ -113,7 +124,7 @@ fn shorten(value: &str) -> String {
 }
 
 fn named(field: &'static str, value: &str) -> impl FnOnce(BadName) -> BadRequest {
-    move |reason| BadRequest::Name { field, value: shorten(value), reason }
+    move |reason| BadRequest::Name { field, value: KnownText::new(value), reason }
 }
 
 fn required<'a>(field: &'static str, value: &'a str) -> Result<&'a str, BadRequest> {
@@ -121,7 +132,8 @@ fn required<'a>(field: &'static str, value: &'a str) -> Result<&'a str, BadReque
 }
 
 fn kubelet_path(field: &'static str, value: &str, kubelet_dir: &AbsPath) -> Result<KubeletPath, BadRequest> {
-    KubeletPath::parse(required(field, value)?, kubelet_dir).map_err(named(field, value))
+    let path = required(field, value)?;
+    KubeletPath::parse(path, kubelet_dir).map_err(|reason| BadRequest::Path { field, path: shorten(path), reason })
 }
 
 /// A volume id of any making: an inline volume's is the kubelet's `csi-…`.
@@ -143,6 +155,10 @@ pub fn handle(id: &str) -> Result<VolumeRef, BadRequest> {
     VolumeRef::parse_handle(volume_id(id)?).map_err(named("volume_id", id))
 }
 
+fn unknown(word: &str, why: &UnknownPropagation) -> AuthorText {
+    author![KnownText::new(word), " is not a propagation type: use one of ", why.expected]
+}
+
 struct Capability {
     read_only: bool,
     single_writer: bool,
@@ -157,12 +173,11 @@ fn capability(given: Option<&csi::VolumeCapability>) -> Result<Capability, BadRe
         Some(AccessType::Block(_)) => return Err(BadRequest::Block),
         Some(AccessType::Mount(mount)) => mount,
     };
-    let bad_value = |field: &str, reason: String| BadRequest::Value { field: field.to_owned(), reason };
+    let bad_value = |field: &'static str, reason| BadRequest::Value { field: author![field], reason };
     if !mount.volume_mount_group.is_empty() {
         return Err(bad_value(
             "volume_capability.mount.volume_mount_group",
-            "changing the group of a node's directory is not offered: set fsGroupPolicy: None on the CSIDriver object"
-                .to_owned(),
+            author!["changing the group of a node's directory is not offered: set fsGroupPolicy: None on the CSIDriver object"],
         ));
     }
     let mode = given.access_mode.as_ref().ok_or(BadRequest::Missing("volume_capability.access_mode"))?.mode;
@@ -178,8 +193,8 @@ fn capability(given: Option<&csi::VolumeCapability>) -> Result<Capability, BadRe
             | Mode::MultiNodeSingleWriter
             | Mode::MultiNodeMultiWriter,
         ) => (false, false),
-        Ok(Mode::Unknown) => return Err(bad_value(field, "UNKNOWN is no access mode: set one".to_owned())),
-        Err(_) => return Err(bad_value(field, format!("{mode} is no access mode that CSI 1.13 has"))),
+        Ok(Mode::Unknown) => return Err(bad_value(field, author!["UNKNOWN is no access mode: set one"])),
+        Err(_) => return Err(bad_value(field, author![mode, " is no access mode that CSI 1.13 has"])),
     };
     let mut found = Capability { read_only, single_writer, propagation: None, attrs: MountAttrs::default() };
     for option in mount.mount_flags.iter().flat_map(|flag| flag.split(',')) {
@@ -193,10 +208,10 @@ fn capability(given: Option<&csi::VolumeCapability>) -> Result<Capability, BadRe
                 let propagation = word.parse().map_err(|_: UnknownPropagation| {
                     bad_value(
                         "volume_capability.mount.mount_flags",
-                        format!(
-                            "{:?} is unknown: ro, rw, nosuid, nodev, noexec, rprivate, rslave, rshared are known",
-                            shorten(word)
-                        ),
+                        author![
+                            KnownText::new(word),
+                            " is unknown: ro, rw, nosuid, nodev, noexec, rprivate, rslave, rshared are known"
+                        ],
                     )
                 })?;
                 found.propagation = Some(propagation);
@@ -216,6 +231,10 @@ struct Context {
     pod: Option<Arc<PodIdentity>>,
 }
 
+/// The attribute that names the entry of an inline volume.
+pub(crate) const VOLUME: &str = "volume";
+/// The attribute that names the directory beneath it.
+pub(crate) const SUB_PATH: &str = "subPath";
 const KUBELET_PREFIX: &str = "csi.storage.k8s.io/";
 /// The key of a volume context under which the kubelet tells the pod's name.
 pub(super) const POD_NAME: &str = "csi.storage.k8s.io/pod.name";
@@ -226,7 +245,7 @@ const SERVICE_ACCOUNT: &str = "csi.storage.k8s.io/serviceAccount.name";
 
 fn context(given: &HashMap<String, String>) -> Result<Context, BadRequest> {
     let mut found = Context::default();
-    let bad = |name: &str, reason: String| BadRequest::Value { field: format!("volume attribute {name:?}"), reason };
+    let bad = |name: &str, reason| BadRequest::Value { field: author!["volume attribute ", KnownText::new(name)], reason };
     let mut names: Vec<&String> = given.keys().collect();
     // A map has no order; complaints should have one.
     names.sort();
@@ -234,22 +253,22 @@ fn context(given: &HashMap<String, String>) -> Result<Context, BadRequest> {
         let value = &given[name];
         // A token is long and is not ours to look at.
         if value.len() > ATTRIBUTE_MAX && !name.starts_with(KUBELET_PREFIX) {
-            return Err(bad(name, format!("has {} bytes, over the limit of {ATTRIBUTE_MAX}", value.len())));
+            return Err(bad(name, author!["has ", value.len(), " bytes, over the limit of ", ATTRIBUTE_MAX]));
         }
         let boolean = || match value.as_str() {
             "true" => Ok(true),
             "false" => Ok(false),
-            other => Err(bad(name, format!("{:?} is neither \"true\" nor \"false\"", shorten(other)))),
+            other => Err(bad(name, author![KnownText::new(other), " is neither \"true\" nor \"false\""])),
         };
         match name.as_str() {
-            "volume" => {
+            VOLUME => {
                 found.volume = Some(EntryName::parse(value).map_err(named("volume attribute \"volume\"", value))?);
             }
-            "subPath" => {
+            SUB_PATH => {
                 found.sub_path = Some(SubPath::parse(value).map_err(named("volume attribute \"subPath\"", value))?);
             }
             "propagation" => {
-                found.propagation = Some(value.parse().map_err(|e: UnknownPropagation| bad(name, e.to_string()))?);
+                found.propagation = Some(value.parse().map_err(|e: UnknownPropagation| bad(name, unknown(value, &e)))?);
             }
             "readOnly" => found.read_only = boolean()?,
             "csi.storage.k8s.io/ephemeral" => found.ephemeral = Some(boolean()?),
@@ -257,7 +276,7 @@ fn context(given: &HashMap<String, String>) -> Result<Context, BadRequest> {
             other if other.starts_with(KUBELET_PREFIX) || other.starts_with("storage.kubernetes.io/") => {}
             _ => {
                 return Err(BadRequest::UnknownAttribute {
-                    name: shorten(name),
+                    name: KnownText::new(name),
                     known: "volume and subPath (inline volumes), propagation, readOnly",
                 });
             }
@@ -274,7 +293,7 @@ fn context(given: &HashMap<String, String>) -> Result<Context, BadRequest> {
 fn persistent(id: &str, context: &Context) -> Result<VolumeRef, BadRequest> {
     if context.volume.is_some() || context.sub_path.is_some() {
         return Err(BadRequest::UnknownAttribute {
-            name: if context.volume.is_some() { "volume" } else { "subPath" }.to_owned(),
+            name: KnownText::new(if context.volume.is_some() { VOLUME } else { SUB_PATH }),
             known: "for a persistent volume, whose handle names entry and sub-path, propagation and readOnly",
         });
     }

@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 
 use super::request::BadRequest;
 use crate::apply::Failed;
+use crate::author::{AuthorText, ForAuthor, author};
 use crate::gate::Busy;
 use crate::lookup::LookupError;
 use crate::mount_error::MountError;
@@ -17,7 +18,7 @@ use crate::shortage::is_shortage;
 use crate::sys::Errno;
 use crate::threads::NoResult;
 
-/// Everything that can go wrong in a call.
+/// Everything that can go wrong in a call. Its own text is for the administrator; the pod's author reads that of [`ForAuthor`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// The message.
@@ -53,6 +54,7 @@ pub const fn code(error: &CallError) -> Code {
         CallError::Request(bad) => match bad {
             BadRequest::Missing(_)
             | BadRequest::Name { .. }
+            | BadRequest::Path { .. }
             | BadRequest::Value { .. }
             | BadRequest::Block
             | BadRequest::UnknownAttribute { .. }
@@ -121,10 +123,11 @@ pub const fn code(error: &CallError) -> Code {
     }
 }
 
-/// The status for an error: its code, and its text as the message that an operator reads in the pod's events.
+/// The status for an error: its code, and as its message what the pod's author reads in the pod's events; behind that, in
+/// parentheses, `about`: which volume it is of, and where the administrator finds more.
 #[must_use]
-pub fn status(error: &CallError) -> Status {
-    Status::new(code(error), error.to_string())
+pub fn status(error: &CallError, about: &AuthorText) -> Status {
+    Status::new(code(error), String::from(author![error.for_author(), " (", *about, ")"]))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::index::Index;
 use super::judge::{Link, Stopped};
 use crate::machine::{Machine, Namespace};
-use crate::text::visible;
+use crate::text::{quoted, visible};
 use crate::tree::mountinfo::Mount;
 
 /// What is missing, and what would change it.
@@ -45,21 +45,6 @@ fn named(machine: &Machine, index: &Index<'_>, id: u64) -> String {
             }
         }
         None => format!("mount {id}"),
-    }
-}
-
-/// A word of a shell command.
-fn quoted(path: &Path) -> String {
-    let text = visible(path.as_os_str());
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text;
-    }
-    // What was escaped is a path only where the shell undoes it.
-    if text.contains('\\') {
-        format!("$'{}'", text.replace('\'', "\\'"))
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
     }
 }
 
@@ -243,14 +228,6 @@ mod tests {
         assert!(all[0].remedy.starts_with("mount --make-shared /priv; then"), "{all:?}");
         let all = advice(0, "/x");
         assert!(all[0].remedy.contains("unshare --mount --propagation slave"), "{all:?}");
-    }
-
-    #[test]
-    fn words_of_commands_are_quoted() {
-        assert_eq!(quoted(Path::new("/a b")), "'/a b'");
-        assert_eq!(quoted(Path::new("/a'b")), r"'/a'\''b'");
-        assert_eq!(quoted(Path::new("/a\nb")), r"$'/a\x0ab'");
-        assert_eq!(quoted(Path::new("/a-b.c")), "/a-b.c");
     }
 
     #[test]

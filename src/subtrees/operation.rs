@@ -7,6 +7,7 @@ use super::walk::Place;
 use super::{Doubt, Forest, HomeNumber, MountNumber, Unknown};
 use crate::propagation::{Propagation, PropagationKind};
 use crate::sys::Errno;
+use crate::text::quoted;
 
 /// Something that a process does to the mounts of the namespace that it is in. Paths are absolute, without symlinks, and
 /// lead to directories.
@@ -165,25 +166,25 @@ impl fmt::Display for Operation {
     /// The command of mount(8), unshare(1) or another that does it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Mount { at, .. } => write!(f, "mount -t tmpfs none {}", at.display()),
+            Self::Mount { at, .. } => write!(f, "mount -t tmpfs none {}", quoted(at)),
             Self::Bind { from, to, recursive } => {
                 let option = if *recursive { "--rbind" } else { "--bind" };
-                write!(f, "mount {option} {} {}", from.display(), to.display())
+                write!(f, "mount {option} {} {}", quoted(from), quoted(to))
             }
-            Self::Move { from, to } => write!(f, "mount --move {} {}", from.display(), to.display()),
-            Self::Unmount { at, lazy } => write!(f, "umount {}{}", if *lazy { "-l " } else { "" }, at.display()),
-            Self::Change { at, to } => write!(f, "mount --make-{to} {}", at.display()),
+            Self::Move { from, to } => write!(f, "mount --move {} {}", quoted(from), quoted(to)),
+            Self::Unmount { at, lazy } => write!(f, "umount {}{}", if *lazy { "-l " } else { "" }, quoted(at)),
+            Self::Change { at, to } => write!(f, "mount --make-{to} {}", quoted(at)),
             Self::Unshare { propagation, user } => {
                 let kind = propagation.map_or("unchanged", |kind| Propagation::new(kind, false).name());
                 write!(f, "unshare {}--mount --propagation {kind}", if *user { "--user " } else { "" })
             }
             Self::PivotRoot { new_root, put_old } => {
-                write!(f, "pivot_root {} {}", new_root.display(), put_old.display())
+                write!(f, "pivot_root {} {}", quoted(new_root), quoted(put_old))
             }
             Self::OpenTree { from, recursive } => {
-                write!(f, "open_tree {}{}", if *recursive { "AT_RECURSIVE " } else { "" }, from.display())
+                write!(f, "open_tree {}{}", if *recursive { "AT_RECURSIVE " } else { "" }, quoted(from))
             }
-            Self::Attach { tree, to } => write!(f, "move_mount tree {tree} {}", to.display()),
+            Self::Attach { tree, to } => write!(f, "move_mount tree {tree} {}", quoted(to)),
             Self::Close { tree } => write!(f, "close tree {tree}"),
             Self::End => f.write_str("exit"),
         }

@@ -297,7 +297,35 @@ impl Node {
 
     pub(crate) fn publish(&self, request: &csi::NodePublishVolumeRequest) -> Result<(), Status> {
         let mut client = self.client();
-        self.runtime.block_on(client.node_publish_volume(request.clone())).map(drop)
+        let answer = self.runtime.block_on(client.node_publish_volume(request.clone())).map(drop);
+        let attributes = request.volume_context.iter().filter(|(key, _)| !key.starts_with("csi.storage.k8s.io/"));
+        let given: Vec<_> = attributes.map(|(_, value)| value.as_str()).chain([request.volume_id.as_str()]).collect();
+        self.fit_for_events(answer, &given)
+    }
+
+    /// What a status says goes into the pod's events: no path of the node may be in it, but what the volume's author has
+    /// `given`. That is so of every refusal in every test.
+    #[track_caller]
+    fn fit_for_events<T>(&self, answer: Result<T, Status>, given: &[&str]) -> Result<T, Status> {
+        if let Err(status) = &answer {
+            let given = given.iter().filter(|given| !given.is_empty());
+            let rest = given.fold(status.message().to_owned(), |rest, given| rest.replace(given, "(given)"));
+            let root = self.root.to_str().unwrap();
+            assert!(!rest.contains(root) && !rest.contains("/kubelet"), "a path of the node for a pod's event: {status:?}");
+        }
+        answer
+    }
+
+    /// The log line that a status refers the administrator to must have these words.
+    #[track_caller]
+    pub(crate) fn logged(&self, status: &Status, words: &[&str]) {
+        let reference = status.message().split("reference \"").nth(1).and_then(|rest| rest.split('"').next());
+        let reference = format!("reference=\"{}\"", reference.expect("a reference"));
+        let log = self.log();
+        let line = log.lines().rfind(|line| line.contains(&reference)).expect("a line in the log");
+        for word in words {
+            assert!(line.contains(word), "{word:?} is not in: {line}");
+        }
     }
 
     pub(crate) fn unpublish(&self, request: &csi::NodePublishVolumeRequest) -> Result<(), Status> {
@@ -306,7 +334,8 @@ impl Node {
             target_path: request.target_path.clone(),
         };
         let mut client = self.client();
-        self.runtime.block_on(client.node_unpublish_volume(request)).map(drop)
+        let answer = self.runtime.block_on(client.node_unpublish_volume(request)).map(drop);
+        self.fit_for_events(answer, &[])
     }
 
     /// As the kubelet does: it comes again while a heal, of which the containers are the first part, still has the volume.
@@ -327,7 +356,8 @@ impl Node {
             ..Default::default()
         };
         let mut client = self.client();
-        self.runtime.block_on(client.node_stage_volume(request)).map(drop)
+        let answer = self.runtime.block_on(client.node_stage_volume(request)).map(drop);
+        self.fit_for_events(answer, &[handle])
     }
 
     pub(crate) fn unstage(&self, handle: &str) -> Result<(), Status> {
@@ -336,7 +366,8 @@ impl Node {
             staging_target_path: self.staging().to_str().unwrap().to_owned(),
         };
         let mut client = self.client();
-        self.runtime.block_on(client.node_unstage_volume(request)).map(drop)
+        let answer = self.runtime.block_on(client.node_unstage_volume(request)).map(drop);
+        self.fit_for_events(answer, &[handle])
     }
 
     pub(crate) fn stats(&self, id: &str, path: &str) -> Result<csi::NodeGetVolumeStatsResponse, Status> {
@@ -346,7 +377,8 @@ impl Node {
             ..Default::default()
         };
         let mut client = self.client();
-        self.runtime.block_on(client.node_get_volume_stats(request)).map(tonic::Response::into_inner)
+        let answer = self.runtime.block_on(client.node_get_volume_stats(request)).map(tonic::Response::into_inner);
+        self.fit_for_events(answer, &[id])
     }
 
     /// What is wrong with a published volume, as (status, reason).
@@ -357,8 +389,13 @@ impl Node {
             ..Default::default()
         };
         let mut client = self.client();
-        let answer = self.runtime.block_on(client.node_get_volume_health(request))?.into_inner();
-        Ok(answer.volume_health.unwrap().health_statuses.pop().map(|s| (s.status, s.reason)))
+        let answer = self.runtime.block_on(client.node_get_volume_health(request));
+        let answer = self.fit_for_events(answer, &[])?.into_inner();
+        let found = answer.volume_health.unwrap().health_statuses.pop();
+        // Its text is for pods as well.
+        let text = found.as_ref().map_or("", |found| found.message.as_str());
+        assert!(!text.contains(self.root.to_str().unwrap()), "{text}");
+        Ok(found.map(|s| (s.status, s.reason)))
     }
 
     /// The request must be refused with this code and a message that has these words, and change nothing.

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::super::facts::{CAP_SYS_PTRACE, Directory, Facts, FoundBy, Node, Seen, Socket};
 use super::super::report::{Item, Section};
-use super::{on_node, quoted, refused_by};
+use super::{on_node, refused_by};
+use crate::text::quoted;
 use crate::sys::Errno;
 
 const HERE: Section = Section::Kubelet;
