@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use hostmount::author::ForAuthor;
 use hostmount::config::AllowList;
 use hostmount::csi::request::{Publish, Stage, VolumeAt, handle};
 use hostmount::csi::status::{CallError, status};
@@ -139,7 +140,7 @@ pub fn messages(bytes: &[u8]) {
         &dir,
     )
     .unwrap();
-    let refuse = |error: CallError| assert!(!status(&error).message().is_empty());
+    let refuse = |error: CallError| assert!(!status(&error, &error.for_author()).message().is_empty());
     match which % 8 {
         0 => {
             let Ok(message) = csi::NodePublishVolumeRequest::decode(bytes) else { return };

@@ -59,7 +59,7 @@ pub enum LookupError {
     )]
     PodUnseen {
         /// The pod.
-        pod: PodIdentity,
+        pod: Arc<PodIdentity>,
         /// How long it was waited for.
         waited: Duration,
         /// What there is instead, or what is wrong with the watch.
@@ -73,7 +73,7 @@ pub enum LookupError {
     )]
     OtherPod {
         /// Who the request says.
-        pod: PodIdentity,
+        pod: Arc<PodIdentity>,
         /// Whose uid it is.
         is: String,
     },
@@ -85,7 +85,7 @@ pub enum LookupError {
     )]
     OtherAccount {
         /// Who the request says.
-        pod: PodIdentity,
+        pod: Arc<PodIdentity>,
         /// As whom it runs.
         is: String,
     },
@@ -268,18 +268,23 @@ impl Lookup {
     ///
     /// # Errors
     /// [`LookupError`], at the deadline at the latest.
-    pub async fn wish(&self, target: &KubeletPath, inline: bool, pod: &PodIdentity) -> Result<PodWish, LookupError> {
+    pub async fn wish(
+        &self,
+        target: &KubeletPath,
+        inline: bool,
+        pod: &Arc<PodIdentity>,
+    ) -> Result<PodWish, LookupError> {
         let start = Instant::now();
         let result = self.find(target, inline, pod).await;
         self.metrics.looked_up(result.is_ok(), start.elapsed());
         result
     }
 
-    async fn find(&self, target: &KubeletPath, inline: bool, said: &PodIdentity) -> Result<PodWish, LookupError> {
+    async fn find(&self, target: &KubeletPath, inline: bool, said: &Arc<PodIdentity>) -> Result<PodWish, LookupError> {
         let (_, volume) = target.pod_volume().ok_or_else(|| LookupError::NotAPodVolume { path: target.clone() })?;
         let pod = self.arrival(said).await?;
         if said.service_account != pod.service_account {
-            return Err(LookupError::OtherAccount { pod: said.clone(), is: pod.service_account.clone() });
+            return Err(LookupError::OtherAccount { pod: Arc::clone(said), is: pod.service_account.clone() });
         }
         let answer = match if inline { pod.inline(&self.driver, volume) } else { pod.any_claim() } {
             Answer::DependsOnClaim => pod.claim(&self.claim_of(volume, &pod).await?),
@@ -292,7 +297,7 @@ impl Lookup {
     }
 
     /// The pod, as soon as it has come.
-    async fn arrival(&self, said: &PodIdentity) -> Result<Arc<PodVolumes>, LookupError> {
+    async fn arrival(&self, said: &Arc<PodIdentity>) -> Result<Arc<PodVolumes>, LookupError> {
         let mut changed = self.changed.subscribe();
         let coming = async {
             loop {
@@ -306,9 +311,9 @@ impl Lookup {
         };
         match self.within(coming).await.flatten() {
             Some(Found::Pod(pod)) => Ok(pod),
-            Some(Found::Another(is)) => Err(LookupError::OtherPod { pod: said.clone(), is: is.to_string() }),
+            Some(Found::Another(is)) => Err(LookupError::OtherPod { pod: Arc::clone(said), is: is.to_string() }),
             Some(Found::Missing) | None => {
-                Err(LookupError::PodUnseen { pod: said.clone(), waited: self.deadline, why: self.why_unseen(said) })
+                Err(LookupError::PodUnseen { pod: Arc::clone(said), waited: self.deadline, why: self.why_unseen(said) })
             }
         }
     }
@@ -329,11 +334,7 @@ impl Lookup {
 
     /// The name of the claim that a PersistentVolume is bound to, in the pod's namespace.
     async fn claim_of(&self, volume: &str, pod: &PodVolumes) -> Result<String, LookupError> {
-        let fail = |why: String| LookupError::PersistentVolume {
-            pod: pod.to_string(),
-            volume: volume.to_owned(),
-            why,
-        };
+        let fail = |why: String| LookupError::PersistentVolume { pod: pod.to_string(), volume: volume.to_owned(), why };
         self.metrics.asked_for_persistent_volume();
         let (volumes, name) = (Api::<PersistentVolume>::all(self.client.clone()), volume.to_owned());
         let asking = AbortOnDropHandle::new(self.around.spawn(async move { volumes.get(&name).await }));

@@ -14,13 +14,19 @@ use crate::text::{quoted, visible};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MountError {
     /// The source directory isn't there.
-    #[error("the source directory {} does not exist: create it on the node, or set `missing: {{create: {{}}}}` for its entry", visible(path))]
+    #[error(
+        "the source directory {} does not exist: create it on the node, or set `missing: {{create: {{}}}}` for its entry",
+        visible(path)
+    )]
     SourceMissing {
         /// Where.
         path: PathBuf,
     },
     /// The way to the source leads over a symlink.
-    #[error("the source path {} leads over a symlink or out of its entry: symlinks are never followed; name the real path", visible(path))]
+    #[error(
+        "the source path {} leads over a symlink or out of its entry: symlinks are never followed; name the real path",
+        visible(path)
+    )]
     SourceSymlink {
         /// Where.
         path: PathBuf,
@@ -32,7 +38,10 @@ pub enum MountError {
         path: PathBuf,
     },
     /// The source's file system has lost its server.
-    #[error("the source {} is dead ({errno}): its file system's server is gone; restart it on the node, the call is then retried", visible(path))]
+    #[error(
+        "the source {} is dead ({errno}): its file system's server is gone; restart it on the node, the call is then retried",
+        visible(path)
+    )]
     SourceDead {
         /// Where.
         path: PathBuf,
@@ -48,7 +57,11 @@ pub enum MountError {
         errno: Errno,
     },
     /// The source's mount passes nothing on.
-    #[error("{asked} was asked for, but the mount that {} lies on is {found}, so no mount can cross: run `findmnt -n -o TARGET -T {} | xargs -d '\\n' mount --make-rshared` on the node, or ask for None", visible(path), quoted(path))]
+    #[error(
+        "{asked} was asked for, but the mount that {} lies on is {found}, so no mount can cross: run `findmnt -n -o TARGET -T {} | xargs -d '\\n' mount --make-rshared` on the node, or ask for None",
+        visible(path),
+        quoted(path)
+    )]
     SourcePrivate {
         /// Where.
         path: PathBuf,
@@ -58,19 +71,29 @@ pub enum MountError {
         found: PropagationState,
     },
     /// The source's mount can't be bound.
-    #[error("the mount that {} lies on is unbindable: run `findmnt -n -o TARGET -T {} | xargs -d '\\n' mount --make-private` on the node", visible(path), quoted(path))]
+    #[error(
+        "the mount that {} lies on is unbindable: run `findmnt -n -o TARGET -T {} | xargs -d '\\n' mount --make-private` on the node",
+        visible(path),
+        quoted(path)
+    )]
     SourceUnbindable {
         /// Where.
         path: PathBuf,
     },
     /// The directory that the target lies in isn't there.
-    #[error("the directory of {} does not exist: the caller has to make it (CSI: NodePublishVolume, target_path)", visible(path))]
+    #[error(
+        "the directory of {} does not exist: the caller has to make it (CSI: NodePublishVolume, target_path)",
+        visible(path)
+    )]
     TargetParentMissing {
         /// The target.
         path: PathBuf,
     },
     /// The way to the target leads over a symlink.
-    #[error("the path {} leads over a symlink or out of the kubelet's directory: nothing is mounted or unmounted there", visible(path))]
+    #[error(
+        "the path {} leads over a symlink or out of the kubelet's directory: nothing is mounted or unmounted there",
+        visible(path)
+    )]
     TargetSymlink {
         /// The target.
         path: PathBuf,
@@ -126,7 +149,10 @@ pub enum MountError {
         path: PathBuf,
     },
     /// A single-writer volume is published elsewhere.
-    #[error("the volume allows a single writer and is published at {} already: unpublish it there first", visible(other))]
+    #[error(
+        "the volume allows a single writer and is published at {} already: unpublish it there first",
+        visible(other)
+    )]
     SecondWriter {
         /// Where.
         other: PathBuf,

@@ -102,7 +102,10 @@ impl Subject<'_> {
             (None, _) => author!["volume ", KnownText::new(self.volume), "; "],
         };
         let (node, word) = (KnownText::new(node), KnownText::new(&reference));
-        (author![volume, "for the administrator of node ", node, ": reference ", word, " in hostmount's log"], reference)
+        (
+            author![volume, "for the administrator of node ", node, ": reference ", word, " in hostmount's log"],
+            reference,
+        )
     }
 }
 

@@ -308,8 +308,7 @@ fn statuses_are_made_in_one_place() {
 
 /// Who may say of a text that the author of a pod knows it (`author::KnownText`): who reads it from the request, or from names that
 /// Kubernetes objects have.
-const KNOWN_BY_AUTHORS: [&str; 5] =
-    ["author.rs", "author/refusals.rs", "csi/request.rs", "events.rs", "plugin.rs"];
+const KNOWN_BY_AUTHORS: [&str; 5] = ["author.rs", "author/refusals.rs", "csi/request.rs", "events.rs", "plugin.rs"];
 
 #[test]
 fn few_files_say_that_an_author_knows_a_text() {

@@ -141,9 +141,9 @@ impl Fleet {
 }
 
 /// Who a pod is, as the kubelet says.
-pub(crate) fn identity(meta: &ObjectMeta) -> PodIdentity {
+pub(crate) fn identity(meta: &ObjectMeta) -> Arc<PodIdentity> {
     let [namespace, name, uid] = [&meta.namespace, &meta.name, &meta.uid].map(|part| part.clone().unwrap());
-    PodIdentity { namespace, name, uid, service_account: "service".to_owned() }
+    Arc::new(PodIdentity { namespace, name, uid, service_account: "service".to_owned() })
 }
 
 /// The target path of a pod's volume, as the kubelet makes it.

@@ -27,7 +27,11 @@ impl ForAuthor for CallError {
             Self::Mount(error) => error.for_author(),
             Self::Lookup(error) => error.for_author(),
             Self::NoConfiguration(_) => {
-                author!["no allow-list is in force on the node, so it gives no volumes: ", ASK, "; the call is then retried"]
+                author![
+                    "no allow-list is in force on the node, so it gives no volumes: ",
+                    ASK,
+                    "; the call is then retried"
+                ]
             }
             Self::Caller(_) => author!["hostmount cannot tell who has called it: ", ASK],
         }
@@ -75,9 +79,9 @@ impl ForAuthor for BadName {
             Self::Component(_) => author![
                 "contains an empty component, \"..\" or \".\": write the path out, without doubled or trailing slashes"
             ],
-            Self::EntryName => author![
-                "is not an entry name: use a-z, 0-9, '-' and '.', starting and ending with a letter or digit"
-            ],
+            Self::EntryName => {
+                author!["is not an entry name: use a-z, 0-9, '-' and '.', starting and ending with a letter or digit"]
+            }
             Self::Outside(_) => author!["is not beneath the kubelet's directory"],
         }
     }
@@ -91,23 +95,51 @@ impl ForAuthor for Denied {
     fn for_author(&self) -> AuthorText {
         match self {
             Self::UnknownEntry { name } => author![
-                "the volume names the entry ", *name, ", which the node's allow-list does not have: correct the \
-                 volume, or ", ASK, " to add an entry of that name"
+                "the volume names the entry ",
+                *name,
+                ", which the node's allow-list does not have: correct the \
+                 volume, or ",
+                ASK,
+                " to add an entry of that name"
             ],
             Self::NotPermitted { entry, pod: Some(pod) } => author![
-                account(pod), " may not use the entry ", *entry, ": no item of its allow matches; ", ASK, " to permit it"
+                account(pod),
+                " may not use the entry ",
+                *entry,
+                ": no item of its allow matches; ",
+                ASK,
+                " to permit it"
             ],
             Self::NotPermitted { entry, pod: None } => author![
-                "the request for the entry ", *entry, " does not say which pod it is for, so nobody can be permitted: ",
-                ASK, " to set podInfoOnMount: true on the CSIDriver object"
+                "the request for the entry ",
+                *entry,
+                " does not say which pod it is for, so nobody can be permitted: ",
+                ASK,
+                " to set podInfoOnMount: true on the CSIDriver object"
             ],
             Self::SubPathsOff { entry, sub_path } => author![
-                "the volume asks for the directory ", *sub_path, " beneath the entry ", *entry,
-                ", whose subPaths is false: ask for ", *entry, " alone, or ", ASK, " to set subPaths: true on the entry"
+                "the volume asks for the directory ",
+                *sub_path,
+                " beneath the entry ",
+                *entry,
+                ", whose subPaths is false: ask for ",
+                *entry,
+                " alone, or ",
+                ASK,
+                " to set subPaths: true on the entry"
             ],
             Self::AboveCeiling { entry, asked, ceiling } => author![
-                "the volume asks for the propagation ", *asked, ", but the entry ", *entry, " allows ", *ceiling,
-                " at most: ask for ", *ceiling, ", or ", ASK, " to raise propagation on the entry"
+                "the volume asks for the propagation ",
+                *asked,
+                ", but the entry ",
+                *entry,
+                " allows ",
+                *ceiling,
+                " at most: ask for ",
+                *ceiling,
+                ", or ",
+                ASK,
+                " to raise propagation on the entry"
             ],
             Self::ReadOnlyPropagation { entry, asked, by_entry } => {
                 let (who, undo) = if *by_entry {
@@ -116,9 +148,17 @@ impl ForAuthor for Denied {
                     ("the volume is read-only", "ask for it without readOnly, ")
                 };
                 author![
-                    "the volume asks for the propagation ", *asked, " of the entry ", *entry, ", but ", who,
-                    ", and a mount that propagates into it later would be writable: ask for the propagation None, ", undo,
-                    "or ", ASK, " to accept that by readOnlyPropagation: warn on the entry"
+                    "the volume asks for the propagation ",
+                    *asked,
+                    " of the entry ",
+                    *entry,
+                    ", but ",
+                    who,
+                    ", and a mount that propagates into it later would be writable: ask for the propagation None, ",
+                    undo,
+                    "or ",
+                    ASK,
+                    " to accept that by readOnlyPropagation: warn on the entry"
                 ]
             }
         }
@@ -136,14 +176,23 @@ impl ForAuthor for NoResult {
     fn for_author(&self) -> AuthorText {
         match self {
             Self::Deadline { waited, source_name: _ } => author![
-                "no answer within ", *waited, ": the file system of the volume's directory does not respond; the call is given \
-                 up, undone when it returns, and retried; ", ASK, " to look at its server"
+                "no answer within ",
+                *waited,
+                ": the file system of the volume's directory does not respond; the call is given \
+                 up, undone when it returns, and retried; ",
+                ASK,
+                " to look at its server"
             ],
             Self::Stuck { stuck, source_name: _ } => author![
-                *stuck, " earlier calls still hang on the file system of the volume's directory: no more are started until one \
-                 returns; ", ASK, " to look at its server"
+                *stuck,
+                " earlier calls still hang on the file system of the volume's directory: no more are started until one \
+                 returns; ",
+                ASK,
+                " to look at its server"
             ],
-            Self::NoThread(errno) => author!["no thread could be started for the call: ", *errno, lacks(*errno), "; ", ASK],
+            Self::NoThread(errno) => {
+                author!["no thread could be started for the call: ", *errno, lacks(*errno), "; ", ASK]
+            }
             Self::Lost => author!["the job ended without an answer, by a fault of hostmount: ", ASK],
         }
     }
@@ -164,25 +213,34 @@ impl ForAuthor for MountError {
     fn for_author(&self) -> AuthorText {
         match self {
             Self::SourceMissing { path: _ } => author![
-                "the volume's directory does not exist on the node: correct the volume, or ", ASK, " to create it"
+                "the volume's directory does not exist on the node: correct the volume, or ",
+                ASK,
+                " to create it"
             ],
             Self::SourceSymlink { path: _ } => author![
                 "the way to the volume's directory leads over a symlink or out of its entry: symlinks are never followed; name \
-                 the real path, or ", ASK
+                 the real path, or ",
+                ASK
             ],
             Self::SourceNotDirectory { path: _ } => {
                 author!["what the volume names on the node is not a directory: only directories can be published"]
             }
             Self::SourceDead { path: _, errno } => author![
-                "the file system of the volume's directory is dead (", *errno, "): its server is gone; ", ASK,
+                "the file system of the volume's directory is dead (",
+                *errno,
+                "): its server is gone; ",
+                ASK,
                 " to restart it, the call is then retried"
             ],
             Self::Source { path: _, errno } => {
                 author!["the volume's directory cannot be opened: ", *errno, lacks(*errno), "; ", ASK]
             }
             Self::SourcePrivate { path: _, asked, found: _ } => author![
-                *asked, " was asked for, but the mount that the volume's directory lies on is not shared, so no mount can \
-                 cross: ask for None, or ", ASK, " to make it shared"
+                *asked,
+                " was asked for, but the mount that the volume's directory lies on is not shared, so no mount can \
+                 cross: ask for None, or ",
+                ASK,
+                " to make it shared"
             ],
             Self::SourceUnbindable { path: _ } => {
                 author!["the mount that the volume's directory lies on is unbindable: ", ASK, " to change that"]
@@ -193,20 +251,30 @@ impl ForAuthor for MountError {
             ],
             Self::TargetSymlink { path: _ } => author![
                 "the kubelet's path of the volume leads over a symlink or out of its directory: nothing is mounted or \
-                 unmounted there; ", ASK
+                 unmounted there; ",
+                ASK
             ],
             Self::TargetNotDirectory { path: _ } => {
                 author!["what stands where the volume is to be mounted is not a directory: ", ASK, " to remove it"]
             }
             Self::TargetNotEmpty { path: _ } => author![
-                "where the volume is to be mounted is a directory that is not empty, whose files a mount would hide: ", ASK,
+                "where the volume is to be mounted is a directory that is not empty, whose files a mount would hide: ",
+                ASK,
                 " to move them away"
             ],
             Self::TargetDiffers { path: _, difference } => author![
-                "the volume is published for this pod already, but ", told(*difference), ": it has to be unpublished first"
+                "the volume is published for this pod already, but ",
+                told(*difference),
+                ": it has to be unpublished first"
             ],
             Self::Target { path: _, errno } => {
-                author!["the place where the volume is to be mounted cannot be used: ", *errno, lacks(*errno), "; ", ASK]
+                author![
+                    "the place where the volume is to be mounted cannot be used: ",
+                    *errno,
+                    lacks(*errno),
+                    "; ",
+                    ASK
+                ]
             }
             Self::KubeletDir { path: _, errno } => {
                 author!["the kubelet's directory cannot be opened: ", *errno, lacks(*errno), "; ", ASK]
@@ -220,22 +288,30 @@ impl ForAuthor for MountError {
                  that has it"
             ],
             Self::TooManyMounts { path: _, full: _, room: _ } => author![
-                "the volume cannot be mounted: a mount namespace of the node has as many mounts as it may; ", ASK,
+                "the volume cannot be mounted: a mount namespace of the node has as many mounts as it may; ",
+                ASK,
                 ", or have fewer volumes or fewer mounts in them"
             ],
             Self::Step { failed: Failed { step, errno, undo } } => author![
-                name_of(*step), " failed: ", *errno, lacks(*errno),
+                name_of(*step),
+                " failed: ",
+                *errno,
+                lacks(*errno),
                 match undo {
                     Ok(()) => author!["; "],
                     Err((step, errno)) => author!["; undoing it, ", name_of(*step), " failed too: ", *errno, "; "],
                 },
                 ASK
             ],
-            Self::Drift { path: _, difference } => author![
-                "what was mounted is not what was planned: ", told(*difference), "; the next try makes it anew"
-            ],
+            Self::Drift { path: _, difference } => {
+                author!["what was mounted is not what was planned: ", told(*difference), "; the next try makes it anew"]
+            }
             Self::VolumeDead { path: _, errno } => author![
-                "the volume is dead (", *errno, "): the server of its file system is gone; ", ASK, " to restart it"
+                "the volume is dead (",
+                *errno,
+                "): the server of its file system is gone; ",
+                ASK,
+                " to restart it"
             ],
             Self::Cancelled => author!["the call was given up at its deadline; what it had begun was undone"],
         }
@@ -262,28 +338,44 @@ impl ForAuthor for LookupError {
                  looked up: set the volume attribute \"propagation\""
             ],
             Self::NoPodInfo => author![
-                "the request does not say which pod it is for, and without that no volume is given: ", ASK,
+                "the request does not say which pod it is for, and without that no volume is given: ",
+                ASK,
                 " to set podInfoOnMount: true on the CSIDriver object"
             ],
             Self::PodUnseen { pod, waited, why: _ } => author![
-                "the volume does not say its propagation, and the API server did not tell of the pod ", *pod,
-                " within ", *waited, "; the call will be retried"
+                "the volume does not say its propagation, and the API server did not tell of the pod ",
+                **pod,
+                " within ",
+                *waited,
+                "; the call will be retried"
             ],
             Self::OtherPod { pod, is: _ } => author![
-                "the request is for the pod ", *pod, ", but its uid is that of another pod: leave out the annotation \
-                 kubernetes.io/config.mirror and the volume attributes that the kubelet sets, or ", ASK
+                "the request is for the pod ",
+                **pod,
+                ", but its uid is that of another pod: leave out the annotation \
+                 kubernetes.io/config.mirror and the volume attributes that the kubelet sets, or ",
+                ASK
             ],
             Self::OtherAccount { pod, is: _ } => author![
-                "the request is for the ", account(pod), ", but the pod runs as another one: leave out the volume attributes \
-                 that the kubelet sets, or ", ASK
+                "the request is for the ",
+                account(pod),
+                ", but the pod runs as another one: leave out the volume attributes \
+                 that the kubelet sets, or ",
+                ASK
             ],
             Self::NoVolume { pod, volume } => author![
-                "the pod ", KnownText::new(pod), " has no volume that could be ", KnownText::new(volume),
+                "the pod ",
+                KnownText::new(pod),
+                " has no volume that could be ",
+                KnownText::new(volume),
                 ": the call will be retried"
             ],
             Self::PersistentVolume { pod, volume, why: _ } => author![
-                "the claims of the pod ", KnownText::new(pod), " ask for different propagations, and the PersistentVolume ",
-                KnownText::new(volume), " cannot be read to tell which claim it is; the call will be retried, or set its \
+                "the claims of the pod ",
+                KnownText::new(pod),
+                " ask for different propagations, and the PersistentVolume ",
+                KnownText::new(volume),
+                " cannot be read to tell which claim it is; the call will be retried, or set its \
                  volumeAttributes.propagation"
             ],
         }

@@ -140,7 +140,7 @@ impl Node {
     async fn wished(
         &self,
         lookup: &Lookup,
-        (asked, pod): (&Publish, &PodIdentity),
+        (asked, pod): (&Publish, &Arc<PodIdentity>),
         crew: &Arc<Crew>,
     ) -> Result<Option<MountPropagation>, CallError> {
         // Who may not have the entry at all hears so at once, whatever the pod wants.
@@ -166,7 +166,7 @@ impl Node {
         let crew = crew_of(request)?;
         let mut propagation = asked.asked.propagation;
         if let Some(lookup) = &self.plugin.lookup {
-            let pod = asked.pod.as_deref().ok_or(LookupError::NoPodInfo)?;
+            let pod = asked.pod.as_ref().ok_or(LookupError::NoPodInfo)?;
             if propagation.is_none() {
                 // Boxed, or each call would carry along the room that a look-up takes, also where there is none.
                 let Some(wished) = Box::pin(self.wished(lookup, (&asked, pod), &crew)).await? else { return Ok(()) };
@@ -279,7 +279,8 @@ impl csi::node_server::Node for Node {
         &self,
         request: Request<csi::NodeStageVolumeRequest>,
     ) -> Answer<csi::NodeStageVolumeResponse> {
-        let subject = Subject { rpc: "NodeStageVolume", volume: &request.get_ref().volume_id, pod: None, attributes: None };
+        let subject =
+            Subject { rpc: "NodeStageVolume", volume: &request.get_ref().volume_id, pod: None, attributes: None };
         self.plugin.call(subject, self.stage(&request).map_ok(|()| csi::NodeStageVolumeResponse {})).await
     }
 
@@ -304,8 +305,7 @@ impl csi::node_server::Node for Node {
         let pod = pod_of(&request.get_ref().volume_context);
         let message = request.get_ref();
         let attributes = Some(&message.volume_context);
-        let subject =
-            Subject { rpc: "NodePublishVolume", volume: &message.volume_id, pod: pod.as_deref(), attributes };
+        let subject = Subject { rpc: "NodePublishVolume", volume: &message.volume_id, pod: pod.as_deref(), attributes };
         self.plugin.call(subject, self.publish(&request).map_ok(|()| csi::NodePublishVolumeResponse {})).await
     }
 
@@ -326,7 +326,8 @@ impl csi::node_server::Node for Node {
         &self,
         request: Request<csi::NodeGetVolumeStatsRequest>,
     ) -> Answer<csi::NodeGetVolumeStatsResponse> {
-        let subject = Subject { rpc: "NodeGetVolumeStats", volume: &request.get_ref().volume_id, pod: None, attributes: None };
+        let subject =
+            Subject { rpc: "NodeGetVolumeStats", volume: &request.get_ref().volume_id, pod: None, attributes: None };
         let work = async {
             let found = self.stats(&request).await?;
             let usage = vec![usage(found.bytes, Unit::Bytes), usage(found.inodes, Unit::Inodes)];
@@ -339,7 +340,8 @@ impl csi::node_server::Node for Node {
         &self,
         request: Request<csi::NodeGetVolumeHealthRequest>,
     ) -> Answer<csi::NodeGetVolumeHealthResponse> {
-        let subject = Subject { rpc: "NodeGetVolumeHealth", volume: &request.get_ref().volume_id, pod: None, attributes: None };
+        let subject =
+            Subject { rpc: "NodeGetVolumeHealth", volume: &request.get_ref().volume_id, pod: None, attributes: None };
         let work = async {
             let volume_health = Some(self.health(&request).await?);
             Ok(csi::NodeGetVolumeHealthResponse { volume_health })
@@ -371,6 +373,8 @@ impl csi::node_server::Node for Node {
             max_volumes_per_node: 0,
             accessible_topology: Some(csi::Topology { segments: HashMap::from([(key, self.plugin.node_id.clone())]) }),
         };
-        self.plugin.call(Subject { rpc: "NodeGetInfo", volume: "", pod: None, attributes: None }, async { Ok(answer) }).await
+        self.plugin
+            .call(Subject { rpc: "NodeGetInfo", volume: "", pod: None, attributes: None }, async { Ok(answer) })
+            .await
     }
 }

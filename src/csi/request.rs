@@ -177,7 +177,9 @@ fn capability(given: Option<&csi::VolumeCapability>) -> Result<Capability, BadRe
     if !mount.volume_mount_group.is_empty() {
         return Err(bad_value(
             "volume_capability.mount.volume_mount_group",
-            author!["changing the group of a node's directory is not offered: set fsGroupPolicy: None on the CSIDriver object"],
+            author![
+                "changing the group of a node's directory is not offered: set fsGroupPolicy: None on the CSIDriver object"
+            ],
         ));
     }
     let mode = given.access_mode.as_ref().ok_or(BadRequest::Missing("volume_capability.access_mode"))?.mode;
@@ -245,7 +247,8 @@ const SERVICE_ACCOUNT: &str = "csi.storage.k8s.io/serviceAccount.name";
 
 fn context(given: &HashMap<String, String>) -> Result<Context, BadRequest> {
     let mut found = Context::default();
-    let bad = |name: &str, reason| BadRequest::Value { field: author!["volume attribute ", KnownText::new(name)], reason };
+    let bad =
+        |name: &str, reason| BadRequest::Value { field: author!["volume attribute ", KnownText::new(name)], reason };
     let mut names: Vec<&String> = given.keys().collect();
     // A map has no order; complaints should have one.
     names.sort();

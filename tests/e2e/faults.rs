@@ -39,7 +39,7 @@ fn a_killed_plugin_takes_nothing_from_running_pods_and_comes_back() {
 
 /// Kills the kubelet, and waits for the next one.
 #[track_caller]
-fn restart_kubelet() {
+pub(crate) fn restart_kubelet() {
     let old = node("pidof kubelet");
     // A moment later: it is the kubelet that carries this command.
     node(&format!("(sleep 0.5; kill {}) > /dev/null 2>&1 < /dev/null &", old.trim()));

@@ -8,6 +8,7 @@ mod cluster;
 mod examples;
 mod faults;
 mod healing;
+mod identity;
 mod lifecycle;
 mod load;
 mod pods;

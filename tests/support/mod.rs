@@ -311,7 +311,10 @@ impl Node {
             let given = given.iter().filter(|given| !given.is_empty());
             let rest = given.fold(status.message().to_owned(), |rest, given| rest.replace(given, "(given)"));
             let root = self.root.to_str().unwrap();
-            assert!(!rest.contains(root) && !rest.contains("/kubelet"), "a path of the node for a pod's event: {status:?}");
+            assert!(
+                !rest.contains(root) && !rest.contains("/kubelet"),
+                "a path of the node for a pod's event: {status:?}"
+            );
         }
         answer
     }

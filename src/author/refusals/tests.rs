@@ -158,9 +158,9 @@ fn lookups() -> Vec<LookupError> {
     every!(LookupError:
         NotAPodVolume { path: target },
         NoPodInfo,
-        PodUnseen { pod: pod(), waited: Duration::from_secs(10), why: secret() },
-        OtherPod { pod: pod(), is: format!("{SECRET}/x") },
-        OtherAccount { pod: pod(), is: SECRET.to_owned() },
+        PodUnseen { pod: pod().into(), waited: Duration::from_secs(10), why: secret() },
+        OtherPod { pod: pod().into(), is: format!("{SECRET}/x") },
+        OtherAccount { pod: pod().into(), is: SECRET.to_owned() },
         NoVolume { pod: name(), volume: "v".to_owned() },
         PersistentVolume { pod: name(), volume: "pv-1".to_owned(), why: secret() },
     )

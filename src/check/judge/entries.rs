@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use super::super::facts::{CAP_CHOWN, Directory, Facts, List, Seen};
 use super::super::report::{Item, Section};
 use super::on_node;
-use crate::text::quoted;
 use crate::config::{Entry, Fault, Missing};
 use crate::plan::strongest;
 use crate::propagation::{MountPropagation, PropagationState};
+use crate::text::quoted;
 
 /// How many of the mounts beneath a directory are named.
 const NAMED: usize = 3;

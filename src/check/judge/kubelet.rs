@@ -5,8 +5,8 @@ use std::path::Path;
 use super::super::facts::{CAP_SYS_PTRACE, Directory, Facts, FoundBy, Node, Seen, Socket};
 use super::super::report::{Item, Section};
 use super::{on_node, refused_by};
-use crate::text::quoted;
 use crate::sys::Errno;
+use crate::text::quoted;
 
 const HERE: Section = Section::Kubelet;
 /// The longest path of a unix socket, in bytes (unix(7), `sun_path` without its NUL).
