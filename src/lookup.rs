@@ -37,10 +37,7 @@ const FAILURE: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
     /// The target path isn't that of a pod's volume.
-    #[error(
-        "the volume does not say its propagation, and {path} is not the path of a pod's volume, so no pod can be \
-         looked up: set the volume attribute \"propagation\""
-    )]
+    #[error("{path} is not the path of a pod's volume, so no pod can be looked up: the kubelet has no such paths")]
     NotAPodVolume {
         /// The target path.
         path: KubeletPath,
@@ -94,10 +91,7 @@ pub enum LookupError {
 fn unseen(pod: Option<&str>, uid: &str, waited: Duration, why: Option<&str>) -> String {
     let pod = pod.map_or_else(|| format!("with the uid {uid}"), |pod| format!("{pod} (uid {uid})"));
     let why = why.map_or_else(|| "it does not have it".to_owned(), |why| format!("watching pods fails: {why}"));
-    format!(
-        "the volume does not say its propagation, and the API server did not tell of the pod {pod} within \
-         {waited:?}: {why}; the call will be retried, or set the volume attribute \"propagation\""
-    )
+    format!("the API server did not tell of the pod {pod} within {waited:?}: {why}; the call will be retried")
 }
 
 #[derive(Default)]
@@ -246,8 +240,26 @@ impl Lookup {
         inline: bool,
         said: Option<&PodIdentity>,
     ) -> Result<PodWish, LookupError> {
+        self.timed(self.find(target, inline, said, PodVolumes::any_claim)).await
+    }
+
+    /// The same of a volume that says its propagation itself. Then it doesn't matter by which claim the pod has it, and
+    /// no request is made.
+    ///
+    /// # Errors
+    /// [`LookupError`], at the deadline at the latest.
+    pub async fn pod(
+        &self,
+        target: &KubeletPath,
+        inline: bool,
+        said: Option<&PodIdentity>,
+    ) -> Result<PodWish, LookupError> {
+        self.timed(self.find(target, inline, said, PodVolumes::all_claims)).await
+    }
+
+    async fn timed(&self, find: impl Future<Output = Result<PodWish, LookupError>>) -> Result<PodWish, LookupError> {
         let start = Instant::now();
-        let result = self.find(target, inline, said).await;
+        let result = find.await;
         self.metrics.looked_up(result.is_ok(), start.elapsed());
         result
     }
@@ -257,6 +269,7 @@ impl Lookup {
         target: &KubeletPath,
         inline: bool,
         said: Option<&PodIdentity>,
+        of_claims: fn(&PodVolumes) -> Answer,
     ) -> Result<PodWish, LookupError> {
         let (uid, volume) = target.pod_volume().ok_or_else(|| LookupError::NotAPodVolume { path: target.clone() })?;
         let pod = self.arrival(uid, said).await?;
@@ -270,7 +283,7 @@ impl Lookup {
                 is: format!("pod {} {}", name(), account(&pod.service_account)),
             });
         }
-        let answer = match if inline { pod.inline(&self.driver, volume) } else { pod.any_claim() } {
+        let answer = match if inline { pod.inline(&self.driver, volume) } else { of_claims(&pod) } {
             Answer::DependsOnClaim => pod.claim(&self.claim_of(volume, &pod).await?),
             answer => answer,
         };
