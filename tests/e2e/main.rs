@@ -14,3 +14,4 @@ mod pods;
 mod propagation;
 mod refusals;
 mod seeing;
+mod user_namespaces;
