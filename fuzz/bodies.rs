@@ -147,11 +147,26 @@ pub fn messages(bytes: &[u8]) {
             let _ = format!("{message:?}");
             match Publish::read(&message, &dir) {
                 Ok(asked) => {
+                    let kind = asked.kind();
                     let Publish { volume, asked, pod, .. } = asked;
-                    let (propagation, read_only) = (asked.propagation, asked.read_only);
-                    let wish = Wish { volume, propagation, read_only, pod, check_user: true };
+                    let (propagation, read_only, pod_read_only) =
+                        (asked.propagation, asked.read_only, asked.pod_read_only);
+                    let user_namespace = false;
+                    let wish = Wish {
+                        volume,
+                        propagation,
+                        read_only,
+                        pod_read_only,
+                        kind,
+                        user_namespace,
+                        pod,
+                        check_user: true,
+                    };
                     match policy::decide(&list, &wish) {
-                        Ok(grant) => assert!(grant.propagation <= grant.entry.ceiling),
+                        Ok(grant) => {
+                            assert!(grant.propagation <= grant.entry.ceiling);
+                            assert_eq!(grant.read_only, pod_read_only);
+                        }
                         Err(denied) => refuse(denied.into()),
                     }
                 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::apply::{Failed, Run, Stopped, Work, run_all, take_back};
 use crate::config::Missing;
+use crate::idmap;
 use crate::mount_error::MountError;
 use crate::note::{Note, Owner};
 use crate::observe::{self, OpenSource, SourcePath, TargetPlace};
@@ -41,6 +42,8 @@ pub struct AttachJob {
     pub attrs: MountAttrs,
     /// Whether the volume may be published at one target only.
     pub single_writer: bool,
+    /// Whether the owners of its files will be mapped by the pod's runtime (`hostUsers: false`), which not every source allows.
+    pub user_namespace: bool,
     /// Whose it is, to be noted for [`crate::heal`]; none for staging.
     pub owner: Option<Owner>,
     /// Whether this is for healing: see [`Wish::follow`].
@@ -142,6 +145,9 @@ pub(crate) fn attach_open(
         && let Some(other) = other_writer(site, open, job)?
     {
         return Err(MountError::SecondWriter { other });
+    }
+    if job.user_namespace {
+        can_be_mapped(site, open, job)?;
     }
     let slot = take_slot().map_err(|(path, errno)| match Room::now(site) {
         room if errno == Errno::ENOSPC && room.is_full() => {
@@ -306,6 +312,16 @@ fn other_writer(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<Optio
                 })
         })
         .cloned())
+}
+
+/// Whether the pod's runtime can map the owners of the source's files. This reads the whole mount table, which only
+/// volumes of pods with `hostUsers: false` pay for: what is mounted in the source is listed nowhere else on all kernels.
+fn can_be_mapped(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<(), MountError> {
+    let fail = |errno| MountError::Source { path: job.source.full(), errno };
+    let table = mountinfo::parse(&site.proc.mountinfo().map_err(fail)?);
+    let id = stat::mount_id(&site.proc, Calls::NONE, &open.fd).map_err(fail)?;
+    // It isn't in the table if it was unmounted meanwhile, or the table was torn: the kubelet's next try tells.
+    Ok(idmap::judge(&table, id, &job.source.full()).ok_or_else(|| fail(Errno::ESTALE))??)
 }
 
 /// Makes a volume vanish from its target: every layer that is mounted there, then, with `remove`, the directory.

@@ -21,6 +21,7 @@ pub mod explain;
 pub mod gate;
 pub mod heal;
 pub mod held;
+pub mod idmap;
 pub mod inspect;
 pub mod lookup;
 pub mod machine;

@@ -37,10 +37,7 @@ const FAILURE: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
     /// The target path isn't that of a pod's volume.
-    #[error(
-        "the volume does not say its propagation, and {path} is not the path of a pod's volume, so no pod can be \
-         looked up: set the volume attribute \"propagation\""
-    )]
+    #[error("{path} is not the path of a pod's volume, so no pod can be looked up: the kubelet has no such paths")]
     NotAPodVolume {
         /// The target path.
         path: KubeletPath,
@@ -53,8 +50,7 @@ pub enum LookupError {
     NoPodInfo,
     /// The pod hasn't come by the watch.
     #[error(
-        "the volume does not say its propagation, and the API server did not tell of the pod {pod} (uid {}) within \
-         {waited:?}: {why}; the call will be retried, or set the volume attribute \"propagation\"",
+        "the API server did not tell of the pod {pod} (uid {}) within {waited:?}: {why}; the call will be retried",
         pod.uid
     )]
     PodUnseen {
@@ -274,19 +270,43 @@ impl Lookup {
         inline: bool,
         pod: &Arc<PodIdentity>,
     ) -> Result<PodWish, LookupError> {
+        self.timed(self.find(target, inline, pod, PodVolumes::any_claim)).await
+    }
+
+    /// The same of a volume that says its propagation itself. Then it doesn't matter by which claim the pod has it, and
+    /// no request is made.
+    ///
+    /// # Errors
+    /// [`LookupError`], at the deadline at the latest.
+    pub async fn pod(
+        &self,
+        target: &KubeletPath,
+        inline: bool,
+        pod: &Arc<PodIdentity>,
+    ) -> Result<PodWish, LookupError> {
+        self.timed(self.find(target, inline, pod, PodVolumes::all_claims)).await
+    }
+
+    async fn timed(&self, find: impl Future<Output = Result<PodWish, LookupError>>) -> Result<PodWish, LookupError> {
         let start = Instant::now();
-        let result = self.find(target, inline, pod).await;
+        let result = find.await;
         self.metrics.looked_up(result.is_ok(), start.elapsed());
         result
     }
 
-    async fn find(&self, target: &KubeletPath, inline: bool, said: &Arc<PodIdentity>) -> Result<PodWish, LookupError> {
+    async fn find(
+        &self,
+        target: &KubeletPath,
+        inline: bool,
+        said: &Arc<PodIdentity>,
+        of_claims: fn(&PodVolumes) -> Answer,
+    ) -> Result<PodWish, LookupError> {
         let (_, volume) = target.pod_volume().ok_or_else(|| LookupError::NotAPodVolume { path: target.clone() })?;
         let pod = self.arrival(said).await?;
         if said.service_account != pod.service_account {
             return Err(LookupError::OtherAccount { pod: Arc::clone(said), is: pod.service_account.clone() });
         }
-        let answer = match if inline { pod.inline(&self.driver, volume) } else { pod.any_claim() } {
+        let answer = match if inline { pod.inline(&self.driver, volume) } else { of_claims(&pod) } {
             Answer::DependsOnClaim => pod.claim(&self.claim_of(volume, &pod).await?),
             answer => answer,
         };

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::apply::Failed;
+use crate::idmap::NotMappable;
 use crate::plan::{Difference, Step};
 use crate::propagation::{MountPropagation, PropagationState};
 use crate::shortage::{self, Full, Room};
@@ -80,6 +81,9 @@ pub enum MountError {
         /// Where.
         path: PathBuf,
     },
+    /// The pod has a user namespace of its own, and the owners of the source's files can't be mapped into it.
+    #[error(transparent)]
+    SourceNotMappable(#[from] NotMappable),
     /// The directory that the target lies in isn't there.
     #[error(
         "the directory of {} does not exist: the caller has to make it (CSI: NodePublishVolume, target_path)",

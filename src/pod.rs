@@ -1,4 +1,4 @@
-//! Which propagation a pod wants of a volume: read from the Pod object, pure.
+//! Which propagation a pod wants of a volume, and what else of the pod a volume depends on: read from the Pod object, pure.
 //!
 //! The kubelet tells a driver who the pod is, never the `mountPropagation` of its containers, and names the volume
 //! only by the path: an inline volume by its name in the pod, a claim by the name of the PersistentVolume that is
@@ -10,15 +10,20 @@ pub mod object;
 use std::fmt;
 
 use crate::propagation::MountPropagation;
+use crate::volume::VolumeKind;
 use object::{Container, MIRROR, Pod, VolumeMount};
 
 /// What a pod wants of a volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PodWish {
     /// The strongest of all containers, ephemeral ones too.
     pub strongest: MountPropagation,
     /// The same without ephemeral containers. Those join a running pod, whose volume stays as it was published.
     pub at_start: MountPropagation,
+    /// How the pod has the volume.
+    pub kind: VolumeKind,
+    /// Whether the pod has a user namespace of its own (`hostUsers: false`).
+    pub user_namespace: bool,
 }
 
 /// Where a volume of a pod comes from.
@@ -28,6 +33,13 @@ enum Source {
     Inline(String),
     /// From the claim of this name.
     Claim(String),
+}
+
+impl PodWish {
+    /// Whether both want the same propagation.
+    fn agrees(self, other: Self) -> bool {
+        (self.strongest, self.at_start) == (other.strongest, other.at_start)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,9 +76,14 @@ pub enum Answer {
     NoVolume,
 }
 
-/// The stronger in each.
+/// The stronger in each, and what is known of a volume that is one of them.
 fn stronger(a: PodWish, b: PodWish) -> PodWish {
-    PodWish { strongest: a.strongest.max(b.strongest), at_start: a.at_start.max(b.at_start) }
+    PodWish {
+        strongest: a.strongest.max(b.strongest),
+        at_start: a.at_start.max(b.at_start),
+        kind: a.kind.or(b.kind),
+        user_namespace: a.user_namespace || b.user_namespace,
+    }
 }
 
 /// What a mount asks for. Nothing said is None (Pod API, VolumeMount.mountPropagation); so is a value that this
@@ -94,14 +111,21 @@ impl PodVolumes {
             mounts.filter(|m| m.name == volume).map(asked).max().unwrap_or_default()
         };
         let volumes = spec.volumes.iter().filter_map(|volume| {
-            let source = match volume {
-                _ if volume.csi.is_some() => Source::Inline(volume.csi.as_ref()?.driver.clone()),
-                _ if volume.ephemeral.is_some() => Source::Claim(format!("{name}-{}", volume.name)),
-                _ => Source::Claim(volume.persistent_volume_claim.as_ref()?.claim_name.clone()),
+            let (source, kind) = match volume {
+                _ if volume.csi.is_some() => (Source::Inline(volume.csi.as_ref()?.driver.clone()), VolumeKind::Inline),
+                _ if volume.ephemeral.is_some() => {
+                    (Source::Claim(format!("{name}-{}", volume.name)), VolumeKind::GenericEphemeral)
+                }
+                _ => (Source::Claim(volume.persistent_volume_claim.as_ref()?.claim_name.clone()), VolumeKind::Claim),
             };
             let at_start = strongest(&volume.name, &[&spec.containers, &spec.init_containers]);
-            let wish =
-                PodWish { strongest: at_start.max(strongest(&volume.name, &[&spec.ephemeral_containers])), at_start };
+            let wish = PodWish {
+                strongest: at_start.max(strongest(&volume.name, &[&spec.ephemeral_containers])),
+                at_start,
+                kind,
+                // Unset is true (Pod API, PodSpec.hostUsers).
+                user_namespace: spec.host_users == Some(false),
+            };
             Some(PodVolume { name: volume.name.clone(), source, wish })
         });
         Some(Self {
@@ -127,10 +151,15 @@ impl PodVolumes {
         // Two volumes of one claim are published once, for both.
         let wishes: Vec<PodWish> = self.claims().filter_map(|claim| self.wish_of(claim)).collect();
         match wishes.split_first() {
-            None => Answer::NoVolume,
-            Some((first, others)) if others.iter().all(|w| w == first) => Answer::Wish(*first),
-            Some(_) => Answer::DependsOnClaim,
+            Some((first, others)) if !others.iter().all(|w| w.agrees(*first)) => Answer::DependsOnClaim,
+            _ => wishes.into_iter().reduce(stronger).map_or(Answer::NoVolume, Answer::Wish),
         }
+    }
+
+    /// The same where the volume itself says its propagation: nothing depends on which claim it is.
+    #[must_use]
+    pub fn all_claims(&self) -> Answer {
+        self.claims().filter_map(|claim| self.wish_of(claim)).reduce(stronger).map_or(Answer::NoVolume, Answer::Wish)
     }
 
     /// What it wants of the volume that it claims by `claim`.
@@ -167,8 +196,8 @@ mod tests {
         json!({"name": volume, "mountPath": "/x", "mountPropagation": propagation})
     }
 
-    fn wish(at_start: MountPropagation, strongest: MountPropagation) -> Answer {
-        Answer::Wish(PodWish { strongest, at_start })
+    fn wish(at_start: MountPropagation, strongest: MountPropagation, kind: VolumeKind) -> Answer {
+        Answer::Wish(PodWish { strongest, at_start, kind, user_namespace: false })
     }
 
     #[test]
@@ -184,9 +213,9 @@ mod tests {
             "initContainers": [{"name": "3", "volumeMounts": [mount("b", "Bidirectional")]}],
             "ephemeralContainers": [{"name": "4", "volumeMounts": [mount("a", "Bidirectional")]}],
         }));
-        assert_eq!(pod.inline("d", "a"), wish(HostToContainer, Bidirectional));
-        assert_eq!(pod.inline("d", "b"), wish(Bidirectional, Bidirectional));
-        assert_eq!(pod.inline("d", "c"), wish(Nothing, Nothing));
+        assert_eq!(pod.inline("d", "a"), wish(HostToContainer, Bidirectional, VolumeKind::Inline));
+        assert_eq!(pod.inline("d", "b"), wish(Bidirectional, Bidirectional, VolumeKind::Inline));
+        assert_eq!(pod.inline("d", "c"), wish(Nothing, Nothing, VolumeKind::Inline));
         assert_eq!(pod.inline("d", "other"), Answer::NoVolume);
         assert_eq!(pod.inline("d", "none"), Answer::NoVolume);
         assert_eq!(pod.any_claim(), Answer::NoVolume);
@@ -210,12 +239,24 @@ mod tests {
             }))
         };
         let same = volumes("HostToContainer");
-        assert_eq!(same.any_claim(), wish(HostToContainer, HostToContainer));
+        assert_eq!(same.any_claim(), wish(HostToContainer, HostToContainer, VolumeKind::ClaimOrGenericEphemeral));
+        assert_eq!(same.all_claims(), same.any_claim());
         let differ = volumes("None");
         assert_eq!(differ.any_claim(), Answer::DependsOnClaim);
-        assert_eq!(differ.claim("ca"), wish(HostToContainer, HostToContainer));
-        assert_eq!(differ.claim("p-b"), wish(Nothing, Nothing));
+        assert_eq!(differ.all_claims(), same.any_claim());
+        assert_eq!(differ.claim("ca"), wish(HostToContainer, HostToContainer, VolumeKind::Claim));
+        assert_eq!(differ.claim("p-b"), wish(Nothing, Nothing, VolumeKind::GenericEphemeral));
         assert_eq!(differ.claim("b"), Answer::NoVolume);
         assert_eq!(differ.service_account, "reader");
+    }
+
+    #[test]
+    fn only_a_pod_that_says_so_has_a_user_namespace() {
+        for (said, expected) in [(json!(false), true), (json!(true), false), (json!(null), false)] {
+            let pod =
+                pod(&json!({"hostUsers": said, "volumes": [{"name": "a", "csi": {"driver": "d"}}], "containers": []}));
+            let Answer::Wish(wish) = pod.inline("d", "a") else { panic!("{pod:?}") };
+            assert_eq!(wish.user_namespace, expected, "{said}");
+        }
     }
 }

@@ -7,21 +7,28 @@ use std::sync::Arc;
 
 use crate::config::{AllowList, Entry, MountFlags, Pattern, ReadOnlyPropagation};
 use crate::propagation::MountPropagation;
-use crate::volume::{EntryName, PodIdentity, SubPath, VolumeRef};
+use crate::volume::{EntryName, PodIdentity, SubPath, VolumeKind, VolumeRef};
 
 /// What a volume asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent")]
 pub struct Wish {
     /// The entry and the directory beneath it.
     pub volume: VolumeRef,
     /// The propagation; none asked for is [`MountPropagation::None`].
     pub propagation: Option<MountPropagation>,
-    /// Whether the volume is to be read-only.
+    /// Whether the volume is to be read-only, whoever says so, except the entry.
     pub read_only: bool,
+    /// Whether the Pod says so (NodePublishVolumeRequest.readonly).
+    pub pod_read_only: bool,
+    /// How the pod has the volume.
+    pub kind: VolumeKind,
+    /// Whether the pod has a user namespace of its own (`hostUsers: false`), as far as that is known.
+    pub user_namespace: bool,
     /// The pod, if the request says.
     pub pod: Option<Arc<PodIdentity>>,
-    /// Whether the pod must be allowed to use the entry. Not so for staging, which is for a node rather than a pod;
-    /// publishing the same volume then asks.
+    /// Whether it is for a pod: then the pod must be allowed to use the entry, and what it can't have is refused. Not so
+    /// for staging, which is for a node rather than a pod; publishing the same volume then asks.
     pub check_user: bool,
 }
 
@@ -38,6 +45,8 @@ pub struct Grant {
     pub read_only: bool,
     /// The mount flags.
     pub flags: MountFlags,
+    /// Whether the pod's runtime maps the owners of the volume's files, which not every source allows.
+    pub user_namespace: bool,
     /// What the pod's owner and the log should be told although the volume is granted.
     pub warning: Option<String>,
 }
@@ -87,6 +96,18 @@ pub enum Denied {
         /// The most that the entry gives.
         ceiling: MountPropagation,
     },
+    /// Propagation into a pod with a user namespace of its own.
+    #[error(
+        "the volume asks for the propagation {asked} of the entry {entry}, but the pod has hostUsers: false, and files of a \
+         mount that propagates into it would belong to nobody there (65534): set mountPropagation: None, or remove \
+         hostUsers: false from the pod"
+    )]
+    UserNamespacePropagation {
+        /// The entry asked for.
+        entry: EntryName,
+        /// The propagation asked for.
+        asked: MountPropagation,
+    },
     /// Propagation into a read-only volume.
     #[error("{}", read_only_propagation(entry, *asked, *by_entry))]
     ReadOnlyPropagation {
@@ -96,6 +117,17 @@ pub enum Denied {
         asked: MountPropagation,
         /// Whether the entry says read-only, so that the pod can't do without.
         by_entry: bool,
+    },
+    /// The volume is read-only, but the Pod doesn't say so. Container runtimes (runc since 1.2, crun) give a mount in a
+    /// container exactly the flags that the kubelet orders, and it orders `ro` only where the Pod says so.
+    #[error("{}", pod_not_read_only(entry, *by_entry, *kind))]
+    PodNotReadOnly {
+        /// The entry asked for.
+        entry: EntryName,
+        /// Whether the entry says read-only; else attribute, access mode or mount options of the volume do.
+        by_entry: bool,
+        /// How the pod has the volume.
+        kind: VolumeKind,
     },
 }
 
@@ -127,6 +159,37 @@ fn read_only_propagation(entry: &EntryName, asked: MountPropagation, by_entry: b
     )
 }
 
+fn pod_not_read_only(entry: &EntryName, by_entry: bool, kind: VolumeKind) -> String {
+    let who = if by_entry {
+        format!("the entry {entry} is read-only")
+    } else {
+        format!("the volume of the entry {entry} is read-only by its attributes, access mode or mount options")
+    };
+    format!("{who}, {}", read_only_advice(kind))
+}
+
+/// What is wrong with a pod whose volume is read-only although the Pod doesn't say so, and the line to add.
+pub(crate) const fn read_only_advice(kind: VolumeKind) -> &'static str {
+    match kind {
+        VolumeKind::Inline => {
+            "but the Pod does not say so, and containers could write to it: set csi.readOnly: true on the pod's volume"
+        }
+        VolumeKind::Claim => {
+            "but the Pod does not say so, and containers could write to it: set persistentVolumeClaim.readOnly: true on the \
+             pod's volume"
+        }
+        VolumeKind::GenericEphemeral => {
+            "but a generic ephemeral volume cannot say so in the Pod, and containers could write to it: take an inline \
+             volume with csi.readOnly: true, or a claim with persistentVolumeClaim.readOnly: true"
+        }
+        VolumeKind::ClaimOrGenericEphemeral => {
+            "but the Pod does not say so, and containers could write to it: set persistentVolumeClaim.readOnly: true on the \
+             pod's volume (if it is a generic ephemeral volume, which cannot say so, take a claim or an inline volume \
+             instead)"
+        }
+    }
+}
+
 impl Entry {
     /// Whether the pod may use the entry. Of an unknown pod nothing can be matched, so it needs a rule for anyone:
     /// `*` for namespace and service account, written so.
@@ -142,12 +205,12 @@ impl Entry {
     }
 }
 
-/// Decides on a wish.
+/// The entry of a wish, if it may be had at all, whatever the pod says of the volume.
 ///
 /// # Errors
-/// The first reason to refuse it, in the order of [`Denied`]. What a pod without permission learns is that the entry
-/// exists, and nothing else of it.
-pub fn decide(list: &AllowList, wish: &Wish) -> Result<Grant, Denied> {
+/// The first of [`Denied::UnknownEntry`], [`Denied::NotPermitted`], [`Denied::SubPathsOff`]. What a pod without permission
+/// learns is that the entry exists, and nothing else of it.
+pub fn entry<'l>(list: &'l AllowList, wish: &Wish) -> Result<&'l Arc<Entry>, Denied> {
     let name = || wish.volume.entry.clone();
     let entry = list.get(&wish.volume.entry).ok_or_else(|| Denied::UnknownEntry { name: name() })?;
     if wish.check_user && !entry.permits(wish.pod.as_deref()) {
@@ -156,9 +219,22 @@ pub fn decide(list: &AllowList, wish: &Wish) -> Result<Grant, Denied> {
     if let Some(sub_path) = wish.volume.sub_path.as_ref().filter(|_| !entry.sub_paths) {
         return Err(Denied::SubPathsOff { entry: name(), sub_path: sub_path.clone() });
     }
+    Ok(entry)
+}
+
+/// Decides on a wish.
+///
+/// # Errors
+/// The first reason to refuse it, in the order of [`Denied`].
+pub fn decide(list: &AllowList, wish: &Wish) -> Result<Grant, Denied> {
+    let entry = entry(list, wish)?;
+    let name = || entry.name.clone();
     let propagation = wish.propagation.unwrap_or_default();
     if propagation > entry.ceiling {
         return Err(Denied::AboveCeiling { entry: name(), asked: propagation, ceiling: entry.ceiling });
+    }
+    if wish.user_namespace && propagation != MountPropagation::None {
+        return Err(Denied::UserNamespacePropagation { entry: name(), asked: propagation });
     }
     let read_only = wish.read_only || entry.read_only;
     let warning = match entry.read_only_propagation {
@@ -172,12 +248,16 @@ pub fn decide(list: &AllowList, wish: &Wish) -> Result<Grant, Denied> {
             entry.name
         )),
     };
+    if wish.check_user && read_only && !wish.pod_read_only {
+        return Err(Denied::PodNotReadOnly { entry: name(), by_entry: entry.read_only, kind: wish.kind });
+    }
     Ok(Grant {
         entry: Arc::clone(entry),
         sub_path: wish.volume.sub_path.clone(),
         propagation,
         read_only,
         flags: entry.flags,
+        user_namespace: wish.user_namespace,
         warning,
     })
 }
@@ -210,7 +290,22 @@ entries:
 
     fn wish(handle: &str, pod: Option<Arc<PodIdentity>>) -> Wish {
         let volume = VolumeRef::parse_handle(handle).unwrap();
-        Wish { volume, propagation: None, read_only: false, pod, check_user: true }
+        let kind = VolumeKind::Inline;
+        Wish {
+            volume,
+            propagation: None,
+            read_only: false,
+            pod_read_only: false,
+            kind,
+            user_namespace: false,
+            pod,
+            check_user: true,
+        }
+    }
+
+    /// As a Pod asks for it that says read-only.
+    fn said(wish: Wish) -> Wish {
+        Wish { read_only: true, pod_read_only: true, ..wish }
     }
 
     fn permitted(handle: &str, pod: Option<Arc<PodIdentity>>) -> bool {
@@ -253,10 +348,10 @@ entries:
         assert_eq!(grant.sub_path.unwrap().to_string(), "a/b");
         assert_eq!((grant.propagation, grant.read_only), (MountPropagation::Bidirectional, false));
         assert_eq!(grant.flags, MountFlags { nosuid: true, nodev: true, noexec: false });
-        let grant = decide(&list(), &wish("ro", None)).unwrap();
+        let grant = decide(&list(), &said(wish("ro", None))).unwrap();
         assert_eq!((grant.propagation, grant.read_only, grant.warning), (MountPropagation::None, true, None));
         assert!(decide(&list(), &wish("team", pod("ml", "x"))).unwrap().flags.noexec);
-        let grant = decide(&list(), &Wish { read_only: true, ..wish("open", None) }).unwrap();
+        let grant = decide(&list(), &said(wish("open", None))).unwrap();
         assert!(grant.read_only && grant.warning.is_none());
     }
 
@@ -273,7 +368,7 @@ entries:
     fn read_only_and_propagation_are_refused_or_told() {
         let ask = |handle, read_only| {
             let propagation = Some(MountPropagation::HostToContainer);
-            decide(&list(), &Wish { propagation, read_only, ..wish(handle, None) })
+            decide(&list(), &Wish { propagation, read_only, pod_read_only: read_only, ..wish(handle, None) })
         };
         let by_entry = ask("ro", false).unwrap_err();
         assert!(matches!(by_entry, Denied::ReadOnlyPropagation { by_entry: true, .. }));
@@ -285,18 +380,59 @@ entries:
     }
 
     #[test]
+    fn read_only_is_refused_where_the_pod_does_not_say_it_with_the_line_to_add() {
+        let every = [
+            (VolumeKind::Inline, "set csi.readOnly: true"),
+            (VolumeKind::Claim, "set persistentVolumeClaim.readOnly: true"),
+            (VolumeKind::GenericEphemeral, "a generic ephemeral volume cannot say so"),
+            (VolumeKind::ClaimOrGenericEphemeral, "generic ephemeral volume, which cannot say so"),
+        ];
+        for (kind, line) in every {
+            for (handle, read_only, by_entry) in [("ro", false, true), ("ro", true, true), ("open", true, false)] {
+                let denied = decide(&list(), &Wish { kind, read_only, ..wish(handle, None) }).unwrap_err();
+                assert_eq!(denied, Denied::PodNotReadOnly { entry: EntryName::parse(handle).unwrap(), by_entry, kind });
+                assert!(denied.to_string().contains(line), "{denied}");
+                let grant = decide(&list(), &Wish { kind, ..said(wish(handle, None)) }).unwrap();
+                assert!(grant.read_only, "{kind:?}");
+                // Staging is for no pod.
+                let stage = Wish { kind, read_only, check_user: false, ..wish(handle, None) };
+                assert!(decide(&list(), &stage).unwrap().read_only);
+            }
+            assert!(!decide(&list(), &Wish { kind, ..wish("open", None) }).unwrap().read_only);
+        }
+    }
+
+    #[test]
+    fn a_pod_with_a_user_namespace_gets_no_propagation() {
+        let ask = |propagation| {
+            decide(&list(), &Wish { propagation: Some(propagation), user_namespace: true, ..wish("open", None) })
+        };
+        assert!(ask(MountPropagation::None).unwrap().user_namespace);
+        for asked in [MountPropagation::HostToContainer, MountPropagation::Bidirectional] {
+            let denied = ask(asked).unwrap_err();
+            assert!(matches!(denied, Denied::UserNamespacePropagation { .. }), "{denied}");
+            assert!(denied.to_string().contains(asked.name()) && denied.to_string().contains("hostUsers: false"));
+        }
+    }
+
+    #[test]
     fn the_reasons_come_in_order_and_never_show_a_path() {
         let all_wrong = |handle, pod| {
             let propagation = Some(MountPropagation::Bidirectional);
             decide(&list(), &Wish { propagation, read_only: true, ..wish(handle, pod) }).unwrap_err()
         };
+        let unsaid = Wish { read_only: true, ..wish("open", None) };
+        let mapped =
+            Wish { propagation: Some(MountPropagation::HostToContainer), user_namespace: true, ..unsaid.clone() };
         let reasons = [
             all_wrong("none/sub", None),
             all_wrong("team/sub", pod("x", "y")),
             all_wrong("team/sub", None),
             all_wrong("team/sub", pod("ml", "y")),
             all_wrong("team", pod("ml", "y")),
+            decide(&list(), &mapped).unwrap_err(),
             all_wrong("open", None),
+            decide(&list(), &unsaid).unwrap_err(),
         ];
         assert!(matches!(
             &reasons,
@@ -306,7 +442,9 @@ entries:
                 Denied::NotPermitted { pod: None, .. },
                 Denied::SubPathsOff { .. },
                 Denied::AboveCeiling { .. },
+                Denied::UserNamespacePropagation { .. },
                 Denied::ReadOnlyPropagation { .. },
+                Denied::PodNotReadOnly { .. },
             ]
         ));
         for reason in reasons {

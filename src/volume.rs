@@ -284,6 +284,27 @@ impl fmt::Display for KubeletPath {
     }
 }
 
+/// How a pod has a volume: by which kind of volume source of the Pod API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum VolumeKind {
+    /// Written in the Pod (`csi`).
+    Inline,
+    /// By a claim (`persistentVolumeClaim`).
+    Claim,
+    /// By a claim that is made with the pod (`ephemeral`).
+    GenericEphemeral,
+    /// One of the two before; it isn't known which.
+    ClaimOrGenericEphemeral,
+}
+
+impl VolumeKind {
+    /// What is known of a volume that is this or that.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        if self == other { self } else { Self::ClaimOrGenericEphemeral }
+    }
+}
+
 /// Who a volume is for, as the kubelet tells with `podInfoOnMount`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PodIdentity {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const PURE: &[&str] = &[
     "plan.rs",
     "policy.rs",
+    "idmap.rs",
     "pod.rs",
     "pod/known.rs",
     "pod/object.rs",

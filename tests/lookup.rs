@@ -13,8 +13,9 @@ use api::Api;
 use hostmount::propagation::MountPropagation;
 use hostmount::tree::mountinfo;
 use hostmount::wire::csi;
+use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
-use support::{Node, eventually, in_namespace};
+use support::{Node, capability, eventually, in_namespace, tmpfs, unmount};
 use tonic::Code;
 
 const ALL: [&str; 3] = ["None", "HostToContainer", "Bidirectional"];
@@ -83,8 +84,9 @@ fn a_volume_that_does_not_say_gets_what_the_pod_asks_for() {
             api.add(inline_pod(propagation, propagation));
             gets(&node, &node.inline(propagation, &[("volume", "data")]), propagation);
         }
-        // One that says gets that, and needs no pod.
-        gets(&node, &node.inline("unknown", &[("volume", "data"), ("propagation", "Bidirectional")]), "Bidirectional");
+        // One that says gets that, whatever its containers ask for.
+        api.add(inline_pod("says", "None"));
+        gets(&node, &node.inline("says", &[("volume", "data"), ("propagation", "Bidirectional")]), "Bidirectional");
         assert_eq!(api.asked().get("get PersistentVolume"), None);
         // Only this node's pods, only from the watch cache (no limit, version 0), one list and one watch from there on:
         // what other ways cost is in docs/scale.md.
@@ -92,7 +94,7 @@ fn a_volume_that_does_not_say_gets_what_the_pod_asks_for() {
         let watch =
             "watch=true&timeoutSeconds=290&fieldSelector=spec.nodeName%3Dn1&allowWatchBookmarks=true&resourceVersion=0";
         assert_eq!(api.questions().iter().map(|q| q.trim_start_matches('&')).collect::<Vec<_>>(), [list, watch]);
-        assert_eq!(node.metric("hostmount_pod_lookup_duration_seconds_count{outcome=\"found\"}"), 3.0);
+        assert_eq!(node.metric("hostmount_pod_lookup_duration_seconds_count{outcome=\"found\"}"), 4.0);
     });
 }
 
@@ -119,7 +121,7 @@ fn a_pod_that_is_not_known_yet_is_waited_for_but_not_for_ever() {
 }
 
 #[test]
-fn without_an_api_server_nothing_is_guessed_and_what_needs_none_works() {
+fn without_an_api_server_nothing_is_guessed() {
     in_namespace(|| {
         let api = Api::start();
         api.down(true);
@@ -129,8 +131,10 @@ fn without_an_api_server_nothing_is_guessed_and_what_needs_none_works() {
         eventually("the failure is known", || node.get("/readyz").1.contains("the server is down"));
         let status = node.refused(&request, Code::Unavailable, &["ml/pod-p"]);
         node.logged(&status, &["the server is down"]);
+        // Nor of a volume that says its propagation: more depends on the pod than that.
         let says = node.inline("says", &[("volume", "data"), ("propagation", "HostToContainer")]);
-        gets(&node, &says, "HostToContainer");
+        let status = node.refused(&says, Code::Unavailable, &["ml/pod-says"]);
+        node.logged(&status, &["the server is down"]);
         assert!(node.get("/healthz").1.contains("the server is down"));
         assert_eq!(node.metric("hostmount_pod_watch_good"), 0.0);
 
@@ -385,6 +389,88 @@ fn where_pods_are_looked_up_a_request_without_pod_info_is_refused() {
             }
         }
         gets(&node, &node.inline("p", &[("volume", "data")]), "HostToContainer");
+    });
+}
+
+#[test]
+fn a_generic_ephemeral_volume_that_would_be_read_only_is_refused_by_name() {
+    in_namespace(|| {
+        let (api, node) = started();
+        let with = |uid: &str, volumes: &Value| {
+            let mounts: Vec<_> = (0..volumes.as_array().unwrap().len())
+                .map(|n| json!({"name": format!("v{n}"), "mountPath": format!("/{n}")}))
+                .collect();
+            let containers = json!([{"name": "c", "volumeMounts": mounts}]);
+            api.add(pod(uid, &json!({"volumes": volumes, "containers": containers})));
+            let mut request = node.persistent(uid, "data", &[("readOnly", "true")]);
+            request.volume_capability = capability(3);
+            request
+        };
+        node.stage("data").unwrap();
+        let template = json!({"name": "v0", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}});
+        let claim = |name: &str| json!({"name": name, "persistentVolumeClaim": {"claimName": "c"}});
+        let ephemeral = with("ephemeral", &json!([template]));
+        let status = node.refused(&ephemeral, Code::FailedPrecondition, &["a generic ephemeral volume cannot say so"]);
+        assert!(!status.message().contains("set persistentVolumeClaim"), "{}", status.message());
+        let claimed = with("claimed", &json!([claim("v0")]));
+        let words = ["set persistentVolumeClaim.readOnly: true on the pod's volume"];
+        let status = node.refused(&claimed, Code::FailedPrecondition, &words);
+        assert!(!status.message().contains("ephemeral"), "{}", status.message());
+        let either = with("either", &json!([template, claim("v1")]));
+        node.refused(&either, Code::FailedPrecondition, &[words[0], "if it is a generic ephemeral volume"]);
+        assert_eq!(api.asked().get("get PersistentVolume"), None);
+    });
+}
+
+/// `hostUsers: false`: the runtime maps the owners of the files of the volume's top mount, and of no other.
+#[test]
+fn a_pod_with_a_user_namespace_is_refused_what_its_runtime_cannot_map() {
+    in_namespace(|| {
+        let (api, node) = started();
+        let add = |uid: &str, propagation: &str| {
+            let mut pod = inline_pod(uid, propagation);
+            pod["spec"]["hostUsers"] = json!(false);
+            api.add(pod);
+        };
+        for propagation in ["HostToContainer", "Bidirectional"] {
+            add(propagation, propagation);
+            let request = node.inline(propagation, &[("volume", "data")]);
+            node.refused(
+                &request,
+                Code::FailedPrecondition,
+                &[propagation, "hostUsers: false", "mountPropagation: None"],
+            );
+        }
+        // The attribute is no way around.
+        add("p", "None");
+        let says = node.inline("p", &[("volume", "data"), ("propagation", "HostToContainer")]);
+        node.refused(&says, Code::FailedPrecondition, &["HostToContainer", "hostUsers: false"]);
+
+        let request = node.inline("p", &[("volume", "data"), ("subPath", "sub")]);
+        gets(&node, &request, "None");
+        gets(&node, &request, "None");
+        node.unpublish(&request).unwrap();
+
+        // What is mounted in the directory.
+        let inside = node.root.join("data/sub/a/b");
+        tmpfs(&inside);
+        let status = node.refused(&request, Code::FailedPrecondition, &["(1 of them)", "65534", "hostUsers: false"]);
+        assert!(!status.message().contains("/mnt"), "{}", status.message());
+        // Others may have it so, and beside it there is nothing to map.
+        api.add(inline_pod("ordinary", "None"));
+        let ordinary = node.inline("ordinary", &[("volume", "data"), ("subPath", "sub")]);
+        node.publish(&ordinary).unwrap();
+        node.unpublish(&ordinary).unwrap();
+        unmount(&inside);
+        gets(&node, &request, "None");
+        node.unpublish(&request).unwrap();
+
+        // A file system that can't be mapped.
+        let at = node.root.join("data/sub");
+        mount(Some("r"), &at, Some("ramfs"), MsFlags::empty(), None::<&str>).unwrap();
+        node.refused(&request, Code::FailedPrecondition, &["the file system \"ramfs\"", "ext4", "hostUsers: false"]);
+        unmount(&at);
+        gets(&node, &request, "None");
     });
 }
 

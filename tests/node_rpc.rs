@@ -99,7 +99,8 @@ fn read_only_holds_for_nested_mounts_too_with_new_and_old_calls() {
         for args in [&[][..], &["--old-calls"]] {
             let node = Node::start_with(args);
             mount_marked(&node.root.join("flat/x"));
-            let request = node.inline("p1", &[("volume", "flat")]);
+            let mut request = node.inline("p1", &[("volume", "flat")]);
+            request.readonly = true;
             node.publish(&request).unwrap();
             let target = node.target("p1");
             for at in ["new", "x/new"] {
@@ -222,7 +223,8 @@ fn the_allow_list_and_the_node_say_no_in_their_own_codes() {
             refused(&private, Code::FailedPrecondition, &[wish, "not shared"], &[command]);
         }
         refused(&[("volume", "unbindable")], Code::FailedPrecondition, &["unbindable"], &["mount --make-private"]);
-        let warned = ask(&[("volume", "warned"), ("propagation", "HostToContainer")]);
+        let mut warned = ask(&[("volume", "warned"), ("propagation", "HostToContainer")]);
+        warned.readonly = true;
         node.publish(&warned).unwrap();
         assert!(node.log().contains("writable unless they are read-only"));
         node.unpublish(&warned).unwrap();
@@ -255,6 +257,45 @@ fn a_command_for_the_administrator_runs_nothing_that_a_sub_path_says() {
                 assert!(name.contains('\\') || (ran.success() && is_shared), "{shell}: {command}\n{text}");
             }
             unmount(&at);
+        }
+    });
+}
+
+/// Whatever makes a volume read-only for us: container runtimes take it off unless the Pod says so itself.
+#[test]
+fn a_read_only_volume_whose_pod_does_not_say_so_is_refused_with_the_line_to_add() {
+    in_namespace(|| {
+        let node = Node::start();
+        let inline = |attributes: &[(&str, &str)]| node.inline("p1", attributes);
+        let claimed = |mode: i32, options: &[&str], attributes: &[(&str, &str)]| {
+            let mut request = node.persistent("p1", "data", attributes);
+            request.volume_capability = capability(mode);
+            let access = request.volume_capability.as_mut().unwrap().access_type.as_mut().unwrap();
+            let csi::volume_capability::AccessType::Mount(mount) = access else { unreachable!() };
+            mount.mount_flags = options.iter().map(|option| (*option).to_owned()).collect();
+            request
+        };
+        node.stage("data").unwrap();
+        let (line, claim_s) = ("csi.readOnly: true", "persistentVolumeClaim.readOnly: true");
+        let mut by_entry = node.persistent("p1", "flat", &[]);
+        by_entry.staging_target_path = node.staging().to_str().unwrap().to_owned();
+        for (mut request, words) in [
+            (inline(&[("volume", "flat")]), [line, "the entry flat is read-only"]),
+            (inline(&[("volume", "data"), ("readOnly", "true")]), [line, "the volume of the entry data is read-only"]),
+            (by_entry, [claim_s, "the entry flat is read-only"]),
+            (claimed(2, &[], &[]), [claim_s, "access mode"]),
+            (claimed(3, &[], &[]), [claim_s, "access mode"]),
+            (claimed(7, &["nosuid", "ro"], &[]), [claim_s, "mount options"]),
+            (claimed(7, &[], &[("readOnly", "true")]), [claim_s, "generic ephemeral volume"]),
+        ] {
+            let status = node.refused(&request, Code::FailedPrecondition, &words);
+            assert!(!status.message().contains("/mnt"), "{}", status.message());
+            // The same with the line: it is published, and can't be written.
+            request.readonly = true;
+            node.publish(&request).unwrap();
+            let error = fs::write(node.target("p1").join("new"), "").unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{request:?}");
+            node.unpublish(&request).unwrap();
         }
     });
 }

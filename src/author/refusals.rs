@@ -5,10 +5,11 @@ use crate::author::{AuthorText, ForAuthor, KnownText, author};
 use crate::csi::request::BadRequest;
 use crate::csi::status::CallError;
 use crate::gate::Busy;
+use crate::idmap::NotMappable;
 use crate::lookup::LookupError;
 use crate::mount_error::{MountError, name_of};
 use crate::plan::Difference;
-use crate::policy::Denied;
+use crate::policy::{Denied, read_only_advice};
 use crate::sys::Errno;
 use crate::threads::NoResult;
 use crate::vitals::Vital;
@@ -141,6 +142,26 @@ impl ForAuthor for Denied {
                 ASK,
                 " to raise propagation on the entry"
             ],
+            Self::UserNamespacePropagation { entry, asked } => author![
+                "the volume asks for the propagation ",
+                *asked,
+                " of the entry ",
+                *entry,
+                ", but the pod has hostUsers: false, and files of a mount that propagates into it would belong to nobody there \
+                 (65534): set mountPropagation: None, or remove hostUsers: false from the pod"
+            ],
+            Self::PodNotReadOnly { entry, by_entry, kind } => {
+                let who = if *by_entry {
+                    author!["the entry ", *entry, " is read-only"]
+                } else {
+                    author![
+                        "the volume of the entry ",
+                        *entry,
+                        " is read-only by its attributes, access mode or mount options"
+                    ]
+                };
+                author![who, ", ", read_only_advice(*kind)]
+            }
             Self::ReadOnlyPropagation { entry, asked, by_entry } => {
                 let (who, undo) = if *by_entry {
                     ("the entry is read-only", "")
@@ -162,6 +183,31 @@ impl ForAuthor for Denied {
                 ]
             }
         }
+    }
+}
+
+impl ForAuthor for NotMappable {
+    fn for_author(&self) -> AuthorText {
+        let found = match self {
+            Self::FileSystem(fs_type) => {
+                author![
+                    "which it cannot on the file system ",
+                    KnownText::new(fs_type),
+                    ": take a directory on another one"
+                ]
+            }
+            Self::Mapped => author!["which are mapped on the node already: take a directory of an ordinary mount"],
+            Self::Mounts(count) => author![
+                "and other file systems are mounted in the volume's directory (",
+                *count,
+                " of them), whose files would belong to nobody there (65534): take a directory without mounts in it"
+            ],
+        };
+        author![
+            "the pod has hostUsers: false, so its runtime has to map the owners of the volume's files, ",
+            found,
+            ", or remove hostUsers: false from the pod"
+        ]
     }
 }
 
@@ -245,6 +291,7 @@ impl ForAuthor for MountError {
             Self::SourceUnbindable { path: _ } => {
                 author!["the mount that the volume's directory lies on is unbindable: ", ASK, " to change that"]
             }
+            Self::SourceNotMappable(why) => why.for_author(),
             Self::TargetParentMissing { path: _ } => author![
                 "the directory in which the volume is to be mounted does not exist: the caller has to make it (CSI: \
                  NodePublishVolume, target_path)"
@@ -333,17 +380,16 @@ fn told(difference: Difference) -> AuthorText {
 impl ForAuthor for LookupError {
     fn for_author(&self) -> AuthorText {
         match self {
-            Self::NotAPodVolume { path: _ } => author![
-                "the volume does not say its propagation, and target_path is not the path of a pod's volume, so no pod can be \
-                 looked up: set the volume attribute \"propagation\""
-            ],
+            Self::NotAPodVolume { path: _ } => {
+                author!["target_path is not the path of a pod's volume, so no pod can be looked up"]
+            }
             Self::NoPodInfo => author![
                 "the request does not say which pod it is for, and without that no volume is given: ",
                 ASK,
                 " to set podInfoOnMount: true on the CSIDriver object"
             ],
             Self::PodUnseen { pod, waited, why: _ } => author![
-                "the volume does not say its propagation, and the API server did not tell of the pod ",
+                "the API server did not tell of the pod ",
                 **pod,
                 " within ",
                 *waited,

@@ -18,13 +18,13 @@ use crate::mount_error::MountError;
 use crate::note::{Asked, Note, Owner};
 use crate::observe::SourcePath;
 use crate::plugin::{Plugin, Subject, crew_of, cut};
+use crate::pod::PodWish;
 use crate::policy::{self, Grant, Wish};
-use crate::propagation::MountPropagation;
 use crate::site::Site;
 use crate::sys::stat::{MountAttrs, Usage};
 use crate::threads::{Crew, Job, Lead, MountThread, NoResult};
 use crate::vitals::Vital;
-use crate::volume::{KubeletPath, PodIdentity};
+use crate::volume::{KubeletPath, PodIdentity, VolumeKind, VolumeRef};
 use crate::wire::csi;
 use csi::node_service_capability::rpc::Type as Rpc;
 use csi::volume_health::VolumeHealthEntry;
@@ -113,8 +113,7 @@ impl Node {
         let Stage { volume, staging } = Stage::read(request.get_ref(), self.kubelet_dir())?;
         let list = self.list()?;
         // Staging serves every pod of the volume on this node; who may is asked when it is published.
-        let wish = Wish { volume, propagation: None, read_only: false, pod: None, check_user: false };
-        let Grant { entry, sub_path, flags, .. } = policy::decide(&list, &wish)?;
+        let Grant { entry, sub_path, flags, .. } = policy::decide(&list, &for_the_node(volume))?;
         let job = AttachJob {
             source: SourcePath { entry: entry.path.clone(), sub_path, missing: entry.missing },
             target: staging,
@@ -123,34 +122,38 @@ impl Node {
             lower: true,
             attrs: attrs(entry.read_only, flags),
             single_writer: false,
+            user_namespace: false,
             owner: None,
             follow: false,
         };
         self.attach(&crew_of(request)?, job).await.map(drop)
     }
 
-    /// The volume as it would be published with this propagation.
-    fn grant(&self, asked: &Publish, propagation: Option<MountPropagation>) -> Result<Grant, CallError> {
-        let Publish { volume, asked: Asked { read_only, .. }, pod, .. } = asked;
-        let (volume, pod) = (volume.clone(), pod.clone());
-        Ok(policy::decide(&*self.list()?, &Wish { volume, propagation, read_only: *read_only, pod, check_user: true })?)
-    }
-
-    /// What the pod wants of a volume that doesn't say it itself. None: the pod has the volume already, as it should be.
+    /// What the pod wants of a volume, by its Pod object. None: the pod has the volume already, as it should be.
+    ///
+    /// Asked for each volume, also for one that says its propagation: what else of the pod a volume depends on, nobody but
+    /// the API server tells.
     async fn wished(
         &self,
         lookup: &Lookup,
         (asked, pod): (&Publish, &Arc<PodIdentity>),
         crew: &Arc<Crew>,
-    ) -> Result<Option<MountPropagation>, CallError> {
+    ) -> Result<Option<Wish>, CallError> {
+        let list = self.list()?;
+        let least = wish(asked);
         // Who may not have the entry at all hears so at once, whatever the pod wants.
-        let least = self.grant(asked, None)?;
-        let wish = lookup.wish(&asked.target, asked.inline, pod).await?;
-        tracing::debug!(strongest = %wish.strongest, at_start = %wish.at_start, "the pod's wish");
+        let entry = policy::entry(&list, &least)?;
+        let of_pod = |pod: PodWish| Wish { kind: pod.kind, user_namespace: pod.user_namespace, ..least.clone() };
+        if asked.asked.propagation.is_some() {
+            return Ok(Some(of_pod(lookup.pod(&asked.target, asked.inline, pod).await?)));
+        }
+        let found = lookup.wish(&asked.target, asked.inline, pod).await?;
+        tracing::debug!(strongest = %found.strongest, at_start = %found.at_start, "the pod's wish");
+        let wish = of_pod(found);
         // A container that was added to the running pod can't change the volume that the pod has. When the
         // kubelet repeats its call, failing it would cost the pod that volume.
-        if wish.at_start != wish.strongest && wish.at_start <= least.entry.ceiling {
-            let grant = self.grant(asked, Some(wish.at_start))?;
+        if found.at_start != found.strongest && found.at_start <= entry.ceiling {
+            let grant = policy::decide(&list, &Wish { propagation: Some(found.at_start), ..wish.clone() })?;
             let job = publish_job(asked, &grant);
             let source = job.source.full();
             let look = move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_attached(&thread.site, &job);
@@ -158,22 +161,24 @@ impl Node {
                 return Ok(None);
             }
         }
-        Ok(Some(wish.strongest))
+        Ok(Some(Wish { propagation: Some(found.strongest), ..wish }))
     }
 
     async fn publish(&self, request: &Request<csi::NodePublishVolumeRequest>) -> Result<(), CallError> {
         let asked = Publish::read(request.get_ref(), self.kubelet_dir())?;
         let crew = crew_of(request)?;
-        let mut propagation = asked.asked.propagation;
-        if let Some(lookup) = &self.plugin.lookup {
-            let pod = asked.pod.as_ref().ok_or(LookupError::NoPodInfo)?;
-            if propagation.is_none() {
+        let wish = match &self.plugin.lookup {
+            Some(lookup) => {
+                let pod = asked.pod.as_ref().ok_or(LookupError::NoPodInfo)?;
                 // Boxed, or each call would carry along the room that a look-up takes, also where there is none.
-                let Some(wished) = Box::pin(self.wished(lookup, (&asked, pod), &crew)).await? else { return Ok(()) };
-                propagation = Some(wished);
+                match Box::pin(self.wished(lookup, (&asked, pod), &crew)).await? {
+                    Some(wish) => wish,
+                    None => return Ok(()),
+                }
             }
-        }
-        let grant = self.grant(&asked, propagation)?;
+            None => wish(&asked),
+        };
+        let grant = policy::decide(&*self.list()?, &wish)?;
         if let Some(warning) = &grant.warning {
             tracing::warn!(warning);
         }
@@ -203,8 +208,7 @@ impl Node {
         let crew = crew_of(request)?;
         let looked = if path.is_empty() {
             let volume = request::handle(&id)?;
-            let wish = Wish { volume, propagation: None, read_only: false, pod: None, check_user: false };
-            let Grant { entry, sub_path, .. } = policy::decide(&*self.list()?, &wish)?;
+            let Grant { entry, sub_path, .. } = policy::decide(&*self.list()?, &for_the_node(volume))?;
             let source = SourcePath { entry: entry.path.clone(), sub_path, missing: Missing::Fail };
             let name = source.full();
             let look =
@@ -238,8 +242,37 @@ impl Node {
     }
 }
 
+/// What is asked of an entry for the node itself, whoever may have it.
+fn for_the_node(volume: VolumeRef) -> Wish {
+    Wish {
+        volume,
+        propagation: None,
+        read_only: false,
+        pod_read_only: false,
+        kind: VolumeKind::ClaimOrGenericEphemeral,
+        user_namespace: false,
+        pod: None,
+        check_user: false,
+    }
+}
+
+/// What a publish asks for, as far as its request tells.
+fn wish(asked: &Publish) -> Wish {
+    let Asked { propagation, read_only, pod_read_only, .. } = asked.asked;
+    Wish {
+        volume: asked.volume.clone(),
+        propagation,
+        read_only,
+        pod_read_only,
+        kind: asked.kind(),
+        user_namespace: false,
+        pod: asked.pod.clone(),
+        check_user: true,
+    }
+}
+
 fn publish_job(asked: &Publish, grant: &Grant) -> AttachJob {
-    let Grant { entry, sub_path, propagation, read_only, flags, .. } = grant;
+    let Grant { entry, sub_path, propagation, read_only, flags, user_namespace, .. } = grant;
     AttachJob {
         source: SourcePath { entry: entry.path.clone(), sub_path: sub_path.clone(), missing: entry.missing },
         target: asked.target.clone(),
@@ -248,6 +281,7 @@ fn publish_job(asked: &Publish, grant: &Grant) -> AttachJob {
         lower: false,
         attrs: attrs(*read_only, *flags).union(asked.asked.attrs),
         single_writer: asked.single_writer,
+        user_namespace: *user_namespace,
         owner: Some(Owner {
             entry: entry.name.clone(),
             volume_id: Some(Arc::clone(&asked.id)),

@@ -10,7 +10,9 @@ use crate::author::{AuthorText, KnownText, author};
 use crate::note::Asked;
 use crate::propagation::{MountPropagation, UnknownPropagation};
 use crate::sys::stat::MountAttrs;
-use crate::volume::{AbsPath, BadName, EntryName, HANDLE_MAX, KubeletPath, PodIdentity, SubPath, VolumeRef};
+use crate::volume::{
+    AbsPath, BadName, EntryName, HANDLE_MAX, KubeletPath, PodIdentity, SubPath, VolumeKind, VolumeRef,
+};
 use crate::wire::csi;
 use csi::volume_capability::AccessType;
 use csi::volume_capability::access_mode::Mode;
@@ -318,6 +320,12 @@ impl Stage {
 }
 
 impl Publish {
+    /// How the pod has the volume, as far as the request tells.
+    #[must_use]
+    pub const fn kind(&self) -> VolumeKind {
+        if self.inline { VolumeKind::Inline } else { VolumeKind::ClaimOrGenericEphemeral }
+    }
+
     /// Reads a NodePublishVolume request.
     ///
     /// # Errors

@@ -64,9 +64,11 @@ pub const fn code(error: &CallError) -> Code {
         CallError::Denied(denied) => match denied {
             Denied::UnknownEntry { .. } => Code::NotFound,
             Denied::NotPermitted { .. } => Code::PermissionDenied,
-            Denied::SubPathsOff { .. } | Denied::AboveCeiling { .. } | Denied::ReadOnlyPropagation { .. } => {
-                Code::FailedPrecondition
-            }
+            Denied::SubPathsOff { .. }
+            | Denied::AboveCeiling { .. }
+            | Denied::UserNamespacePropagation { .. }
+            | Denied::ReadOnlyPropagation { .. }
+            | Denied::PodNotReadOnly { .. } => Code::FailedPrecondition,
         },
         CallError::Busy(_) => Code::Aborted,
         CallError::NoResult(none) => match none {
@@ -84,6 +86,7 @@ pub const fn code(error: &CallError) -> Code {
             | MountError::SourceNotDirectory { .. }
             | MountError::SourcePrivate { .. }
             | MountError::SourceUnbindable { .. }
+            | MountError::SourceNotMappable(_)
             | MountError::TargetParentMissing { .. }
             | MountError::TargetSymlink { .. }
             | MountError::TargetNotDirectory { .. }

@@ -129,6 +129,8 @@ pub(crate) fn wanted(list: &AllowList, path: &KubeletPath, note: &Note) -> Optio
         lower: false,
         attrs: note.attrs,
         single_writer: false,
+        // The source is of the same type as before, and what is mounted in it meanwhile shows nobody's files at worst.
+        user_namespace: false,
         owner: Some(note.owner.clone()),
         follow: true,
     };

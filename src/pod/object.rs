@@ -28,6 +28,7 @@ pub struct Pod {
 #[serde(rename_all = "camelCase")]
 pub(super) struct PodSpec {
     pub(super) service_account_name: Option<String>,
+    pub(super) host_users: Option<bool>,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) volumes: Vec<Volume>,
     #[serde(default, deserialize_with = "or_default")]
@@ -223,6 +224,7 @@ mod tests {
         };
         let spec = pod.spec.as_ref().map(|spec| PodSpec {
             service_account_name: spec.service_account_name.clone(),
+            host_users: spec.host_users,
             volumes: spec.volumes.iter().flatten().map(volume).collect(),
             containers: spec.containers.iter().map(|c| mounts(c.volume_mounts.as_ref())).collect(),
             init_containers: spec.init_containers.iter().flatten().map(|c| mounts(c.volume_mounts.as_ref())).collect(),
@@ -268,6 +270,8 @@ mod tests {
             json!({}),
             json!({"metadata": null, "spec": null, "status": null}),
             json!({"metadata": {}, "spec": {}}),
+            json!({"spec": {"hostUsers": null, "containers": []}}),
+            json!({"spec": {"hostUsers": false}}),
             json!({"metadata": {"annotations": null, "name": null, "uid": "u"}, "spec": {"containers": null}}),
             json!({"metadata": {"annotations": {}}, "spec": {"volumes": null, "containers": [], "initContainers": []}}),
             json!({"spec": {"volumes": [{}, {"name": null, "csi": {}}, {"persistentVolumeClaim": {"claimName": null}}]}}),
@@ -286,6 +290,7 @@ mod tests {
             json!({"spec": {"containers": "x"}}),
             json!({"spec": {"volumes": [1]}}),
             json!({"metadata": {"uid": 1}}),
+            json!({"spec": {"hostUsers": "false"}}),
             json!({"spec": {"containers": [{"volumeMounts": [{"name": 1}]}]}}),
         ] {
             let text = object.to_string();
@@ -381,6 +386,7 @@ mod tests {
         ]);
         let spec = object(vec![
             ("serviceAccountName", text()),
+            ("hostUsers", prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from)].boxed()),
             ("volumes", list(volume)),
             ("containers", list(container())),
             ("initContainers", list(container())),

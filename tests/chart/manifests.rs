@@ -7,7 +7,7 @@ use hostmount::config::AllowList;
 use hostmount::csi::request::{Publish, Stage};
 use hostmount::policy::{Wish, decide};
 use hostmount::propagation::MountPropagation;
-use hostmount::volume::{AbsPath, PodIdentity};
+use hostmount::volume::{AbsPath, PodIdentity, VolumeKind};
 use hostmount::wire::csi;
 use hostmount::wire::csi::volume_capability::access_mode::Mode;
 use serde_json::{Value, json};
@@ -123,6 +123,9 @@ fn kubernetes_and_the_allow_list_take_every_example() {
                     volume: request.volume,
                     propagation: Some(propagation),
                     read_only: request.asked.read_only,
+                    pod_read_only: request.asked.pod_read_only,
+                    kind: VolumeKind::Inline,
+                    user_namespace: false,
                     pod: Some(Arc::new(PodIdentity {
                         namespace: "demo".into(),
                         name: "p".into(),

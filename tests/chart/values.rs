@@ -91,7 +91,11 @@ fn the_policy_and_the_plugin_agree_on_who_may() {
         let rule = json!({"namespaces": [pattern(), pattern()], "serviceAccounts": [pattern()]});
         let other = json!({"namespaces": [pattern()]});
         let allow = [json!([]), json!([rule]), json!([rule, other])][n % 3].clone();
-        entries.push(json!({"name": format!("e{n}"), "path": format!("/mnt/e/{n}"), "allow": allow}));
+        let mut entry = json!({"name": format!("e{n}"), "path": format!("/mnt/e/{n}"), "allow": allow});
+        if n % 5 < 2 {
+            entry["readOnly"] = json!(n % 5 == 1);
+        }
+        entries.push(entry);
     }
     let made = template(&json!({"entries": entries}));
     let text = one(&made, "ConfigMap")["data"]["entries.yaml"].as_str().unwrap().to_owned();
@@ -99,9 +103,12 @@ fn the_policy_and_the_plugin_agree_on_who_may() {
     let variables = one(&made, "ValidatingAdmissionPolicy")["spec"]["variables"].as_array().unwrap();
     let tables: String =
         variables.iter().filter(|v| v["name"] != "entries").map(|v| v["expression"].as_str().unwrap()).collect();
-    let (mut yes, mut no) = (0, 0);
+    let (mut yes, mut no, mut read_only) = (0, 0, 0);
     for entry in list.iter() {
         let after = tables.split(&format!("\"{}\": {{", entry.name)).nth(1).unwrap();
+        let said = after.split("\"readOnly\": \"").nth(1).unwrap().split('"').next().unwrap();
+        assert_eq!(said == "true", entry.read_only, "{entry:?}");
+        read_only += usize::from(entry.read_only);
         let who = after.split("\"who\": \"").nth(1).unwrap().split('"').next().unwrap();
         let who = regex::Regex::new(who).unwrap();
         for namespace in names.iter().filter(|name| !name.contains('.')) {
@@ -117,6 +124,7 @@ fn the_policy_and_the_plugin_agree_on_who_may() {
         }
     }
     assert!(yes > 100 && no > 100, "{yes} may, {no} may not");
+    assert_eq!(read_only, 60);
 }
 
 #[test]
@@ -131,5 +139,11 @@ fn the_notes_tell_the_next_command() {
     assert!(empty.contains("hostmount check") && empty.contains("the allow-list is empty"), "{empty}");
     let some = notes(&json!({"entries": [{"name": "media", "path": "/mnt/media", "propagation": "Bidirectional"}]}));
     assert!(some.contains("media (Bidirectional)") && some.contains("volumeAttributes: {volume: media}"), "{some}");
+    let read_only = notes(&json!({"entries": [{"name": "media", "path": "/mnt/media", "readOnly": true}]}));
+    assert!(
+        read_only.contains("           readOnly: true\n           volumeAttributes: {volume: media}"),
+        "{read_only}"
+    );
+    assert!(!some.contains("readOnly: true"), "{some}");
     assert!(some.contains("Uninstalling takes nothing from running pods"), "{some}");
 }

@@ -15,3 +15,4 @@ mod pods;
 mod propagation;
 mod refusals;
 mod seeing;
+mod user_namespaces;

@@ -1,6 +1,6 @@
 //! Who sees which mount: as Kubernetes documents it, for volumes in the pod and by claims.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cluster::{Place, apply, kubectl, node};
 use crate::pods::{claim, container, inline, persistent, pod, simple};
@@ -94,21 +94,49 @@ fn a_sub_path_of_the_kubelet_works() {
     place.finish();
 }
 
+/// By the entry, by the Pod alone, and by a PersistentVolume's mount option, access mode and attribute: runtimes differ in what
+/// they keep of the flags that they find, and all keep what the Pod says.
 #[test]
 fn a_read_only_volume_cannot_be_written_and_the_node_s_directory_can() {
     let place = Place::new("read-only");
-    let read_only_entry = inline("read-only", "");
-    let mut read_only_volume = inline("data", place.sub_path());
-    read_only_volume["csi"]["readOnly"] = true.into();
-    let objects = [("entry", read_only_entry), ("volume", read_only_volume)];
+    let said = |mut volume: Value| {
+        let source = if volume["csi"].is_null() { "persistentVolumeClaim" } else { "csi" };
+        volume[source]["readOnly"] = true.into();
+        volume
+    };
+    let mut by_attribute = inline("data", place.sub_path());
+    by_attribute["csi"]["volumeAttributes"]["readOnly"] = "true".into();
+    let by_claim = |name: &str, pointer: &str, value: Value| {
+        let mut objects = persistent(&place, name, &format!("data/{}", place.sub_path()));
+        let (at, last) = pointer.rsplit_once('/').unwrap();
+        objects[0].pointer_mut(at).unwrap()[last] = value;
+        if last == "accessModes" {
+            objects[1]["spec"][last] = objects[0]["spec"][last].clone();
+        }
+        apply(&objects);
+        said(claim(name))
+    };
+    let objects = [
+        ("entry", said(inline("read-only", ""))),
+        ("volume", said(inline("data", place.sub_path()))),
+        ("attribute", said(by_attribute)),
+        ("e2e-ro-option", by_claim("e2e-ro-option", "/spec/mountOptions", json!(["ro"]))),
+        ("e2e-ro-mode", by_claim("e2e-ro-mode", "/spec/accessModes", json!(["ReadOnlyMany"]))),
+        ("e2e-ro-attribute", by_claim("e2e-ro-attribute", "/spec/csi/volumeAttributes", json!({"readOnly": "true"}))),
+    ];
     for (name, volume) in &objects {
         apply(&[simple(&place, name, volume, "None")]);
     }
     for (name, _) in &objects {
         place.wait_ready(name);
         let refused = place.exec(name, "c", "touch /data/new").unwrap_err();
-        assert!(refused.contains("Read-only file system"), "{refused}");
+        assert!(refused.contains("Read-only file system"), "{name}: {refused}");
+        let options = place.exec(name, "c", "awk '$5 == \"/data\" {print $6}' /proc/self/mountinfo").unwrap();
+        assert!(options.split([',', '\n']).any(|option| option == "ro"), "{name}: {options}");
     }
     node(&format!("touch {}/new", place.folder()));
     place.finish();
+    for name in ["e2e-ro-option", "e2e-ro-mode", "e2e-ro-attribute"] {
+        kubectl(&["delete", "persistentvolume", name]);
+    }
 }

@@ -216,6 +216,7 @@ impl Node {
             lower: false,
             attrs: NO_FLAGS,
             single_writer: false,
+            user_namespace: false,
             owner: None,
             follow: false,
         }

@@ -8,7 +8,7 @@ use crate::plan::{Origin, Place, Step};
 use crate::propagation::{MountPropagation, PropagationState};
 use crate::shortage::{Full, Room};
 use crate::sys::stat::MountAttrs;
-use crate::volume::{AbsPath, EntryName, KubeletPath, SubPath};
+use crate::volume::{AbsPath, EntryName, KubeletPath, SubPath, VolumeKind};
 
 /// Stands in each path of the node, and in each text that comes from elsewhere.
 const SECRET: &str = "of-the-node";
@@ -82,8 +82,13 @@ fn denials() -> Vec<Denied> {
         NotPermitted { entry: entry(), pod: Some(pod().into()) },
         SubPathsOff { entry: entry(), sub_path: SubPath::parse("a/b").unwrap() },
         AboveCeiling { entry: entry(), asked, ceiling: MountPropagation::None },
+        UserNamespacePropagation { entry: entry(), asked },
         ReadOnlyPropagation { entry: entry(), asked, by_entry: true },
+        PodNotReadOnly { entry: entry(), by_entry: true, kind: VolumeKind::Inline },
     );
+    for kind in every!(VolumeKind: Inline, Claim, GenericEphemeral, ClaimOrGenericEphemeral) {
+        all.push(Denied::PodNotReadOnly { entry: entry(), by_entry: false, kind });
+    }
     all.push(Denied::NotPermitted { entry: entry(), pod: None });
     all.push(Denied::ReadOnlyPropagation { entry: entry(), asked, by_entry: false });
     all
@@ -119,6 +124,7 @@ fn mounts() -> Vec<MountError> {
         Source { path: path(), errno },
         SourcePrivate { path: path(), asked, found },
         SourceUnbindable { path: path() },
+        SourceNotMappable(NotMappable::Mapped),
         TargetParentMissing { path: path() },
         TargetSymlink { path: path() },
         TargetNotDirectory { path: path() },
@@ -135,6 +141,7 @@ fn mounts() -> Vec<MountError> {
         VolumeDead { path: path(), errno },
         Cancelled,
     );
+    all.extend(every!(NotMappable: FileSystem("fuse".to_owned()), Mapped, Mounts(2)).into_iter().map(Into::into));
     all.push(MountError::TooManyMounts { path: path(), full: Full::Receivers, room: Room::default() });
     all.push(MountError::Step { failed: failed(Err((Step::Detach(Place::Slot), Errno::EBUSY))) });
     for difference in differences() {
