@@ -13,6 +13,7 @@ pub mod apply;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod containers;
 pub mod csi;
 pub mod engine;
 pub mod events;
