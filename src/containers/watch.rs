@@ -1,12 +1,13 @@
 //! Looks into the containers of a running plugin's pods now and then, and takes down in a metric how many volumes are
 //! weaker there than they shall be.
 //!
-//! After a look that took long comes a long rest, so that it costs a bounded share of a core on any node.
+//! After a look that took much comes a long rest, so that it costs a bounded share of a core on any node.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch::Receiver;
 
 use super::Sought;
@@ -20,8 +21,8 @@ use crate::site::Site;
 use crate::sys::{Errno, path, stat, statmount};
 use crate::tree::mountinfo::{self, Walk};
 
-/// It is looked again after so many times as long as the look took: 0.02 % of a core at most.
-const REST: u32 = 5000;
+/// It is looked again after so many times the processor's time that the look took: 0.05 % of a core at most.
+const REST: u32 = 2000;
 /// But after so many intervals at the latest.
 const INTERVALS_MAX: u32 = 15;
 /// How long a look may take. What was not looked at then is unknown.
@@ -42,17 +43,27 @@ pub async fn watch(plugin: Arc<Plugin>, volumes: Receiver<Arc<Vec<Arc<Volume>>>>
             continue;
         }
         let list = plugin.list().ok();
-        let start = Instant::now();
-        let looking = plugin
-            .threads
-            .run(&crew, "containers", DEADLINE, move |thread, _| count(&thread.site, &known, list.as_deref()));
+        let looking = plugin.threads.run(&crew, "containers", DEADLINE, move |thread, _| {
+            let start = own_time()?;
+            let counts = count(&thread.site, &known, list.as_deref())?;
+            Ok::<_, Errno>((counts, own_time()?.saturating_sub(start)))
+        });
+        rest = interval;
         match looking.await {
-            Ok(Ok(counts)) => plugin.metrics.weaker(counts),
+            Ok(Ok((counts, took))) => {
+                plugin.metrics.weaker(counts);
+                tracing::debug!(?took, ?counts, "looked into the containers of pods");
+                rest = (took * REST).clamp(interval, interval * INTERVALS_MAX);
+            }
             Ok(Err(error)) => tracing::warn!(%error, "the containers of pods cannot be looked into"),
             Err(error) => tracing::warn!(%error, "the containers of pods cannot be looked into"),
         }
-        rest = (start.elapsed() * REST).clamp(interval, interval * INTERVALS_MAX);
     }
+}
+
+/// The processor's time that the calling thread has had.
+fn own_time() -> Result<Duration, Errno> {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from)
 }
 
 /// How many of the volumes are weaker in some container.
