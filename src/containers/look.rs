@@ -259,7 +259,7 @@ mod tests {
     fn of_65_000_mounts_ten_thousand_are_read_and_the_rest_is_unknown() {
         let (stop, given, found) = read_all(|n| match n {
             0..3 => Some(START[n].into()),
-            ..65_000 => Some(format!("{n} 1 0:9 /{n} /x/{n} rw - tmpfs t rw\n").into()),
+            3..65_000 => Some(format!("{n} 1 0:9 /{n} /x/{n} rw - tmpfs t rw\n").into()),
             _ => None,
         });
         assert_eq!(stop, Some(Stop::Beyond("it has more than 10,000 mounts")));
