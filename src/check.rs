@@ -5,6 +5,7 @@
 //!
 //! All looking is done by a child, in the kubelet's mount namespace ([`crate::visit`]).
 
+mod containers;
 pub mod facts;
 mod gather;
 pub mod judge;

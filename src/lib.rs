@@ -14,6 +14,7 @@ pub mod author;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod containers;
 pub mod csi;
 pub mod engine;
 pub mod events;

@@ -14,6 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tonic::Code;
 
+use crate::containers::judge::{Counts, Flag};
 use crate::held::Held;
 use crate::propagation::MountPropagation;
 use crate::registration::State;
@@ -49,6 +50,11 @@ struct Reason {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MountFlag {
+    flag: &'static str,
+}
+
 /// The metrics of a plugin.
 pub struct Metrics {
     registry: Registry,
@@ -71,6 +77,7 @@ pub struct Metrics {
     refused_connections: Family<Reason, Counter>,
     heals: Family<Outcome, Counter>,
     unhealthy: Family<Reason, Gauge>,
+    weaker: Family<MountFlag, Gauge>,
 }
 
 impl fmt::Debug for Metrics {
@@ -136,6 +143,7 @@ impl Metrics {
             refused_connections: Family::default(),
             heals: Family::default(),
             unhealthy: Family::default(),
+            weaker: Family::default(),
         };
         registry.register("rpc", "CSI calls, by call and gRPC code", metrics.calls.clone());
         registry.register_with_unit(
@@ -164,6 +172,8 @@ impl Metrics {
         registry.register("heals", heals, metrics.heals.clone());
         let unhealthy = "Published volumes whose source is dead, hangs or was deleted, as it was looked at last";
         registry.register("unhealthy_volumes", unhealthy, metrics.unhealthy.clone());
+        let weaker = "Published volumes that lack a mount flag in a running container, or of which that is unknown";
+        registry.register("weaker_volumes", weaker, metrics.weaker.clone());
         let looked = "How long it took to learn what a pod wants";
         registry.register_with_unit("pod_lookup_duration", looked, Unit::Seconds, metrics.lookups.clone());
         let asked = "PersistentVolumes asked for, because a pod's claims want different propagations";
@@ -196,6 +206,14 @@ impl Metrics {
         for reason in ["SourceDead", "SourceHung", "SourceDeleted"] {
             let count = counts.get(reason).copied().unwrap_or(0);
             self.unhealthy.get_or_create(&Reason { reason }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Takes down how many volumes are weaker in containers than they shall be, by flag.
+    pub fn weaker(&self, counts: Counts) {
+        let all = Flag::ALL.map(Flag::name).into_iter().zip(counts.weaker).chain([("unknown", counts.unknown)]);
+        for (flag, count) in all {
+            self.weaker.get_or_create(&MountFlag { flag }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 

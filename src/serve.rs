@@ -17,6 +17,7 @@ use tonic::transport::Server;
 
 use crate::admin;
 use crate::config::reload::ConfigStore;
+use crate::containers;
 use crate::csi::caller::{Caller, MountNamespaceOf};
 use crate::csi::connection::Connection;
 use crate::csi::door::Door;
@@ -55,6 +56,9 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// took. Where nothing was freed meanwhile it costs a few microseconds.
 const TIDY: Duration = Duration::from_secs(5);
 
+/// Containers are looked into once in so many times that sources are asked.
+const PROBES_A_LOOK: u32 = 4;
+
 /// What `hostmount serve` is told.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServeArgs {
@@ -88,7 +92,8 @@ pub struct ServeArgs {
     /// Tell pods by Kubernetes events when a volume's source dies, hangs, is deleted or comes back.
     #[arg(long, env = "HOSTMOUNT_EVENTS")]
     pub events: bool,
-    /// Every how many seconds the sources of published volumes are asked whether they live.
+    /// Every how many seconds the sources of published volumes are asked whether they live; each fourth time at most it is
+    /// looked which mount flags running containers have.
     #[arg(long, env = "HOSTMOUNT_PROBE_INTERVAL", default_value_t = 15.0)]
     pub probe_interval: f64,
     /// In whose mount namespace the mounts are made.
@@ -310,6 +315,8 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
         };
         let (volumes, known) = tokio::sync::watch::channel(Arc::default());
         let healing = around.spawn(heal::watch(Arc::clone(&plugin), volumes));
+        let comparing = containers::watch::watch(Arc::clone(&plugin), known.clone(), probe_interval * PROBES_A_LOOK);
+        let comparing = around.spawn(comparing);
         let looking = around.spawn(vitals::watch(Arc::clone(&plugin), known, events, probe_interval));
         let tidying = around.spawn(tidy());
         let telling = Arc::clone(&plugin);
@@ -318,6 +325,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
             drop(registering);
             healing.abort();
             looking.abort();
+            comparing.abort();
             tidying.abort();
             say_what_stays(&telling).await;
         };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::config::{Entry, Faults};
 use crate::propagation::PropagationState;
 use crate::sys::Errno;
+use crate::sys::stat::MountAttrs;
 use crate::volume::AbsPath;
 
 /// `CAP_CHOWN` (linux/capability.h).
@@ -131,6 +132,36 @@ pub struct Node {
     pub registry: Seen,
     /// The plugin's sockets that are there.
     pub sockets: Vec<(PathBuf, Socket)>,
+    /// What running containers have of the volumes, or why that isn't known.
+    pub containers: Result<InContainers, String>,
+}
+
+/// What running containers have of the volumes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InContainers {
+    /// How many volumes are published.
+    pub volumes: usize,
+    /// In how many containers they were found.
+    pub containers: usize,
+    /// Where one lacks a flag; at most 1000 of them.
+    pub weaker: Vec<Weaker>,
+    /// The pods of volumes of which it isn't known, each once, and why.
+    pub unknown: Vec<(String, String)>,
+}
+
+/// A volume in a container that lacks a flag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weaker {
+    /// The volume's entry.
+    pub entry: String,
+    /// The pod, `NAMESPACE/NAME`, or its uid.
+    pub pod: String,
+    /// The container's name, where it is known.
+    pub container: Option<String>,
+    /// Where it is mounted there.
+    pub path: String,
+    /// What it lacks.
+    pub missing: MountAttrs,
 }
 
 /// What is where a socket of the plugin would be.

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::StreamExt;
 
-use super::facts::{Call, Facts, Kubelet, List, Node, Own, Seen};
-use super::{kubelet, look};
+use super::facts::{Call, Facts, InContainers, Kubelet, List, Node, Own, Seen};
+use super::{containers, kubelet, look};
 use crate::config::{AllowList, Entry, reload};
 use crate::site::Site;
 use crate::sys::Errno;
@@ -118,7 +119,8 @@ impl Look<'_> {
             Ok(bytes) => Arc::new(mountinfo::parse(&bytes)),
             Err(errno) => return (Err(errno), list),
         };
-        let node = self.node(&table).await;
+        let containers = self.containers(&table, &list).await;
+        let node = self.node(&table, containers).await;
         let list = match list {
             List::Good(path, entries) => {
                 let entries = entries.into_iter().map(|(entry, _)| self.entry(entry, Arc::clone(&table)));
@@ -129,7 +131,7 @@ impl Look<'_> {
         (Ok(node), list)
     }
 
-    async fn node(&self, table: &Arc<Table>) -> Node {
+    async fn node(&self, table: &Arc<Table>, containers: Result<InContainers, String>) -> Node {
         let root = self.asked.kubelet_dir.as_path().to_owned();
         let registry = root.join("plugins_registry");
         let plugins = root.join("plugins");
@@ -155,7 +157,20 @@ impl Look<'_> {
             registry: self.directory(&registry, table).await,
             sockets: self.run("sockets", Vec::new(), move |_| look::sockets(&folder, &own, &driver)).await,
             kubelet_dir,
+            containers,
         }
+    }
+
+    async fn containers(&self, table: &Arc<Table>, list: &List) -> Result<InContainers, String> {
+        let entries: Vec<Arc<Entry>> = match list {
+            List::Good(_, entries) => entries.iter().map(|(entry, _)| Arc::clone(entry)).collect(),
+            _ => Vec::new(),
+        };
+        let (table, driver) = (Arc::clone(table), self.asked.driver_name.clone());
+        // A little sooner than it is given up, so that what was found counts.
+        let until = Instant::now() + self.asked.timeout.mul_f32(0.8);
+        let late = Err("they could not be looked into in time".to_owned());
+        self.run("containers", late, move |site| containers::containers(site, &driver, (&table, &entries), until)).await
     }
 
     async fn directory(&self, path: &Path, table: &Arc<Table>) -> Seen {

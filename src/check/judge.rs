@@ -2,6 +2,7 @@
 //!
 //! A fault is what makes volumes fail; what is only slower, weaker or perhaps not meant is a warning.
 
+mod containers;
 mod entries;
 mod kubelet;
 
@@ -24,6 +25,9 @@ pub fn judge(facts: &Facts) -> Vec<Item> {
     }
     kubelet::judge(facts, &mut items);
     entries::judge(facts, &mut items);
+    if let Ok(node) = &facts.node {
+        containers::judge(&node.containers, &mut items);
+    }
     items
 }
 

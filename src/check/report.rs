@@ -32,10 +32,12 @@ pub enum Section {
     AllowList,
     /// The directories of the entries.
     Entries,
+    /// What running containers have of the volumes.
+    Containers,
 }
 
 impl Section {
-    const ALL: [Self; 4] = [Self::Node, Self::Kubelet, Self::AllowList, Self::Entries];
+    const ALL: [Self; 5] = [Self::Node, Self::Kubelet, Self::AllowList, Self::Entries, Self::Containers];
 
     const fn title(self) -> &'static str {
         match self {
@@ -43,6 +45,7 @@ impl Section {
             Self::Kubelet => "Kubelet",
             Self::AllowList => "Allow-list",
             Self::Entries => "Entries",
+            Self::Containers => "Containers",
         }
     }
 }

@@ -96,19 +96,22 @@ pub(super) const ENTRY: &[Field] = &[
         name: "nosuid",
         shape: Shape::Flag,
         absent: Absent::Flag(true),
-        about: "Whether set-user-id and set-group-id bits have no effect in the volume.",
+        about: "Whether set-user-id and set-group-id bits and file capabilities have no effect in the volume. Most \
+                container runtimes take this off; allowPrivilegeEscalation: false in the Pod does it (docs/allow-list.md).",
     },
     Field {
         name: "nodev",
         shape: Shape::Flag,
         absent: Absent::Flag(true),
-        about: "Whether device nodes in the volume can't be opened.",
+        about: "Whether device nodes in the volume can't be opened. Most container runtimes take this off; their device \
+                filter does it for containers that aren't privileged (docs/allow-list.md).",
     },
     Field {
         name: "noexec",
         shape: Shape::Flag,
         absent: Absent::Flag(false),
-        about: "Whether nothing in the volume can be executed.",
+        about: "Whether nothing in the volume can be executed. Most container runtimes take this off, and no field of the \
+                Pod does it (docs/allow-list.md).",
     },
     Field {
         name: "subPaths",

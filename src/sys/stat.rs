@@ -71,6 +71,28 @@ impl MountAttrs {
         }
     }
 
+    /// The flags of both.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self {
+            read_only: self.read_only && other.read_only,
+            nosuid: self.nosuid && other.nosuid,
+            nodev: self.nodev && other.nodev,
+            noexec: self.noexec && other.noexec,
+        }
+    }
+
+    /// The flags that `other` has not.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self {
+            read_only: self.read_only && !other.read_only,
+            nosuid: self.nosuid && !other.nosuid,
+            nodev: self.nodev && !other.nodev,
+            noexec: self.noexec && !other.noexec,
+        }
+    }
+
     /// The flags as bits for mount_setattr(2).
     #[must_use]
     pub const fn bits(self) -> u32 {

@@ -210,7 +210,9 @@ pub fn parse_one(bytes: &[u8], id: u64) -> Option<Mount> {
     bytes.split(|&b| b == b'\n').filter(of).find_map(parse_line)
 }
 
-fn parse_line(line: &[u8]) -> Option<Mount> {
+/// Parses one line, without its line break; none if it can't be understood.
+#[must_use]
+pub fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&b| b == b' ');
     let id = number(fields.next()?)?;
     let parent = number(fields.next()?)?;
@@ -250,6 +252,14 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         fs_type,
         source,
     })
+}
+
+/// The device of the mount that a line tells of, without what parsing the rest would cost.
+#[must_use]
+pub fn device_of_line(line: &[u8]) -> Option<(u32, u32)> {
+    let device = std::str::from_utf8(line.split(|&b| b == b' ').nth(2)?).ok()?;
+    let (major, minor) = device.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 fn number(field: &[u8]) -> Option<u64> {

@@ -7,11 +7,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::config::{AllowList, Heal, Missing, reload};
+use crate::containers::judge::{self, Flag};
+use crate::containers::look::look;
+use crate::containers::scan::{Index, Node, PLACES_MAX};
+use crate::containers::{self, Sought, Unknown};
 use crate::engine;
 use crate::heal::find::{self, Published};
 use crate::heal::mend;
@@ -28,7 +33,7 @@ use crate::visit::{Visit, VisitArgs, find_kubelet};
 use crate::vitals::Vital;
 use crate::volume::{KubeletPath, VolumeRef};
 
-use super::model::{Healing, Health, Kind, Layer, Pod, Volume};
+use super::model::{self, Healing, Health, InContainer, Kind, Layer, Pod, Volume};
 
 /// A volume, and what has to be known to ask how it is.
 struct Found {
@@ -36,6 +41,7 @@ struct Found {
     path: KubeletPath,
     shown: Shown,
     source: Option<SourcePath>,
+    sought: Sought,
 }
 
 /// Looks at the volumes of the driver; at their sources too if `sources`.
@@ -63,7 +69,11 @@ pub(super) fn gather(asked: &VisitArgs, sources: bool, config: Option<&Path>) ->
     let all = runtime.block_on(async {
         let driver = asked.driver_name.clone();
         let read = visit.look("the kubelet's directory", move |site| read(site, &driver, list.as_ref())).await;
-        let found = read.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo cannot be read: {e}"))?;
+        let read = read.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo cannot be read: {e}"))?;
+        let (node, mut found) = read;
+        if sources {
+            in_containers(&visit, node, &mut found, asked.timeout).await;
+        }
         Ok(ask_all(&visit, found, sources).await)
     });
     // Hung threads are left to the end of the process.
@@ -71,12 +81,55 @@ pub(super) fn gather(asked: &VisitArgs, sources: bool, config: Option<&Path>) ->
     all
 }
 
-/// The volumes of the driver in the mount namespace of the calling thread.
-fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<Vec<Found>, Errno> {
+/// The volumes of the driver in the mount namespace of the calling thread, and what of the node containers are known by.
+fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<(Option<Node>, Vec<Found>), Errno> {
     let table = mountinfo::parse(&site.proc.mountinfo()?);
     let walk = Walk::new(&table);
     let published = find::published(&table, &walk, &site.kubelet_dir).into_iter();
-    Ok(published.filter_map(|at| volume(site, driver, list, (&table, &walk), at)).collect())
+    let found = published.filter_map(|at| volume(site, driver, list, (&table, &walk), at)).collect();
+    Ok((Node::of(&walk, site.kubelet_dir.as_path()), found))
+}
+
+/// Notes where running containers have the volumes, and with which flags.
+async fn in_containers(visit: &Visit<'_>, node: Option<Node>, found: &mut [Found], patience: Duration) {
+    let sought: Vec<Sought> = found.iter().map(|found| found.sought.clone()).collect();
+    let looking = visit.look("containers", move |site| {
+        let node = node.ok_or_else(|| "the kubelet's directory was not found in the mount table".to_owned())?;
+        let mut places: Vec<Vec<InContainer>> = vec![Vec::new(); sought.len()];
+        // A little sooner than it is given up, so that what was found counts.
+        let until = Instant::now() + patience.mul_f32(0.8);
+        let unknown = look(&site.proc, &Index::new(node, &sought), until, &mut |container| {
+            let containers::Container { pid, name, places: seen, .. } = container;
+            for place in seen {
+                for number in place.volumes {
+                    if let Some(known) = places.get_mut(number).filter(|known| known.len() < PLACES_MAX) {
+                        known.push(InContainer {
+                            name: name.clone(),
+                            pid,
+                            path: place.path.clone(),
+                            flags: Flag::of(place.attrs).collect(),
+                            missing: Flag::of(place.missing).map(missing).collect(),
+                        });
+                    }
+                }
+            }
+        });
+        unknown.map(|unknown| (places, unknown)).map_err(|errno| format!("/proc cannot be read: {errno}"))
+    });
+    let looked = looking.await.map_err(|e| e.to_string()).and_then(|looked| looked);
+    let (places, unknown) = match looked {
+        Ok((places, unknown)) => (places, unknown),
+        Err(why) => (Vec::new(), Unknown { rest: Some(why), ..Unknown::default() }),
+    };
+    let places = places.into_iter().chain(std::iter::repeat_with(Vec::new));
+    for (Found { volume, sought, .. }, places) in found.iter_mut().zip(places) {
+        volume.containers_unknown = unknown.of(&sought.pod, !places.is_empty()).map(str::to_owned);
+        volume.containers = Some(places);
+    }
+}
+
+fn missing(flag: Flag) -> model::Missing {
+    model::Missing { flag, advice: flag.advice().to_owned() }
 }
 
 /// One of them; none if it is another driver's. Whose it is, the kubelet has written beside it; where that can't be read,
@@ -140,9 +193,17 @@ fn volume(
         source_health: None,
         shows,
         healing,
+        containers: None,
+        containers_unknown: None,
+    };
+    let of_entry = note.as_ref().and_then(|note| list?.get(&note.owner.entry));
+    let sought = Sought {
+        pod: uid.to_owned(),
+        shown: walk.stack(top).into_iter().map(|m| Shown { device: m.device, root: m.root.clone() }).collect(),
+        wanted: note.as_ref().map(|note| judge::wanted(note, of_entry.map(AsRef::as_ref))).unwrap_or_default(),
     };
     let source = note.map(|note| SourcePath { entry: note.path, sub_path: note.sub_path, missing: Missing::Fail });
-    Some(Found { volume, shown: Shown { device: top.device, root: top.root.clone() }, path, source })
+    Some(Found { volume, shown: Shown { device: top.device, root: top.root.clone() }, path, source, sought })
 }
 
 /// When the kubelet made the volume's directory, just before it had the volume published. The volume itself isn't asked:

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::containers::judge::Flag;
 use crate::heal::find::Verdict;
 use crate::tree::mountinfo::Mount;
 use crate::vitals::Vital;
@@ -52,6 +53,38 @@ pub struct Volume {
     pub shows: Option<Shows>,
     /// Whether it would be healed; only `inspect` knows, if told the allow-list.
     pub healing: Option<Healing>,
+    /// Where running containers have it; only `inspect` looks. At most 256 for each volume.
+    pub containers: Option<Vec<InContainer>>,
+    /// Why it isn't known of all containers; null if it is.
+    pub containers_unknown: Option<String>,
+}
+
+/// A mount of a volume in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct InContainer {
+    /// The container's name in its pod; null where the kubelet's files in it don't tell. What isn't printable is escaped, as
+    /// in the path.
+    pub name: Option<String>,
+    /// One of its processes, by its number on the node.
+    #[serde(rename = "PID")]
+    pub pid: i32,
+    /// Where the volume is mounted in it.
+    pub path: String,
+    /// The flags that the mount has there, of those that an entry can say.
+    pub flags: Vec<Flag>,
+    /// Those that it should have, and that nothing else in the container makes up for.
+    pub missing: Vec<Missing>,
+}
+
+/// A flag that a volume lacks in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Missing {
+    /// The flag.
+    pub flag: Flag,
+    /// What of the Pod would make up for it.
+    pub advice: String,
 }
 
 /// Whose a volume is.

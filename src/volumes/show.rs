@@ -150,6 +150,8 @@ pub(crate) mod tests {
             source_health: None,
             shows: None,
             healing: None,
+            containers: None,
+            containers_unknown: None,
         }
     }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "tests")]
 
 mod cluster;
+mod containers;
 mod examples;
 mod faults;
 mod healing;

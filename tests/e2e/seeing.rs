@@ -6,13 +6,13 @@ use crate::cluster::{DRIVER, Place, SYSTEM, apply, node, plugin_pod, try_kubectl
 use crate::pods::{container, inline, pod, simple};
 
 /// Runs the plugin's binary in its pod.
-fn tool(args: &[&str]) -> Result<String, String> {
+pub(crate) fn tool(args: &[&str]) -> Result<String, String> {
     let plugin = plugin_pod();
     let exec = ["exec", "--namespace", SYSTEM, plugin.as_str(), "--", "/hostmount"];
     try_kubectl(&[&exec[..], args].concat())
 }
 
-fn json(args: &[&str]) -> Value {
+pub(crate) fn json(args: &[&str]) -> Value {
     let text = tool(args).unwrap_or_else(|e| panic!("{args:?}: {e}"));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?}: {e}\n{text}"))
 }

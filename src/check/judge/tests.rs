@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::facts::{
-    CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Directory, FoundBy, Kubelet, List, Own, Process, Seen, Socket,
+    CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Directory, FoundBy, InContainers, Kubelet, List, Own, Process, Seen,
+    Socket, Weaker,
 };
 use super::super::report::Verdict;
 use super::*;
@@ -67,6 +68,7 @@ fn good() -> Facts {
             ],
             registry: shared.clone(),
             sockets: vec![(in_kubelet("plugins/csi.x/csi.sock"), Socket::Live)],
+            containers: Ok(InContainers { volumes: 2, containers: 3, ..InContainers::default() }),
         }),
         list: list(SHARED_ENTRY, &shared),
         kubelet_dir,
@@ -268,4 +270,34 @@ fn releases_are_read_as_far_as_they_are_numbers() {
     assert_eq!(version("6.18.5-amd64"), Some((6, 18)));
     assert_eq!(version("5.15"), Some((5, 15)));
     assert_eq!(version("six"), None);
+}
+
+#[test]
+fn a_container_that_lacks_a_flag_is_named_with_the_field_that_makes_up_for_it() {
+    use crate::sys::stat::MountAttrs;
+    let weaker = |pod: &str, missing| Weaker {
+        entry: "data".into(),
+        pod: pod.into(),
+        container: Some("c".into()),
+        path: "/x".into(),
+        missing,
+    };
+    let none = MountAttrs::default();
+    let (ro, nosuid) = (MountAttrs { read_only: true, ..none }, MountAttrs { nosuid: true, ..none });
+    let with_containers = |found: InContainers| with_node(|node| node.containers = Ok(found));
+    let found = InContainers { volumes: 9, containers: 9, ..InContainers::default() };
+
+    let items = with_containers(InContainers { weaker: vec![weaker("ml/a", ro)], ..found.clone() });
+    only(&items, Verdict::Warning, "containerFlags", "pod ml/a, container c at /x (entry data)");
+    assert!(items[0].advice.contains("readOnly: true"), "{items:#?}");
+    let both = (0..9).map(|n| weaker(&format!("ml/{n}"), ro.union(nosuid))).collect();
+    let items = with_containers(InContainers { weaker: both, ..found.clone() });
+    assert!(items.len() == 2 && items[0].found.contains("; 4 more"), "{items:#?}");
+    assert!(items[1].advice.contains("allowPrivilegeEscalation: false"), "{items:#?}");
+
+    let unknown = vec![("ml/a".to_owned(), "why".to_owned()), ("ml/b".to_owned(), "why".to_owned())];
+    let items = with_containers(InContainers { unknown, ..found });
+    only(&items, Verdict::Skipped, "containerFlags", "ml/a and 1 other pod: why");
+    assert_eq!(with_containers(InContainers::default()), [], "no volume, no word");
+    only(&with_node(|node| node.containers = Err("why".into())), Verdict::Skipped, "containerFlags", "why");
 }
