@@ -1,7 +1,7 @@
 //! What the services share: the plugin's names, allow-list, gate and threads, and how a call is told of.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -15,12 +15,13 @@ use crate::csi::caller::{Caller, MountNamespaceOf};
 use crate::csi::door::Door;
 use crate::csi::status::{CallError, code, status};
 use crate::gate::Gate;
+use crate::heal::Devices;
 use crate::held::{Counter, Held};
 use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::registration::Registration;
 use crate::sys::Errno;
-use crate::threads::{Crew, Threads};
+use crate::threads::{Crew, Source, Threads};
 
 /// How long counting the mounted volumes may take; 50,000 mounts are read in 0.1 s.
 const COUNT_DEADLINE: Duration = Duration::from_secs(2);
@@ -44,6 +45,8 @@ pub struct Plugin {
     pub door: Door,
     /// The mount threads.
     pub threads: Threads,
+    /// The file systems that entries and volumes lie on, as far as they are known.
+    pub devices: RwLock<Arc<Devices>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Counts the mounted volumes.
@@ -122,7 +125,9 @@ impl Plugin {
     pub async fn count_held(&self) -> Option<Held> {
         let crew = self.threads.latest()?;
         let counter = Arc::clone(&self.counter);
-        let counting = self.threads.run(&crew, "metrics", COUNT_DEADLINE, move |thread, _| counter.count(&thread.site));
+        let counting = self.threads.run(&crew, Source::own("metrics"), COUNT_DEADLINE, move |thread, _| {
+            counter.count(&thread.site)
+        });
         match counting.await {
             // The one that counts now takes it down.
             Ok(Err(Errno::EAGAIN)) => return None,
@@ -134,6 +139,17 @@ impl Plugin {
             Err(error) => tracing::warn!(%error, "the mounted volumes cannot be counted"),
         }
         None
+    }
+
+    /// The file systems that entries and volumes lie on, as they are known now.
+    #[must_use]
+    pub fn devices(&self) -> Arc<Devices> {
+        Arc::clone(&self.devices.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes down which file systems entries and volumes lie on.
+    pub fn lie_on(&self, devices: Arc<Devices>) {
+        *self.devices.write().unwrap_or_else(PoisonError::into_inner) = devices;
     }
 
     /// Runs a call inside its span, counts it, and turns its error into a status.
