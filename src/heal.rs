@@ -217,15 +217,17 @@ async fn events(plugin: &Plugin, crew: &Arc<Crew>) -> Result<MountEvents, String
         Ok(_) => {}
         Err(errno) => tracing::debug!(%errno, "no mount events by fanotify: the mount table is polled"),
     }
-    let opening =
-        plugin.threads.run(crew, Source::own("mount table"), TABLE_DEADLINE, |thread, _| MountEvents::unnamed(&thread.site.proc));
+    let opening = plugin
+        .threads
+        .run(crew, Source::own("mount table"), TABLE_DEADLINE, |thread, _| MountEvents::unnamed(&thread.site.proc));
     opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
 }
 
 /// The namespace's table, to be asked whether it has changed.
 async fn watched(plugin: &Plugin, crew: &Arc<Crew>) -> Result<WatchedTable, String> {
-    let opening =
-        plugin.threads.run(crew, Source::own("mount table"), TABLE_DEADLINE, |thread, _| WatchedTable::of_thread(&thread.site.proc));
+    let opening = plugin
+        .threads
+        .run(crew, Source::own("mount table"), TABLE_DEADLINE, |thread, _| WatchedTable::of_thread(&thread.site.proc));
     opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
 }
 
@@ -306,7 +308,7 @@ async fn heal(plugin: &Plugin, crew: &Arc<Crew>, volume: &Volume) -> Result<Trie
     // What it opens is what the path leads to now: that may be on another device than what the volume shows.
     let beneath = note.sub_path.is_some();
     let source = Source::directory(&note.full_path(), entry, plugin.devices().of_entry(&note.owner.entry, beneath));
-    let hold = Hold::to_its_end([Some(pass), alone]);
+    let hold = Hold::once_begun([Some(pass), alone]);
     let mend = move |thread: &mut MountThread, cancelled: &dyn Fn() -> bool| {
         let site = Arc::clone(&thread.site);
         let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };

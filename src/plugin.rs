@@ -21,7 +21,7 @@ use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::registration::Registration;
 use crate::sys::Errno;
-use crate::threads::{Crew, Source, Threads};
+use crate::threads::{Crew, NoResult, Source, Threads};
 
 /// How long counting the mounted volumes may take; 50,000 mounts are read in 0.1 s.
 const COUNT_DEADLINE: Duration = Duration::from_secs(2);
@@ -92,16 +92,6 @@ impl Plugin {
         self.store.current().ok_or_else(|| self.store.stats().last_error.unwrap_or_default())
     }
 
-    /// Why volumes don't come or can't be served now.
-    ///
-    /// # Errors
-    /// What is missing.
-    pub fn ready(&self) -> Result<(), String> {
-        self.able()?;
-        self.lookup.as_ref().map_or(Ok(()), |lookup| lookup.ready())?;
-        self.registration.as_ref().map_or(Ok(()), |registration| registration.state().ready())
-    }
-
     /// Why the plugin can't mount now, if it can't. This is what Probe answers: the kubelet and the API server are
     /// left out, because a caller of Probe may be waiting to register the plugin.
     ///
@@ -109,6 +99,15 @@ impl Plugin {
     /// What is missing.
     pub fn able(&self) -> Result<(), String> {
         self.list()?;
+        self.has_threads()?;
+        self.has_workers()
+    }
+
+    /// Whether there is a thread in the mount namespace where mounts are made.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn has_threads(&self) -> Result<(), String> {
         let proc = &self.threads.site().proc;
         // The kubelet's namespace is known from its first call on; before, that of PID 1 is the best guess, which an
         // unprivileged plugin (`hostmount try`) may not enter.
@@ -120,14 +119,22 @@ impl Plugin {
         self.threads.warm(&crew).map_err(|e| e.to_string())
     }
 
+    /// Whether threads are left that don't hang.
+    ///
+    /// # Errors
+    /// How many do.
+    pub fn has_workers(&self) -> Result<(), String> {
+        self.threads.exhausted().map_or(Ok(()), |stuck| Err(NoResult::Exhausted { stuck }.to_string()))
+    }
+
     /// Counts the mounted volumes, for the metrics too, whose count stays as it was if that fails.
     /// None, if a thread is not to be had in time, or nobody has called yet.
     pub async fn count_held(&self) -> Option<Held> {
         let crew = self.threads.latest()?;
         let counter = Arc::clone(&self.counter);
-        let counting = self.threads.run(&crew, Source::own("metrics"), COUNT_DEADLINE, move |thread, _| {
-            counter.count(&thread.site)
-        });
+        let counting = self
+            .threads
+            .run(&crew, Source::own("metrics"), COUNT_DEADLINE, move |thread, _| counter.count(&thread.site));
         match counting.await {
             // The one that counts now takes it down.
             Ok(Err(Errno::EAGAIN)) => return None,

@@ -107,8 +107,8 @@ impl Hold {
     /// The same, but if its caller goes before the job has asked whether it may begin, others may at once: it never will. So a
     /// source that hangs doesn't keep a volume from being unpublished.
     #[must_use]
-    pub const fn once_begun(pass: Pass) -> Self {
-        Self { passes: [Some(pass), None], at_once: false }
+    pub const fn once_begun(passes: Passes) -> Self {
+        Self { passes, at_once: false }
     }
 }
 
@@ -402,7 +402,9 @@ impl Threads {
                 workshop::remove_driver_dir(&thread.site, &driver);
                 closed
             };
-            if let Ok(Err((place, errno))) = self.run(&crew, Source::own("workshop"), Duration::from_secs(5), close).await {
+            if let Ok(Err((place, errno))) =
+                self.run(&crew, Source::own("workshop"), Duration::from_secs(5), close).await
+            {
                 tracing::warn!(path = %place.display(), %errno, "the workshop could not be unmounted");
             }
             lock(&crew.queue).close();

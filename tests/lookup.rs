@@ -125,11 +125,14 @@ fn without_an_api_server_nothing_is_guessed_and_what_needs_none_works() {
         let node = node_with(&api, "0.2");
         api.add(inline_pod("p", "HostToContainer"));
         let request = node.inline("p", &[("volume", "data")]);
-        eventually("the failure is known", || node.get("/readyz").1.contains("the server is down"));
+        eventually("the failure is known", || {
+            node.get("/readyz") == (503, "not ready: pod-lookup\n".to_owned())
+                && node.log().contains("the server is down")
+        });
         node.refused(&request, Code::Unavailable, &["ml/pod-p", "the server is down"]);
         let says = node.inline("says", &[("volume", "data"), ("propagation", "HostToContainer")]);
         gets(&node, &says, "HostToContainer");
-        assert!(node.get("/healthz").1.contains("the server is down"));
+        assert_eq!(node.get("/healthz"), (200, "degraded: pod-lookup\n".to_owned()));
         assert_eq!(node.metric("hostmount_pod_watch_good"), 0.0);
 
         api.down(false);

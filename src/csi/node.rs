@@ -70,7 +70,7 @@ impl Node {
 
     async fn attach(&self, crew: &Arc<Crew>, entry: &EntryName, job: AttachJob) -> Result<bool, CallError> {
         // While a hung job may still change the target, nobody else gets at it; before it does, who unpublishes does.
-        let hold = Hold::once_begun(self.plugin.gate.enter(job.target.as_path())?);
+        let hold = Hold::once_begun([Some(self.plugin.gate.enter(job.target.as_path())?), None]);
         let source = self.source(entry, &job.source);
         self.on_thread(crew, source, hold, move |thread, cancelled| {
             let site = Arc::clone(&thread.site);

@@ -79,7 +79,8 @@ mod tests {
             b"1 0 8:1 / / rw - ext4 d rw\n2 1 0:40 / /nfs rw - nfs4 s rw\n3 1 0:41 / /data/fuse rw - fuse f rw\n\
               4 1 0:42 / /k/pods/u/volumes/kubernetes.io~csi/v/mount rw - fuse f rw\n",
         );
-        let text = "entries: [{name: data, path: /data}, {name: nfs, path: /nfs/a}, {name: fuse, path: /data/fuse}]";
+        let text = "entries: [{name: data, path: /data}, {name: nfs, path: /nfs/a}, \
+                    {name: fuse, path: /data/fuse, overlaps: [data]}]";
         let list = AllowList::parse(text, &AbsPath::parse("/k").unwrap()).unwrap();
         let devices = Devices::of((&table, &Walk::new(&table)), &list, Path::new("/k"), &Arc::default());
         let of = |name, beneath| devices.of_entry(&EntryName::parse(name).unwrap(), beneath);

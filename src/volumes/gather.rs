@@ -62,7 +62,8 @@ pub(super) fn gather(asked: &VisitArgs, sources: bool, config: Option<&Path>) ->
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;
     let all = runtime.block_on(async {
         let driver = asked.driver_name.clone();
-        let read = visit.look(Source::own("the kubelet's directory"), move |site| read(site, &driver, list.as_ref())).await;
+        let read =
+            visit.look(Source::own("the kubelet's directory"), move |site| read(site, &driver, list.as_ref())).await;
         let found = read.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo cannot be read: {e}"))?;
         Ok(ask_all(&visit, found, sources).await)
     });
