@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::health::{self, Told};
@@ -140,8 +140,8 @@ fn to_close(open: &[IpAddr]) -> Option<usize> {
     open.iter().position(|address| count(address) == most)
 }
 
-async fn serve(listener: TcpListener, admin: &Arc<Admin>) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+/// Serves for ever.
+async fn serve(listener: TcpListener, admin: &Arc<Admin>) {
     let mut open = Open::default();
     loop {
         tokio::select! {
@@ -160,16 +160,15 @@ async fn serve(listener: TcpListener, admin: &Arc<Admin>) -> io::Result<()> {
 /// # Errors
 /// If the address can't be bound or the thread not be had.
 pub fn start(address: SocketAddr, plugin: Arc<Plugin>) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind(address)
-        .map_err(|e| io::Error::new(e.kind(), format!("the admin address {address} cannot be bound: {e}")))?;
-    listener.set_nonblocking(true)?;
-    let bound = listener.local_addr()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // tokio has the kernel keep 1024 that wait to be accepted, where the standard library has 128: a probe beyond them waits a second.
+    let listener = runtime
+        .block_on(TcpListener::bind(address))
+        .map_err(|e| io::Error::new(e.kind(), format!("the admin address {address} cannot be bound: {e}")))?;
+    let bound = listener.local_addr()?;
     let admin = Arc::new(Admin { plugin, told: Told::default() });
     std::thread::Builder::new().name("admin".to_owned()).stack_size(512 * 1024).spawn(move || {
-        if let Err(error) = runtime.block_on(serve(listener, &admin)) {
-            tracing::error!(%error, "the admin server ended");
-        }
+        runtime.block_on(serve(listener, &admin));
     })?;
     Ok(bound)
 }

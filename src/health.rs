@@ -84,7 +84,7 @@ pub fn look(plugin: &Plugin) -> Vec<Finding> {
     match (plugin.list(), plugin.store.stats().last_error) {
         (Err(why), _) => find(Part::AllowList, NotReady, why),
         (Ok(_), Some(why)) => {
-            find(Part::AllowList, Degraded, format!("it was refused, the last good one is in force: {why}"))
+            find(Part::AllowList, Degraded, format!("it was refused, the last good one is in force: {why}"));
         }
         (Ok(_), None) => {}
     }
