@@ -29,6 +29,11 @@ struct Entry {
     nested: bool,
 }
 
+/// Paths are compared as bytes, since there may be 100,000 mounts.
+fn bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_encoded_bytes()
+}
+
 impl Devices {
     /// Those of a mount table.
     pub(super) fn of(
@@ -37,8 +42,6 @@ impl Devices {
         kubelet_dir: &Path,
         volumes: &Arc<Vec<Arc<Volume>>>,
     ) -> Self {
-        // As bytes, since there may be 100,000 mounts.
-        let bytes = |path| Path::as_os_str(path).as_encoded_bytes();
         let paths: HashSet<&[u8]> = list.iter().map(|entry| bytes(entry.path.as_path())).collect();
         let shortest = paths.iter().map(|path| path.len()).min().unwrap_or(usize::MAX);
         let in_kubelet =
