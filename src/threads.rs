@@ -288,12 +288,12 @@ impl Threads {
         {
             let source = pending.source.clone();
             match lead.give(crew, pending) {
-                Ok(()) => {
+                None => {
                     let passes = Passes::default();
                     queue.begin(id, Running { source, whose, since, given_up: false, led: true, passes });
                     return Ok(Submitted { id, by: By::Leader });
                 }
-                Err(back) => pending = back,
+                Some(back) => pending = back,
             }
         }
         let served = queue.is_served(&pending.source, since);
