@@ -141,6 +141,10 @@ pub(crate) fn attach_open(
         plan::attach(source, staged, &found, wish).map_err(|refused| refusal(refused, job))
     };
     let Decision::Attach(attach) = find()? else { return Ok(None) };
+    // Opening the source may have hung; from here on something is changed.
+    if (context.cancelled)() {
+        return Err(MountError::Cancelled);
+    }
     if job.single_writer
         && let Some(other) = other_writer(site, open, job)?
     {

@@ -12,10 +12,12 @@
 //! volumes show, and the table is read if one has changed, or if anything was mounted meanwhile ([`look`]).
 
 pub mod containers;
+mod devices;
 pub mod find;
 pub mod look;
 pub mod mend;
 
+pub use devices::Devices;
 pub use look::Volume;
 
 use std::collections::HashMap;
@@ -33,7 +35,7 @@ use crate::plugin::Plugin;
 use crate::propagation::MountPropagation;
 use crate::sys::mount_events::{Changed, MountEvents, WatchedTable};
 use crate::sys::{Errno, heap, statmount};
-use crate::threads::{Crew, MountThread};
+use crate::threads::{Crew, Hold, MountThread, Source};
 use look::{Book, Concerns, Sources};
 use mend::Outcome;
 
@@ -140,6 +142,7 @@ async fn watch_namespace(
         watched.has_changed().map_err(|e| format!("mountinfo: {e}"))?;
         book = read(plugin, crew, book).await?;
         volumes.send_replace(Arc::clone(&book.volumes));
+        plugin.lie_on(Arc::clone(&book.devices));
         let took = start.elapsed();
         failures.keep(&book);
         for group in groups(std::mem::take(&mut book.candidates)) {
@@ -214,15 +217,17 @@ async fn events(plugin: &Plugin, crew: &Arc<Crew>) -> Result<MountEvents, String
         Ok(_) => {}
         Err(errno) => tracing::debug!(%errno, "no mount events by fanotify: the mount table is polled"),
     }
-    let opening =
-        plugin.threads.run(crew, "mount table", TABLE_DEADLINE, |thread, _| MountEvents::unnamed(&thread.site.proc));
+    let opening = plugin
+        .threads
+        .run(crew, Source::own("mount table"), TABLE_DEADLINE, |thread, _| MountEvents::unnamed(&thread.site.proc));
     opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
 }
 
 /// The namespace's table, to be asked whether it has changed.
 async fn watched(plugin: &Plugin, crew: &Arc<Crew>) -> Result<WatchedTable, String> {
-    let opening =
-        plugin.threads.run(crew, "mount table", TABLE_DEADLINE, |thread, _| WatchedTable::of_thread(&thread.site.proc));
+    let opening = plugin
+        .threads
+        .run(crew, Source::own("mount table"), TABLE_DEADLINE, |thread, _| WatchedTable::of_thread(&thread.site.proc));
     opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
 }
 
@@ -248,7 +253,7 @@ async fn until_it_matters(
             return Ok(());
         };
         let sources = Arc::clone(sources);
-        let looking = plugin.threads.run(crew, "mount table", TABLE_DEADLINE, move |thread, _| {
+        let looking = plugin.threads.run(crew, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
             let mut seen = Concerns::default();
             // One that is gone by now mattered to nobody.
             statmount::points_of(&ids, &mut |point| seen.see(thread.site.kubelet_dir.as_path(), &sources, point))?;
@@ -269,7 +274,7 @@ fn is_peer(note: &Note) -> bool {
 
 async fn read(plugin: &Plugin, crew: &Arc<Crew>, book: Book) -> Result<Book, String> {
     let list = plugin.list()?;
-    let reading = plugin.threads.run(crew, "mount table", TABLE_DEADLINE, move |thread, _| {
+    let reading = plugin.threads.run(crew, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
         let book = Book::read(&thread.site, &list, book);
         if book.as_ref().is_ok_and(|book| book.volumes.len() >= MANY) {
             heap::give_back();
@@ -281,7 +286,7 @@ async fn read(plugin: &Plugin, crew: &Arc<Crew>, book: Book) -> Result<Book, Str
 
 /// Whether a directory of the volumes was moved or deleted.
 async fn was_moved(plugin: &Plugin, crew: &Arc<Crew>, mut book: Book) -> Result<(Book, bool), String> {
-    let looking = plugin.threads.run(crew, "mount table", TABLE_DEADLINE, move |_, _| {
+    let looking = plugin.threads.run(crew, Source::own("mount table"), TABLE_DEADLINE, move |_, _| {
         let moved = book.was_moved();
         (book, moved)
     });
@@ -300,12 +305,14 @@ async fn heal(plugin: &Plugin, crew: &Arc<Crew>, volume: &Volume) -> Result<Trie
     let Ok(alone) = alone else { return Ok(Tried::Busy) };
     let list = plugin.list()?;
     let at = path.clone();
-    let source = note.full_path().to_string_lossy().into_owned();
-    let mending = plugin.threads.run(crew, &source, plugin.deadline, move |thread: &mut MountThread, cancelled| {
+    // What it opens is what the path leads to now: that may be on another device than what the volume shows.
+    let beneath = note.sub_path.is_some();
+    let source = Source::directory(&note.full_path(), entry, plugin.devices().of_entry(&note.owner.entry, beneath));
+    let hold = Hold::once_begun([Some(pass), alone]);
+    let mend = move |thread: &mut MountThread, cancelled: &dyn Fn() -> bool| {
         let site = Arc::clone(&thread.site);
         let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };
         let outcome = mend::mend(&mut context, &mut || thread.take_slot(), &list, &at);
-        drop((pass, alone));
         Ok::<_, MountError>(match outcome? {
             Outcome::Healed { slot, entered, failures } => {
                 thread.give_back(slot);
@@ -313,7 +320,8 @@ async fn heal(plugin: &Plugin, crew: &Arc<Crew>, volume: &Volume) -> Result<Trie
             }
             Outcome::Left(_) | Outcome::NotWanted => None,
         })
-    });
+    };
+    let mending = plugin.threads.run_by(None, crew, (source, hold), plugin.deadline, mend);
     let start = Instant::now();
     let result = mending.await.map_err(|e| e.to_string()).and_then(|mended| mended.map_err(|e| e.to_string()));
     match result {

@@ -21,6 +21,7 @@ pub mod events;
 pub mod explain;
 pub mod gate;
 pub mod heal;
+pub mod health;
 pub mod held;
 pub mod idmap;
 pub mod inspect;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -19,12 +19,13 @@ use crate::csi::door::Door;
 use crate::csi::request::{SUB_PATH, VOLUME};
 use crate::csi::status::{CallError, code, status};
 use crate::gate::Gate;
+use crate::heal::Devices;
 use crate::held::{Counter, Held};
 use crate::lookup::Lookup;
 use crate::metrics::Metrics;
 use crate::registration::Registration;
 use crate::sys::Errno;
-use crate::threads::{Crew, Threads};
+use crate::threads::{Crew, NoResult, Source, Threads};
 
 /// How long counting the mounted volumes may take; 50,000 mounts are read in 0.1 s.
 const COUNT_DEADLINE: Duration = Duration::from_secs(2);
@@ -48,6 +49,8 @@ pub struct Plugin {
     pub door: Door,
     /// The mount threads.
     pub threads: Threads,
+    /// The file systems that entries and volumes lie on, as far as they are known.
+    pub devices: RwLock<Arc<Devices>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Counts the mounted volumes.
@@ -118,16 +121,6 @@ impl Plugin {
         self.store.current().ok_or_else(|| self.store.stats().last_error.unwrap_or_default())
     }
 
-    /// Why volumes don't come or can't be served now.
-    ///
-    /// # Errors
-    /// What is missing.
-    pub fn ready(&self) -> Result<(), String> {
-        self.able()?;
-        self.lookup.as_ref().map_or(Ok(()), |lookup| lookup.ready())?;
-        self.registration.as_ref().map_or(Ok(()), |registration| registration.state().ready())
-    }
-
     /// Why the plugin can't mount now, if it can't. This is what Probe answers: the kubelet and the API server are
     /// left out, because a caller of Probe may be waiting to register the plugin.
     ///
@@ -135,6 +128,15 @@ impl Plugin {
     /// What is missing.
     pub fn able(&self) -> Result<(), String> {
         self.list()?;
+        self.has_threads()?;
+        self.has_workers()
+    }
+
+    /// Whether there is a thread in the mount namespace where mounts are made.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn has_threads(&self) -> Result<(), String> {
         let proc = &self.threads.site().proc;
         // The kubelet's namespace is known from its first call on; before, that of PID 1 is the best guess, which an
         // unprivileged plugin (`hostmount try`) may not enter.
@@ -146,12 +148,22 @@ impl Plugin {
         self.threads.warm(&crew).map_err(|e| e.to_string())
     }
 
+    /// Whether threads are left that don't hang.
+    ///
+    /// # Errors
+    /// How many do.
+    pub fn has_workers(&self) -> Result<(), String> {
+        self.threads.exhausted().map_or(Ok(()), |stuck| Err(NoResult::Exhausted { stuck }.to_string()))
+    }
+
     /// Counts the mounted volumes, for the metrics too, whose count stays as it was if that fails.
     /// None, if a thread is not to be had in time, or nobody has called yet.
     pub async fn count_held(&self) -> Option<Held> {
         let crew = self.threads.latest()?;
         let counter = Arc::clone(&self.counter);
-        let counting = self.threads.run(&crew, "metrics", COUNT_DEADLINE, move |thread, _| counter.count(&thread.site));
+        let counting = self
+            .threads
+            .run(&crew, Source::own("metrics"), COUNT_DEADLINE, move |thread, _| counter.count(&thread.site));
         match counting.await {
             // The one that counts now takes it down.
             Ok(Err(Errno::EAGAIN)) => return None,
@@ -163,6 +175,17 @@ impl Plugin {
             Err(error) => tracing::warn!(%error, "the mounted volumes cannot be counted"),
         }
         None
+    }
+
+    /// The file systems that entries and volumes lie on, as they are known now.
+    #[must_use]
+    pub fn devices(&self) -> Arc<Devices> {
+        Arc::clone(&self.devices.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes down which file systems entries and volumes lie on.
+    pub fn lie_on(&self, devices: Arc<Devices>) {
+        *self.devices.write().unwrap_or_else(PoisonError::into_inner) = devices;
     }
 
     /// Runs a call inside its span, counts it, and turns its error into a status.

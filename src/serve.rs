@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -182,6 +182,7 @@ pub fn build(args: &ServeArgs) -> Result<Plugin, String> {
         whose: args.mount_namespace,
         store,
         gate: Gate::default(),
+        devices: RwLock::default(),
         door: Door::new(args.max_connections),
         under_way: UnderWay::default(),
     })

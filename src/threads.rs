@@ -2,22 +2,24 @@
 //!
 //! A system call on a dead NFS server or a stopped FUSE daemon can hang for ever and can't be interrupted. tokio's
 //! blocking pool is no place for that: its threads share our own mount namespace, are bounded, and are waited for at
-//! shutdown. Here a caller waits until its deadline and no longer; the thread is then counted as stuck under the
-//! name of the source that it works for, and other work gets another thread. Which job gets which thread is decided by
-//! `queue`; `lead` has a call that is alone done by the very thread that has read it.
+//! shutdown. Here a caller waits until its deadline and no longer; the thread is then counted as stuck on what it works for
+//! ([`Source`]), and other work gets another thread. Which job gets which thread is decided by `queue`; `lead` has a call that
+//! is alone done by the very thread that has read it.
 
 mod crew;
 mod job;
 mod lead;
 mod queue;
 mod seat;
+mod source;
+mod tally;
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::gate::Pass;
 use crate::shortage;
 use crate::site::Site;
 use crate::sys::Errno;
@@ -26,10 +28,12 @@ use crate::workshop;
 use crew::work;
 pub use crew::{Crew, MountThread};
 pub use job::Job;
-use job::Work;
+use job::{Progress, Work};
 pub use lead::{Lead, Serving};
-pub use queue::PER_SOURCE;
 use queue::{Pending, Queue, Running, SLOW, Whose};
+use source::Level;
+pub use source::{Device, PER_DEVICE, PER_ENTRY, PER_SOURCE, Source};
+use tally::Full;
 
 /// How long a job that was left to a thread at work ([`Queue::is_served`]) waits before it gets another one. tokio's clock knows no less.
 const SERVED: Duration = Duration::from_millis(1);
@@ -56,8 +60,17 @@ pub enum NoResult {
     Stuck {
         /// How many.
         stuck: usize,
-        /// What the jobs work for.
+        /// What hangs.
         source_name: String,
+    },
+    /// So many threads hang, on whatever it is, that none is left.
+    #[error(
+        "{stuck} earlier calls still hang, the most that may: no more are started until one returns; look at the servers of the \
+         node's file systems"
+    )]
+    Exhausted {
+        /// How many.
+        stuck: usize,
     },
     /// No thread could enter the namespace.
     #[error("no thread could be started in the caller's mount namespace: {0}{advice}", advice = shortage::thread_advice(*.0))]
@@ -65,6 +78,38 @@ pub enum NoResult {
     /// The job ended without an answer, by a panic.
     #[error("the job ended without an answer; see the plugin's log")]
     Lost,
+}
+
+/// What nobody else may work on meanwhile.
+pub(crate) type Passes = [Option<Pass>; 2];
+
+/// What a job keeps others from, and how long.
+#[derive(Debug)]
+pub struct Hold {
+    passes: Passes,
+    /// Whether it may change something from its first instant.
+    at_once: bool,
+}
+
+impl Hold {
+    /// Nothing.
+    #[must_use]
+    pub const fn nothing() -> Self {
+        Self { passes: [None, None], at_once: true }
+    }
+
+    /// Until it has ended, also if its caller has gone.
+    #[must_use]
+    pub const fn to_its_end(passes: Passes) -> Self {
+        Self { passes, at_once: true }
+    }
+
+    /// The same, but if its caller goes before the job has asked whether it may begin, others may at once: it never will. So a
+    /// source that hangs doesn't keep a volume from being unpublished.
+    #[must_use]
+    pub const fn once_begun(passes: Passes) -> Self {
+        Self { passes, at_once: false }
+    }
 }
 
 /// A job that was taken in.
@@ -158,22 +203,22 @@ impl Threads {
         lock(&self.caller).clone().or_else(|| lock(&self.crews).last().cloned())
     }
 
-    /// Runs a job on a thread of the crew and waits for it, but not past the deadline. `source_name` says in the
-    /// log and in errors what the job may hang on.
+    /// Runs a job on a thread of the crew and waits for it, but not past the deadline. `source` says what the job may hang on.
     ///
     /// # Errors
     /// [`NoResult`].
     pub fn run<T: Send + 'static>(
         &self,
         crew: &Arc<Crew>,
-        source_name: &str,
+        source: Source,
         deadline: Duration,
         job: impl Job<T>,
     ) -> impl Future<Output = Result<T, NoResult>> {
-        self.run_by(None, crew, source_name, deadline, job)
+        self.run_by(None, crew, (source, Hold::nothing()), deadline, job)
     }
 
-    /// As [`Threads::run`]. For a call that is served in the runtime of `lead`, whoever leads does the job if the call is alone.
+    /// As [`Threads::run`], and keeps others from what the job changes. For a call that is served in the runtime of `lead`, whoever
+    /// leads does the job if the call is alone.
     ///
     /// # Errors
     /// [`NoResult`].
@@ -181,20 +226,20 @@ impl Threads {
         &self,
         lead: Option<&Lead>,
         crew: &Arc<Crew>,
-        source_name: &str,
+        (source, hold): (Source, Hold),
         deadline: Duration,
         job: impl Job<T>,
     ) -> impl Future<Output = Result<T, NoResult>> {
-        let given_up = Arc::default();
+        let progress = Arc::new(if hold.at_once { Progress::begun() } else { Progress::default() });
         // Boxed before anything is waited for: what waits for it, and all that waits for that, is the smaller by it.
-        let (work, mut answer) = job::post(job, &given_up);
+        let (work, mut answer) = job::post(job, &progress);
         async move {
-            let source: Arc<str> = source_name.into();
             let until = Instant::now() + deadline;
             let late = lead.map(Lead::taken_over);
-            let Submitted { id, by } = self.submit(lead, crew, Arc::clone(&source), work)?;
+            let name = Arc::clone(&source.name);
+            let Submitted { id, by } = self.submit(lead, crew, source, work)?;
             // Dropped at the deadline, but also when the caller hangs up and the whole call is dropped.
-            let mut waiter = Waiter { crew, source: &source, id, given_up, waiting: true };
+            let mut waiter = Waiter { crew, source: &name, id, progress, passes: hold.passes, waiting: true };
             let mut came = None;
             if let (By::Leader, Some(late)) = (by, late) {
                 // Nobody could tell of a deadline while the leader is away, and a timer costs a system call.
@@ -210,7 +255,7 @@ impl Threads {
                 match tokio::time::timeout(left.min(look_after), &mut answer).await {
                     Ok(answer) => came = Some(answer),
                     Err(_) if until <= Instant::now() => break,
-                    // Threads that were busy when the job came may be slow by now, so that it gets one of its own.
+                    // Threads that were busy when the job came may be slow by now, so that it gets one of its own; or hang.
                     Err(_) => self.see_to(crew, id)?,
                 }
                 look_after = SLOW;
@@ -220,7 +265,7 @@ impl Threads {
             match came {
                 Some(Ok(result)) => result,
                 Some(Err(_)) => Err(NoResult::Lost),
-                None => Err(NoResult::Deadline { waited: deadline, source_name: source_name.to_owned() }),
+                None => Err(NoResult::Deadline { waited: deadline, source_name: name.to_string() }),
             }
         }
     }
@@ -229,40 +274,39 @@ impl Threads {
         &self,
         lead: Option<&Lead>,
         crew: &Arc<Crew>,
-        source: Arc<str>,
+        source: Source,
         work: Box<dyn Work>,
     ) -> Result<Submitted, NoResult> {
         let mut queue = lock(&crew.queue);
-        let stuck = queue.stuck(&source);
-        if stuck >= PER_SOURCE {
-            return Err(NoResult::Stuck { stuck, source_name: source.to_string() });
-        }
-        let id = queue.next_job;
-        queue.next_job += 1;
         let since = Instant::now();
+        queue.admits(&source, false, since).map_err(|full| refused(&source, full))?;
+        let id = queue.number();
         let whose = if lead.is_some() { Whose::Call } else { Whose::Own };
-        let mut pending = Pending { id, source: Arc::clone(&source), whose, work };
+        let mut pending = Pending { id, source, whose, work };
         if let Some(lead) = lead
-            && queue.comes_alone()
-            && stuck == 0
+            && queue.is_for_leader(&pending.source)
         {
+            let source = pending.source.clone();
             match lead.give(crew, pending) {
-                Ok(()) => {
-                    queue.running.insert(id, Running { source, whose, since, given_up: false, led: true });
+                None => {
+                    let passes = Passes::default();
+                    queue.begin(id, Running { source, whose, since, given_up: false, led: true, passes });
                     return Ok(Submitted { id, by: By::Leader });
                 }
-                Err(back) => pending = back,
+                Some(back) => pending = back,
             }
         }
-        let served = queue.is_served(&source, since);
-        queue.jobs.push_back(pending);
+        let served = queue.is_served(&pending.source, since);
+        queue.push(pending, since);
         if served {
             return Ok(Submitted { id, by: By::Server });
         }
         if queue.wants_thread()
             && let Err(error) = self.start(crew, &mut queue)
         {
-            queue.jobs.pop_back();
+            let back = queue.withdraw(id, since);
+            drop(queue);
+            drop(back);
             return Err(error);
         }
         let idle = queue.next_to_wake();
@@ -270,14 +314,18 @@ impl Threads {
         Ok(Submitted { id, by: By::Another })
     }
 
-    /// Gets a job that still waits for a thread one of its own, if it may have one.
+    /// Gets a job that still waits for a thread one of its own, if it may have one. It fails if what it may have hangs.
     fn see_to(&self, crew: &Arc<Crew>, id: u64) -> Result<(), NoResult> {
         let mut queue = lock(&crew.queue);
+        let Some(source) = queue.waits(id) else { return Ok(()) };
+        queue.admits(source, true, Instant::now()).map_err(|full| refused(source, full))?;
+        if !queue.has_room(source) {
+            return Ok(());
+        }
         if queue.wants_thread() {
             self.start(crew, &mut queue)?;
         }
-        let waits = queue.jobs.iter().any(|job| job.id == id);
-        let idle = if waits { queue.next_to_wake() } else { None };
+        let idle = queue.next_to_wake();
         wake(queue, idle);
         Ok(())
     }
@@ -323,11 +371,19 @@ impl Threads {
     pub fn stuck(&self) -> HashMap<String, usize> {
         let mut all = HashMap::new();
         for crew in lock(&self.crews).iter() {
-            for running in lock(&crew.queue).running.values().filter(|running| running.given_up) {
-                *all.entry(running.source.to_string()).or_default() += 1;
+            for source in lock(&crew.queue).hanging() {
+                *all.entry(source.name.to_string()).or_default() += 1;
             }
         }
         all
+    }
+
+    /// How many threads hang, where they are so many that volumes can end, but nothing else can be done.
+    #[must_use]
+    pub fn exhausted(&self) -> Option<usize> {
+        let crew = self.latest()?;
+        let now = Instant::now();
+        lock(&crew.queue).exhausted(now)
     }
 
     /// Unmounts the workshops, removes the driver's directory if nothing is left in it, and lets the idle threads end.
@@ -346,11 +402,21 @@ impl Threads {
                 workshop::remove_driver_dir(&thread.site, &driver);
                 closed
             };
-            if let Ok(Err((place, errno))) = self.run(&crew, "workshop", Duration::from_secs(5), close).await {
+            if let Ok(Err((place, errno))) =
+                self.run(&crew, Source::own("workshop"), Duration::from_secs(5), close).await
+            {
                 tracing::warn!(path = %place.display(), %errno, "the workshop could not be unmounted");
             }
             lock(&crew.queue).close();
         }
+    }
+}
+
+/// Why a job isn't taken in.
+fn refused(source: &Source, Full { level, hanging }: Full) -> NoResult {
+    match level {
+        Level::Everything => NoResult::Exhausted { stuck: hanging },
+        _ => NoResult::Stuck { stuck: hanging, source_name: source.hanging(level) },
     }
 }
 
@@ -360,7 +426,8 @@ struct Waiter<'a> {
     crew: &'a Crew,
     source: &'a str,
     id: u64,
-    given_up: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+    passes: Passes,
     waiting: bool,
 }
 
@@ -369,14 +436,16 @@ impl Drop for Waiter<'_> {
         if !self.waiting {
             return;
         }
+        let now = Instant::now();
         let mut queue = lock(&self.crew.queue);
-        self.given_up.store(true, Ordering::SeqCst);
-        if let Some(running) = queue.running.get_mut(&self.id) {
-            running.given_up = true;
+        let may_go_on = self.progress.give_up();
+        if let Some(running) = queue.give_up(self.id, now) {
+            if may_go_on {
+                running.passes = std::mem::take(&mut self.passes);
+            }
             tracing::warn!(source = self.source, "a mount thread is still at work for a call that was given up");
         }
-        let at = queue.jobs.iter().position(|job| job.id == self.id);
-        let dropped = at.and_then(|at| queue.jobs.remove(at));
+        let dropped = queue.withdraw(self.id, now);
         drop(queue);
         // Not under the lock: it may hold whatever its caller has given it.
         drop(dropped);

@@ -20,7 +20,7 @@ use crate::site::Site;
 use crate::sys::Errno;
 use crate::sys::calls::Calls;
 use crate::sys::namespace::{MountNamespace, Proc};
-use crate::threads::{Crew, NoResult, Threads};
+use crate::threads::{Crew, NoResult, Source, Threads};
 use crate::volume::AbsPath;
 
 /// Where to look, and for how long.
@@ -132,13 +132,13 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// Takes a look on a mount thread. `what` names what it may hang on.
+    /// Takes a look on a mount thread. `what` is what it may hang on.
     ///
     /// # Errors
     /// [`NoResult`]: above all, that it didn't come back in time.
     pub async fn look<T: Send + 'static>(
         &self,
-        what: &str,
+        what: Source,
         work: impl FnOnce(&Site) -> T + Send + 'static,
     ) -> Result<T, NoResult> {
         self.threads.run(&self.crew, what, self.patience, move |thread, _| work(&thread.site)).await

@@ -20,7 +20,7 @@ use crate::note::{Note, Shown};
 use crate::plan::Gone;
 use crate::plugin::Plugin;
 use crate::sys::Errno;
-use crate::threads::{Crew, NoResult};
+use crate::threads::{Crew, NoResult, Source};
 use crate::volume::PodIdentity;
 
 /// How long a source may take to answer. Most answer within microseconds.
@@ -185,7 +185,7 @@ pub async fn watch(
 
 /// The volumes with their pods, as far as those are noted. They aren't kept: nobody else asks for them.
 async fn pods_of(plugin: &Plugin, crew: &Arc<Crew>, volumes: Vec<Arc<Volume>>) -> Vec<(Arc<Volume>, Arc<PodIdentity>)> {
-    let reading = plugin.threads.run(crew, "notes", NOTES, move |thread, _| {
+    let reading = plugin.threads.run(crew, Source::own("notes"), NOTES, move |thread, _| {
         let pod = |volume: Arc<Volume>| {
             let pod = Note::of(&thread.site, &volume.path)?.owner.pod?;
             Some((volume, pod))
@@ -209,12 +209,13 @@ fn tell(volume: &Volume, vital: Vital, volumes: usize) {
 
 /// How a volume's source is; none if that can't be told now, as when the volume is gone.
 async fn ask(plugin: &Plugin, crew: &Arc<Crew>, volume: &Volume) -> Option<Vital> {
-    let source = volume.note.full_path().to_string_lossy().into_owned();
+    let entry = volume.note.owner.entry.as_str();
+    let source = Source::published(&volume.note.full_path(), Some(entry), Some(volume.shown.device));
     if crew.hangs_on(&source) {
         return Some(Vital::Hung);
     }
     let path = volume.path.clone();
-    let asking = plugin.threads.run(crew, &source, PATIENCE, move |thread, _| engine::health(&thread.site, &path));
+    let asking = plugin.threads.run(crew, source, PATIENCE, move |thread, _| engine::health(&thread.site, &path));
     match asking.await {
         Ok(Ok(gone)) => Some(gone.into()),
         Ok(Err(MountError::Target { errno, .. })) if crate::sys::stat::is_dead(errno) => Some(Vital::Dead(errno)),

@@ -61,8 +61,8 @@ fn a_refused_allow_list_is_told_and_is_no_reason_to_restart() {
         assert_eq!(node.get("/readyz"), (200, "ok\n".to_owned()));
         assert_eq!(node.get("/nothing").0, 404);
         fs::write(node.root.join("entries.yaml"), "entries: [{name: BAD}]").unwrap();
-        eventually("the fault is told", || node.get("/healthz").1.contains("allow-list refused"));
-        assert_eq!(node.get("/healthz").0, 200);
+        eventually("the fault is told", || node.get("/healthz") == (200, "degraded: allow-list\n".to_owned()));
+        assert!(node.log().contains("part=\"allow-list\"") && node.log().contains("entries[0].name"), "{}", node.log());
         assert_eq!(node.get("/readyz").0, 200);
         assert_eq!(node.metric("hostmount_allow_list_good"), 0.0);
         assert_eq!(node.metric("hostmount_allow_list_refusals_total"), 1.0);
@@ -83,7 +83,10 @@ fn it_answers_while_mount_threads_hang() {
         assert_eq!(node.get("/healthz").0, 200);
         assert_eq!(node.get("/readyz").0, 200);
         assert_eq!(node.metric("hostmount_stuck_threads"), 4.0);
-        assert!(node.get("/healthz").1.contains("4 mount threads hang on /mnt/data/fuse"));
+        // Which part, and no path: that is for the log.
+        assert_eq!(node.get("/healthz").1, "degraded: sources\n");
+        let told = |log: &str| log.matches("mount threads hang: 4 on /mnt/data/fuse").count();
+        assert_eq!(told(&node.log()), 1, "{}", node.log());
         assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
         drop(fuse);
         eventually("the threads are back", || node.metric("hostmount_stuck_threads") == 0.0);

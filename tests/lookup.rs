@@ -128,14 +128,17 @@ fn without_an_api_server_nothing_is_guessed() {
         let node = node_with(&api, "0.2");
         api.add(inline_pod("p", "HostToContainer"));
         let request = node.inline("p", &[("volume", "data")]);
-        eventually("the failure is known", || node.get("/readyz").1.contains("the server is down"));
+        eventually("the failure is known", || {
+            node.get("/readyz") == (503, "not ready: pod-lookup\n".to_owned())
+                && node.log().contains("the server is down")
+        });
         let status = node.refused(&request, Code::Unavailable, &["ml/pod-p"]);
         node.logged(&status, &["the server is down"]);
         // Nor of a volume that says its propagation: more depends on the pod than that.
         let says = node.inline("says", &[("volume", "data"), ("propagation", "HostToContainer")]);
         let status = node.refused(&says, Code::Unavailable, &["ml/pod-says"]);
         node.logged(&status, &["the server is down"]);
-        assert!(node.get("/healthz").1.contains("the server is down"));
+        assert_eq!(node.get("/healthz"), (200, "degraded: pod-lookup\n".to_owned()));
         assert_eq!(node.metric("hostmount_pod_watch_good"), 0.0);
 
         api.down(false);

@@ -55,8 +55,9 @@ fn readiness_follows_the_kubelet_s_verdict() {
     in_namespace(|| {
         let node = Node::start_with(&ARGS);
         eventually("a socket", || socket("").exists());
-        let (code, text) = node.get("/readyz");
-        assert!(code == 503 && text.contains("has not registered"), "{code} {text}");
+        let unready = (503, "not ready: registration\n".to_owned());
+        assert_eq!(node.get("/readyz"), unready);
+        assert!(node.log().contains("has not registered"), "{}", node.log());
         assert_eq!(fs::metadata(socket("")).unwrap().permissions().mode() & 0o777, 0o600);
 
         let info = register(&node, &socket(""), Ok(()));
@@ -68,8 +69,8 @@ fn readiness_follows_the_kubelet_s_verdict() {
         assert_eq!(node.metric("hostmount_registered"), 1.0);
 
         register(&node, &socket(""), Err("no such driver"));
-        let (code, text) = node.get("/readyz");
-        assert!(code == 503 && text.contains("no such driver"), "{code} {text}");
+        assert_eq!(node.get("/readyz"), unready);
+        assert!(node.log().contains("the kubelet refused to register the plugin: no such driver"), "{}", node.log());
         // Not a reason to restart: the volumes that are there go on working.
         assert_eq!(node.get("/healthz").0, 200);
         assert_eq!(node.metric("hostmount_registered"), 0.0);
@@ -176,7 +177,9 @@ fn a_plugin_that_ends_leaves_no_directory_among_the_kubelets() {
 fn a_directory_that_was_deleted_comes_back_or_asks_for_a_restart() {
     in_namespace(|| {
         let mut node = Node::start_with(&["--registration-dir=/mnt/held", "--admin-address=127.0.0.1:0"]);
-        eventually("no directory, no socket", || node.get("/readyz").1.contains("cannot find the plugin"));
+        eventually("no directory, no socket", || {
+            node.get("/readyz").1.contains("not ready: registration\n") && node.log().contains("cannot find the plugin")
+        });
         fs::create_dir("/mnt/held").unwrap();
         eventually("a socket", || fs::read_dir("/mnt/held").unwrap().next().is_some());
         assert_eq!(node.get("/healthz").0, 200);
@@ -187,6 +190,7 @@ fn a_directory_that_was_deleted_comes_back_or_asks_for_a_restart() {
         fs::remove_dir_all(REGISTRY).unwrap();
         eventually("a restart is asked for", || node.get("/healthz").0 == 503);
         let (_, text) = node.get("/healthz");
-        assert!(text.contains("was deleted"), "{text}");
+        assert!(text.contains("failed: registration-directory\n"), "{text}");
+        assert!(node.log().contains("it was deleted; a restart finds the one that is there now"), "{}", node.log());
     });
 }

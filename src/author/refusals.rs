@@ -236,6 +236,13 @@ impl ForAuthor for NoResult {
                 ASK,
                 " to look at its server"
             ],
+            Self::Exhausted { stuck } => author![
+                *stuck,
+                " earlier calls still hang on file systems of the node, the most that may: no more are started until one \
+                 returns; ",
+                ASK,
+                " to look at their servers"
+            ],
             Self::NoThread(errno) => {
                 author!["no thread could be started for the call: ", *errno, lacks(*errno), "; ", ASK]
             }

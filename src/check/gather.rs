@@ -13,7 +13,7 @@ use crate::site::Site;
 use crate::sys::Errno;
 use crate::sys::calls;
 use crate::sys::namespace::Proc;
-use crate::threads::Threads;
+use crate::threads::{Source, Threads};
 use crate::tree::mountinfo::{self, Table};
 use crate::visit::{Visit, VisitArgs, find_kubelet, text};
 use crate::volume::AbsPath;
@@ -191,7 +191,7 @@ impl Look<'_> {
         otherwise: T,
         work: impl FnOnce(&Site) -> T + Send + 'static,
     ) -> T {
-        self.visit.look(what, work).await.unwrap_or(otherwise)
+        self.visit.look(Source::own(what), work).await.unwrap_or(otherwise)
     }
 }
 

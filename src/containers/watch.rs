@@ -19,6 +19,7 @@ use crate::heal::Volume;
 use crate::plugin::Plugin;
 use crate::site::Site;
 use crate::sys::{Errno, path, stat, statmount};
+use crate::threads::Source;
 use crate::tree::mountinfo::{self, Walk};
 
 /// It is looked again after so many times the processor's time that the look took: 0.05 % of a core at most.
@@ -43,7 +44,7 @@ pub async fn watch(plugin: Arc<Plugin>, volumes: Receiver<Arc<Vec<Arc<Volume>>>>
             continue;
         }
         let list = plugin.list().ok();
-        let looking = plugin.threads.run(&crew, "containers", DEADLINE, move |thread, _| {
+        let looking = plugin.threads.run(&crew, Source::own("containers"), DEADLINE, move |thread, _| {
             let start = own_time()?;
             let counts = count(&thread.site, &known, list.as_deref())?;
             Ok::<_, Errno>((counts, own_time()?.saturating_sub(start)))

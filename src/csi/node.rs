@@ -12,7 +12,6 @@ use super::status::CallError;
 use crate::author::ForAuthor;
 use crate::config::{Missing, MountFlags};
 use crate::engine::{self, AttachJob, Context};
-use crate::gate::Pass;
 use crate::lookup::{Lookup, LookupError};
 use crate::mount_error::MountError;
 use crate::note::{Asked, Note, Owner};
@@ -22,9 +21,9 @@ use crate::pod::PodWish;
 use crate::policy::{self, Grant, Wish};
 use crate::site::Site;
 use crate::sys::stat::{MountAttrs, Usage};
-use crate::threads::{Crew, Job, Lead, MountThread, NoResult};
+use crate::threads::{Crew, Hold, Job, Lead, MountThread, NoResult, Source};
 use crate::vitals::Vital;
-use crate::volume::{KubeletPath, PodIdentity, VolumeKind, VolumeRef};
+use crate::volume::{EntryName, KubeletPath, PodIdentity, VolumeKind, VolumeRef};
 use crate::wire::csi;
 use csi::node_service_capability::rpc::Type as Rpc;
 use csi::volume_health::VolumeHealthEntry;
@@ -50,27 +49,31 @@ impl Node {
         &self.plugin.threads.site().kubelet_dir
     }
 
-    /// Runs a job on a mount thread of the caller. The pass goes with the job, not with the wait: while a hung job
-    /// may still change the target, nobody else gets at it.
+    /// Runs a job on a mount thread of the caller.
     fn on_thread<T: Send + 'static>(
         &self,
         crew: &Arc<Crew>,
-        source: &str,
-        pass: Option<Pass>,
+        source: Source,
+        hold: Hold,
         job: impl Job<Result<T, MountError>>,
     ) -> impl Future<Output = Result<T, CallError>> {
-        let work = move |thread: &mut MountThread, cancelled: &dyn Fn() -> bool| {
-            let result = job(thread, cancelled);
-            drop(pass);
-            result
-        };
-        self.plugin.threads.run_by(Some(&self.lead), crew, source, self.plugin.deadline, work).map(|ran| Ok(ran??))
+        self.plugin
+            .threads
+            .run_by(Some(&self.lead), crew, (source, hold), self.plugin.deadline, job)
+            .map(|ran| Ok(ran??))
     }
 
-    async fn attach(&self, crew: &Arc<Crew>, job: AttachJob) -> Result<bool, CallError> {
-        let pass = self.plugin.gate.enter(job.target.as_path())?;
-        let source = job.source.full();
-        self.on_thread(crew, &source.to_string_lossy(), Some(pass), move |thread, cancelled| {
+    /// A directory of an entry, as what may hang.
+    fn source(&self, entry: &EntryName, path: &SourcePath) -> Source {
+        let device = self.plugin.devices().of_entry(entry, path.sub_path.is_some());
+        Source::directory(&path.full(), entry.as_str(), device)
+    }
+
+    async fn attach(&self, crew: &Arc<Crew>, entry: &EntryName, job: AttachJob) -> Result<bool, CallError> {
+        // While a hung job may still change the target, nobody else gets at it; before it does, who unpublishes does.
+        let hold = Hold::once_begun([Some(self.plugin.gate.enter(job.target.as_path())?), None]);
+        let source = self.source(entry, &job.source);
+        self.on_thread(crew, source, hold, move |thread, cancelled| {
             let site = Arc::clone(&thread.site);
             let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };
             let slot = engine::attach(&mut context, &mut || thread.take_slot(), &job)?;
@@ -85,9 +88,9 @@ impl Node {
     }
 
     async fn detach(&self, crew: &Arc<Crew>, at: &VolumeAt, remove: bool) -> Result<(), CallError> {
-        let pass = self.plugin.gate.enter(at.path.as_path())?;
+        let hold = Hold::to_its_end([Some(self.plugin.gate.enter(at.path.as_path())?), None]);
         let path = at.path.clone();
-        self.on_thread(crew, &at.id, Some(pass), move |thread, cancelled| {
+        self.on_thread(crew, Source::ending(&at.id), hold, move |thread, cancelled| {
             let mut context = Context { site: &thread.site, cancelled, step: &mut |run, step| run.run(step) };
             engine::detach(&mut context, &path, remove)
         })
@@ -103,10 +106,14 @@ impl Node {
         // Whatever source the volume is of: what hangs is counted there, however many volumes it has.
         let path = at.path.clone();
         let noted = move |thread: &mut MountThread, _: &dyn Fn() -> bool| Ok(Note::of(&thread.site, &path));
-        let source = self.on_thread(crew, "notes", None, noted).await?;
-        let source = source.map_or_else(|| at.id.clone(), |note| note.full_path().to_string_lossy().into_owned());
+        let note = self.on_thread(crew, Source::own("notes"), Hold::nothing(), noted).await?;
+        let device = self.plugin.devices().of_volume(&at.path);
+        let source = match note {
+            Some(note) => Source::published(&note.full_path(), Some(note.owner.entry.as_str()), device),
+            None => Source::published(std::path::Path::new(&at.id), None, device),
+        };
         let path = at.path.clone();
-        self.on_thread(crew, &source, None, move |thread, _| look(&thread.site, &path)).await
+        self.on_thread(crew, source, Hold::nothing(), move |thread, _| look(&thread.site, &path)).await
     }
 
     async fn stage(&self, request: &Request<csi::NodeStageVolumeRequest>) -> Result<(), CallError> {
@@ -126,7 +133,7 @@ impl Node {
             owner: None,
             follow: false,
         };
-        self.attach(&crew_of(request)?, job).await.map(drop)
+        self.attach(&crew_of(request)?, &entry.name, job).await.map(drop)
     }
 
     /// What the pod wants of a volume, by its Pod object. None: the pod has the volume already, as it should be.
@@ -155,9 +162,9 @@ impl Node {
         if found.at_start != found.strongest && found.at_start <= entry.ceiling {
             let grant = policy::decide(&list, &Wish { propagation: Some(found.at_start), ..wish.clone() })?;
             let job = publish_job(asked, &grant);
-            let source = job.source.full();
+            let source = self.source(&grant.entry.name, &job.source);
             let look = move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_attached(&thread.site, &job);
-            if self.on_thread(crew, &source.to_string_lossy(), None, look).await? {
+            if self.on_thread(crew, source, Hold::nothing(), look).await? {
                 return Ok(None);
             }
         }
@@ -182,7 +189,7 @@ impl Node {
         if let Some(warning) = &grant.warning {
             tracing::warn!(warning);
         }
-        if self.attach(&crew, publish_job(&asked, &grant)).await? {
+        if self.attach(&crew, &grant.entry.name, publish_job(&asked, &grant)).await? {
             self.plugin.metrics.published(grant.propagation);
         }
         Ok(())
@@ -210,10 +217,10 @@ impl Node {
             let volume = request::handle(&id)?;
             let Grant { entry, sub_path, .. } = policy::decide(&*self.list()?, &for_the_node(volume))?;
             let source = SourcePath { entry: entry.path.clone(), sub_path, missing: Missing::Fail };
-            let name = source.full();
+            let on = self.source(&entry.name, &source);
             let look =
                 move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::source_health(&thread.site, &source);
-            self.on_thread(&crew, &name.to_string_lossy(), None, look).await
+            self.on_thread(&crew, on, Hold::nothing(), look).await
         } else {
             let at = VolumeAt::read_to_look(&id, "volume_publish_path", path, self.kubelet_dir())?
                 .ok_or_else(|| MountError::NotPublished { path: path.into() })?;

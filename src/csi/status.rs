@@ -74,6 +74,7 @@ pub const fn code(error: &CallError) -> Code {
         CallError::NoResult(none) => match none {
             NoResult::Deadline { .. } => Code::DeadlineExceeded,
             NoResult::Stuck { .. } => Code::Aborted,
+            NoResult::Exhausted { .. } => Code::ResourceExhausted,
             NoResult::NoThread(errno) if matches!(errno, Errno::EAGAIN) || is_shortage(*errno) => {
                 Code::ResourceExhausted
             }

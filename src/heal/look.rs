@@ -19,6 +19,7 @@ use crate::sys::{Errno, statmount};
 use crate::tree::mountinfo::{self, Table, Walk};
 use crate::volume::KubeletPath;
 
+use super::devices::Devices;
 use super::find::{self, Now, Published, Verdict};
 use super::mend;
 
@@ -56,6 +57,8 @@ pub(crate) struct Book {
     pub(crate) candidates: Vec<Arc<Volume>>,
     /// The paths that volumes were taken from.
     pub(crate) sources: Arc<Sources>,
+    /// The file systems that entries and volumes lie on.
+    pub(crate) devices: Arc<Devices>,
     /// The allow-list by which they were judged.
     list: Option<Arc<AllowList>>,
     /// Volumes of others, in the order of their paths, with the ids of their lowest mounts.
@@ -179,6 +182,7 @@ impl Book {
         }
         volumes.shrink_to_fit();
         book.volumes = Arc::new(volumes);
+        book.devices = Arc::new(Devices::of((&table, &walk), list, kubelet_dir, &book.volumes));
         let directory = |((shown, deleted), mount)| Directory { mount, shown, deleted };
         book.directories = directories.into_iter().map(directory).collect();
         // What only volumes had that are gone by now.

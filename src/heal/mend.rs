@@ -74,6 +74,10 @@ pub fn mend(
     if !matches!(verdict, Verdict::Follow | Verdict::Replace) {
         return Ok(Outcome::Left(verdict));
     }
+    // Opening the source may have hung; from here on something is changed.
+    if (context.cancelled)() {
+        return Err(MountError::Cancelled);
+    }
     let (mut entered, mut failures) = (0, Vec::new());
     if heal == Heal::Containers
         && let Some(top) = walk.mount_at(path.as_path())

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::job::Work;
 use super::lock;
-use super::queue::{LINGER, Pending, Queue, Running};
+use super::queue::{LINGER, Queue};
+use super::source::{PER_SOURCE, Source};
 use crate::site::Site;
 use crate::sys::Errno;
 use crate::sys::mount_events::MountEvents;
@@ -102,13 +103,17 @@ impl Crew {
 
     /// Takes down that a job has ended.
     pub(super) fn ended(&self, id: u64) {
-        lock(&self.queue).running.remove(&id);
+        let ended = lock(&self.queue).end(id, Instant::now());
+        // What it has held goes now, where the queue is unlocked.
+        drop(ended);
     }
 
-    /// Whether an earlier call that was given up still hangs on a source.
+    /// Whether a source hangs: an earlier job that was given up is still at work for it, or as many for its file system as may
+    /// hang on one directory.
     #[must_use]
-    pub fn hangs_on(&self, source: &str) -> bool {
-        lock(&self.queue).stuck(source) > 0
+    pub fn hangs_on(&self, source: &Source) -> bool {
+        let (directory, file_system) = lock(&self.queue).given_up(source);
+        directory > 0 || file_system >= PER_SOURCE
     }
 }
 
@@ -118,7 +123,7 @@ fn linger<'a>(crew: &'a Crew, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a
     queue.idle += 1;
     queue.awake += 1;
     let until = Instant::now() + LINGER;
-    while queue.jobs.is_empty() && !queue.closed && Instant::now() < until {
+    while !queue.has_jobs() && !queue.closed && Instant::now() < until {
         drop(queue);
         std::thread::yield_now();
         queue = lock(&crew.queue);
@@ -136,9 +141,7 @@ pub(super) fn work(thread: &mut MountThread) {
     // Whether it has had work, and not yet waited awake for more.
     let mut stay = false;
     loop {
-        if let Some(Pending { id, source, whose, mut work }) = queue.take() {
-            let since = Instant::now();
-            queue.running.insert(id, Running { source, whose, since, given_up: false, led: false });
+        if let Some((id, mut work)) = queue.take(Instant::now()) {
             drop(queue);
             thread.run(&mut *work);
             // Before it is told: the next call of who hears of it would find this one beside it, and not be alone.
@@ -160,7 +163,7 @@ pub(super) fn work(thread: &mut MountThread) {
         let (after, waited) = woken.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
         queue = after;
         queue.idle -= 1;
-        if queue.unpark(&woken) && waited.timed_out() && queue.jobs.is_empty() && queue.alive > 1 {
+        if queue.unpark(&woken) && waited.timed_out() && !queue.has_jobs() && queue.alive > 1 {
             break;
         }
     }
@@ -173,7 +176,7 @@ mod tests {
     use super::*;
     use crate::sys::calls::Calls;
     use crate::sys::namespace::Proc;
-    use crate::threads::queue::Whose;
+    use crate::threads::queue::{Pending, Whose};
     use crate::threads::{NoResult, Threads};
     use crate::volume::AbsPath;
 
@@ -182,7 +185,7 @@ mod tests {
 
     impl Work for Counts {
         fn run(&mut self, thread: &mut MountThread) {
-            self.1.send(lock(&thread.crew.queue).running.len()).unwrap();
+            self.1.send(lock(&thread.crew.queue).running()).unwrap();
         }
 
         fn refuse(&mut self, why: NoResult) {
@@ -190,7 +193,7 @@ mod tests {
         }
 
         fn tell(self: Box<Self>) {
-            self.1.send(lock(&self.0.queue).running.len()).unwrap();
+            self.1.send(lock(&self.0.queue).running()).unwrap();
         }
     }
 
@@ -203,7 +206,7 @@ mod tests {
         let (send, counts) = std::sync::mpsc::channel();
         let job = Box::new(Counts(Arc::clone(&crew), send));
         let mut queue = lock(&crew.queue);
-        queue.jobs.push_back(Pending { id: 1, source: "s".into(), whose: Whose::Call, work: job });
+        queue.push(Pending { id: 1, source: Source::own("s"), whose: Whose::Call, work: job }, Instant::now());
         queue.alive = 1;
         queue.closed = true;
         drop(queue);

@@ -4,7 +4,7 @@
 //! and the second inside it: there the call that waits is woken without a system call.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::oneshot;
 
@@ -20,7 +20,34 @@ pub(super) trait Work: Send {
     fn tell(self: Box<Self>);
 }
 
-/// What is to be done on a mount thread. It is told by its second argument when nobody waits for it any more.
+/// How far a job is, for its thread and for who waits.
+#[derive(Debug, Default)]
+pub(super) struct Progress(AtomicU8);
+
+/// The job may have changed something.
+const BEGUN: u8 = 1;
+/// Nobody waits for it any more.
+const GIVEN_UP: u8 = 2;
+
+impl Progress {
+    /// That of a job which may change something from its first instant.
+    pub(super) const fn begun() -> Self {
+        Self(AtomicU8::new(BEGUN))
+    }
+
+    /// The job is about to change something. Whether it must not, since nobody waits any more.
+    pub(super) fn begin(&self) -> bool {
+        self.0.fetch_or(BEGUN, Ordering::SeqCst) & GIVEN_UP != 0
+    }
+
+    /// Nobody waits any more. Whether the job may have changed something, and may go on; if not, it never will.
+    pub(super) fn give_up(&self) -> bool {
+        self.0.fetch_or(GIVEN_UP, Ordering::SeqCst) & BEGUN != 0
+    }
+}
+
+/// What is to be done on a mount thread. Its second argument is to be asked before anything is changed: whether nobody waits for it
+/// any more, so that it must not.
 pub trait Job<T>: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static {}
 
 impl<T, F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static> Job<T> for F {}
@@ -31,20 +58,20 @@ pub(super) type Answer<T> = oneshot::Receiver<Result<T, NoResult>>;
 struct Posted<T, F> {
     job: Option<F>,
     result: Option<Result<T, NoResult>>,
-    given_up: Arc<AtomicBool>,
+    progress: Arc<Progress>,
     send: oneshot::Sender<Result<T, NoResult>>,
 }
 
-/// A job to be given to a thread, and where its answer comes. Nobody waits for it any more once `given_up` is set.
-pub(super) fn post<T: Send + 'static>(job: impl Job<T>, given_up: &Arc<AtomicBool>) -> (Box<dyn Work>, Answer<T>) {
+/// A job to be given to a thread, and where its answer comes. `progress` tells how far it is.
+pub(super) fn post<T: Send + 'static>(job: impl Job<T>, progress: &Arc<Progress>) -> (Box<dyn Work>, Answer<T>) {
     let (send, receive) = oneshot::channel();
-    (Box::new(Posted { job: Some(job), result: None, given_up: Arc::clone(given_up), send }), receive)
+    (Box::new(Posted { job: Some(job), result: None, progress: Arc::clone(progress), send }), receive)
 }
 
 impl<T: Send, F: Job<T>> Work for Posted<T, F> {
     fn run(&mut self, thread: &mut MountThread) {
-        let Self { job, given_up, .. } = self;
-        let cancelled = || given_up.load(Ordering::SeqCst);
+        let Self { job, progress, .. } = self;
+        let cancelled = || progress.begin();
         self.result = job.take().map(|job| Ok(job(thread, &cancelled)));
     }
 
@@ -58,5 +85,22 @@ impl<T: Send, F: Job<T>> Work for Posted<T, F> {
             // The receiver is gone if the deadline has passed; then nobody wants the result.
             let _ = send.send(result);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_is_given_up_before_it_begins_changes_nothing() {
+        let early = Progress::default();
+        assert!(!early.give_up(), "what it holds can be let go");
+        assert!(early.begin(), "it must not begin");
+        let late = Progress::default();
+        assert!(!late.begin());
+        assert!(late.give_up(), "it may be at work still");
+        assert!(late.begin(), "and has to stop");
+        assert!(Progress::begun().give_up());
     }
 }

@@ -109,11 +109,13 @@ impl Lead {
     }
 
     /// Gives the leader a job, or the job back if it can't take one.
-    pub(super) fn give(&self, crew: &Arc<Crew>, pending: Pending) -> Result<(), Pending> {
+    pub(super) fn give(&self, crew: &Arc<Crew>, pending: Pending) -> Option<Pending> {
         let mut seat = lock(&self.seat);
-        seat.give((Arc::clone(crew), pending)).map_err(|(_, pending)| pending)?;
-        seat.wake();
-        Ok(())
+        let back = seat.give((Arc::clone(crew), pending));
+        if back.is_none() {
+            seat.wake();
+        }
+        back.map(|(_, pending)| pending)
     }
 
     /// Waits until a leader that has stayed away loses its seat, from this call on.

@@ -96,12 +96,12 @@ impl Seat {
     }
 
     /// Gives the leader a job, or the job back if it can't take one.
-    pub(super) fn give(&mut self, job: Given) -> Result<(), Given> {
+    pub(super) fn give(&mut self, job: Given) -> Option<Given> {
         if self.job.is_some() || !self.followed || self.ended {
-            return Err(job);
+            return Some(job);
         }
         self.job = Some(job);
-        Ok(())
+        None
     }
 
     pub(super) fn wake(&self) {

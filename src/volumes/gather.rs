@@ -27,7 +27,7 @@ use crate::observe::{self, SourcePath};
 use crate::plan::Gone;
 use crate::site::Site;
 use crate::sys::{Errno, stat};
-use crate::threads::NoResult;
+use crate::threads::{NoResult, Source};
 use crate::tree::mountinfo::{self, Table, Walk};
 use crate::visit::{Visit, VisitArgs, find_kubelet};
 use crate::vitals::Vital;
@@ -68,7 +68,8 @@ pub(super) fn gather(asked: &VisitArgs, sources: bool, config: Option<&Path>) ->
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;
     let all = runtime.block_on(async {
         let driver = asked.driver_name.clone();
-        let read = visit.look("the kubelet's directory", move |site| read(site, &driver, list.as_ref())).await;
+        let read =
+            visit.look(Source::own("the kubelet's directory"), move |site| read(site, &driver, list.as_ref())).await;
         let read = read.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo cannot be read: {e}"))?;
         let (node, mut found) = read;
         if sources {
@@ -93,7 +94,7 @@ fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<(Option<N
 /// Notes where running containers have the volumes, and with which flags.
 async fn in_containers(visit: &Visit<'_>, node: Option<Node>, found: &mut [Found], patience: Duration) {
     let sought: Vec<Sought> = found.iter().map(|found| found.sought.clone()).collect();
-    let looking = visit.look("containers", move |site| {
+    let looking = visit.look(Source::own("containers"), move |site| {
         let node = node.ok_or_else(|| "the kubelet's directory was not found in the mount table".to_owned())?;
         let mut places: Vec<Vec<InContainer>> = vec![Vec::new(); sought.len()];
         // A little sooner than it is given up, so that what was found counts.
@@ -244,13 +245,13 @@ async fn ask_all(visit: &Visit<'_>, mut found: Vec<Found>, sources: bool) -> Vec
     }
     let of_volumes = join_all(shown.into_iter().map(|(shown, first)| async {
         let path = first.path.clone();
-        // Each has a name of its own for the threads: what hangs on one source must not wait for another.
-        let name = format!("{}:{}:{}", shown.device.0, shown.device.1, shown.root.display());
-        (shown.clone(), ask(visit, &name, move |site| engine::health(site, &path)).await)
+        let name = PathBuf::from(format!("{}:{}:{}", shown.device.0, shown.device.1, shown.root.display()));
+        let on = Source::published(&name, None, Some(shown.device));
+        (shown.clone(), ask(visit, on, move |site| engine::health(site, &path)).await)
     }));
     let of_sources = join_all(paths.into_iter().map(|(path, source)| async {
-        let (name, source) = (format!("source {}", path.display()), source.clone());
-        (path, ask(visit, &name, move |site| engine::source_health(site, &source)).await)
+        let (on, source) = (Source::directory(&path, &source.entry.to_string(), None), source.clone());
+        (path, ask(visit, on, move |site| engine::source_health(site, &source)).await)
     }));
     let (of_volumes, of_sources) = futures_util::join!(of_volumes, of_sources);
     let of_volumes: HashMap<Shown, Health> = of_volumes.into_iter().collect();
@@ -266,12 +267,12 @@ async fn ask_all(visit: &Visit<'_>, mut found: Vec<Found>, sources: bool) -> Vec
 
 async fn ask(
     visit: &Visit<'_>,
-    name: &str,
+    on: Source,
     question: impl FnOnce(&Site) -> Result<Option<Gone>, MountError> + Send + 'static,
 ) -> Health {
     let begun = Arc::new(AtomicBool::new(false));
     let begins = Arc::clone(&begun);
-    let asking = visit.look(name, move |site| {
+    let asking = visit.look(on, move |site| {
         begins.store(true, Ordering::SeqCst);
         question(site)
     });
@@ -279,6 +280,8 @@ async fn ask(
         Ok(Ok(gone)) => Vital::from(gone).into(),
         Ok(Err(MountError::Target { errno, .. } | MountError::Source { errno, .. })) => refused(errno),
         Ok(Err(error)) => Health::unknown(error.to_string()),
+        // As many as may ask hang on the same.
+        Err(NoResult::Stuck { .. }) => Vital::Hung.into(),
         Err(NoResult::Deadline { .. }) if begun.load(Ordering::SeqCst) => Vital::Hung.into(),
         Err(NoResult::Deadline { .. }) => Health::unknown("so many others hang that it was not asked in time"),
         Err(error) => Health::unknown(error.to_string()),

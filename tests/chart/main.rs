@@ -33,6 +33,7 @@ fn everything() -> Value {
         "extraArgs": ["--mount-namespace=caller"], "extraEnv": [{"name": "TZ", "value": "UTC"}],
         "serviceAccount": {"name": "someone", "annotations": {"e": "f"}}, "updateStrategy": {"maxUnavailable": "10%"},
         "openshift": {"scc": true, "csiEphemeralVolumeProfile": "restricted"},
+        "networkPolicy": {"from": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]},
         "metrics": {"service": {"enabled": true, "annotations": {"g": "h"}}, "serviceMonitor": {"enabled": true},
                     "podMonitor": {"enabled": true}},
     })
@@ -196,6 +197,24 @@ fn the_csidriver_object_is_what_the_plugin_needs() {
     assert_eq!(one(&template(&everything()), "CSIDriver")["metadata"]["labels"][label], "restricted");
 }
 
+/// 338 connections of a stranger killed the plugin: nobody but the kubelet reaches the port unless the values say so.
+#[test]
+fn the_admin_port_is_open_to_those_that_the_values_name() {
+    let spec = |values: &Value| one(&template(values), "NetworkPolicy")["spec"].clone();
+    let own = spec(&json!({}));
+    let labels = json!({"app.kubernetes.io/name": "hostmount", "app.kubernetes.io/instance": "hostmount"});
+    assert_eq!(own["podSelector"]["matchLabels"], labels);
+    assert_eq!((&own["policyTypes"], &own["ingress"]), (&json!(["Ingress"]), &json!([])));
+    let from = json!([{"podSelector": {"matchLabels": {"app": "prometheus"}}}]);
+    assert_eq!(spec(&everything())["ingress"], json!([{"from": from, "ports": [{"port": 9000, "protocol": "TCP"}]}]));
+    let off = template(&json!({"networkPolicy": {"enabled": false}}));
+    assert!(of_kind(&off, "NetworkPolicy").is_empty());
+    // It listens on nothing else.
+    let objects = template(&everything());
+    let container = &one(&objects, "DaemonSet")["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["ports"].as_array().unwrap().len(), 1);
+}
+
 #[test]
 fn what_is_scraped_is_what_the_plugin_serves() {
     let objects = template(&everything());
@@ -210,7 +229,8 @@ fn what_is_scraped_is_what_the_plugin_serves() {
         assert_eq!((&endpoint["port"], &endpoint["path"]), (&json!("metrics"), &json!("/metrics")), "{kind}");
     }
     // A monitor of services needs one; nothing of it is there unless asked for.
-    let monitor = template(&json!({"metrics": {"serviceMonitor": {"enabled": true}}}));
+    let monitor = json!({"metrics": {"serviceMonitor": {"enabled": true}}, "networkPolicy": {"enabled": false}});
+    let monitor = template(&monitor);
     assert_eq!(of_kind(&monitor, "Service").len(), 1);
     let none = template(&json!({}));
     assert!(["Service", "ServiceMonitor", "PodMonitor"].iter().all(|kind| of_kind(&none, kind).is_empty()));

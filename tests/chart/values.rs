@@ -28,6 +28,8 @@ fn what_cannot_be_right_is_refused_with_its_place() {
         (json!({"admissionPolicy": {"validationActions": []}}), &["validationActions"]),
         (json!({"drainTimeoutSeconds": 60}), &["terminationGracePeriodSeconds (30)", "drainTimeoutSeconds (60)"]),
         (json!({"image": {"digest": "sha256:12"}}), &["digest"]),
+        (json!({"networkPolicy": {"from": ["10.0.0.0/8"]}}), &["networkPolicy", "from"]),
+        (json!({"metrics": {"podMonitor": {"enabled": true}}}), &["networkPolicy.from"]),
         (json!({"entries": [{"name": "a"}]}), &["entries", "path"]),
         (entry(json!({"path": "mnt/a"})), &["entries", "path"]),
         (entry(json!({"path": "/mnt/../etc"})), &["entries", "path"]),

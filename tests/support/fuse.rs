@@ -31,7 +31,7 @@ impl Fuse {
         Some(Self(device))
     }
 
-    /// Answers requests (INIT, GETATTR, STATFS) until told to stop; then the descriptor is kept open, unanswered.
+    /// Answers requests (INIT, LOOKUP, GETATTR, STATFS) until told to stop; then the descriptor is kept open, unanswered.
     pub(crate) fn serve(self, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<Self> {
         let work = move || {
             let mut fuse = self;
@@ -44,17 +44,28 @@ impl Fuse {
                 }
                 let Ok(_) = fuse.0.read(&mut request) else { continue };
                 let opcode = u32::from_ne_bytes(request[4..8].try_into().unwrap());
+                let node = u64::from_ne_bytes(request[16..24].try_into().unwrap());
+                // fuse_attr of a directory.
+                let attr = |node: u64| {
+                    let mut attr = vec![0_u8; 88];
+                    attr[..8].copy_from_slice(&node.to_ne_bytes());
+                    attr[60..64].copy_from_slice(&0o40755_u32.to_ne_bytes());
+                    attr[64..68].copy_from_slice(&2_u32.to_ne_bytes());
+                    attr
+                };
                 let body: Vec<u8> = match opcode {
                     // fuse_init_out: protocol 7.31, and sizes that mean little here.
                     26 => [7_u32, 31, 0, 0, 0, 4096].iter().flat_map(|n| n.to_ne_bytes()).chain([0; 40]).collect(),
-                    // fuse_attr_out of a directory, valid for no time.
-                    3 => {
-                        let mut out = vec![0_u8; 104];
-                        out[16..24].copy_from_slice(&1_u64.to_ne_bytes());
-                        out[76..80].copy_from_slice(&0o40755_u32.to_ne_bytes());
-                        out[80..84].copy_from_slice(&2_u32.to_ne_bytes());
-                        out
+                    // fuse_entry_out: there is a directory of any name. Valid for no time, as the next.
+                    1 => {
+                        let name = request[40..].split(|byte| *byte == 0).next().unwrap();
+                        let node = name
+                            .iter()
+                            .fold(node + 1, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+                        [node.to_ne_bytes().to_vec(), vec![0; 32], attr(node)].concat()
                     }
+                    // fuse_attr_out.
+                    3 => [vec![0; 16], attr(node)].concat(),
                     17 => vec![0; 80],
                     _ => vec![],
                 };

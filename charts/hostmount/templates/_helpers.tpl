@@ -84,6 +84,12 @@ seLinuxOptions:
 {{- if le (int .Values.terminationGracePeriodSeconds) (int .Values.drainTimeoutSeconds) -}}
 {{- fail (printf "terminationGracePeriodSeconds (%v) must be above drainTimeoutSeconds (%v)" .Values.terminationGracePeriodSeconds .Values.drainTimeoutSeconds) -}}
 {{- end -}}
+{{- $metrics := .Values.metrics -}}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.from) -}}
+{{- if or $metrics.service.enabled $metrics.serviceMonitor.enabled $metrics.podMonitor.enabled -}}
+{{- fail "metrics: nobody could read them: write the peers that may into networkPolicy.from, or set networkPolicy.enabled=false" -}}
+{{- end -}}
+{{- end -}}
 {{- $seen := dict -}}
 {{- range $i, $entry := .Values.entries -}}
 {{- if hasKey $seen $entry.name -}}

@@ -177,6 +177,7 @@ fn none() -> Vec<NoResult> {
     let mut all = every!(NoResult:
         Deadline { waited: Duration::from_secs(30), source_name: path().display().to_string() },
         Stuck { stuck: 4, source_name: path().display().to_string() },
+        Exhausted { stuck: 448 },
         NoThread(Errno::EAGAIN),
         Lost,
     );

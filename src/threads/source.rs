@@ -1,0 +1,171 @@
+//! What a job works on and may hang on, and how many threads that may take: plain data.
+//!
+//! What hangs is a file system, however many directories of it are asked for. So a job is counted several times: for its
+//! directory, of which one that hangs shall not stop the others of its entry; for its entry, where it isn't certain which
+//! file system the directory lies on (a sub-path may lead anywhere); for the file system's device, where that is known; and
+//! for all that may hang together. What ends a volume asks its source nothing, and has threads that nobody else takes.
+
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+/// The device of a file system, as major and minor number.
+pub type Device = (u32, u32);
+
+/// How many threads there may be, whatever hangs.
+pub(super) const THREADS: usize = 512;
+/// How many of them are left to what ends volumes.
+const FOR_ENDING: usize = 64;
+/// How many threads may be at work for one directory, or for one of the plugin's own purposes.
+pub const PER_SOURCE: usize = 4;
+/// How many may be at work for one entry.
+pub const PER_ENTRY: usize = 8;
+/// How many may be at work for one file system: more than for an entry, since several entries lie on one, and since a mount
+/// that was made a moment ago isn't known yet, so that what hangs on it is counted for the file system beneath.
+pub const PER_DEVICE: usize = 32;
+
+/// What is counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Level {
+    /// A directory, a volume that ends, or a purpose.
+    Name,
+    Entry,
+    Device,
+    /// All that isn't the end of a volume.
+    Everything,
+}
+
+/// One of the bounds that a job comes under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bound {
+    pub(super) level: Level,
+    /// Says what is counted. Two things that have the same one would be counted as one; of 2^64 none will.
+    pub(super) key: u64,
+    /// How many jobs may be at work.
+    pub(super) most: usize,
+    /// How many may wait while those that are at work hang.
+    pub(super) waiting: usize,
+}
+
+impl Bound {
+    fn new(level: Level, what: impl std::hash::Hash) -> Self {
+        static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        let (most, waiting) = match level {
+            Level::Name => (PER_SOURCE, PER_SOURCE),
+            Level::Entry => (PER_ENTRY, PER_ENTRY),
+            Level::Device => (PER_DEVICE, PER_DEVICE),
+            Level::Everything => (THREADS - FOR_ENDING, FOR_ENDING),
+        };
+        Self { level, key: KEYS.hash_one((level, what)), most, waiting }
+    }
+
+    pub(super) fn everything() -> Self {
+        Self::new(Level::Everything, ())
+    }
+}
+
+/// What a job works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// For the log and for errors.
+    pub(super) name: Arc<str>,
+    entry: Option<Arc<str>>,
+    bounds: [Option<Bound>; 4],
+}
+
+impl Source {
+    /// The kind tells names of one apart from the same ones of another: a volume may be called like anything.
+    fn new(kind: &str, name: &str, more: [Option<Bound>; 3]) -> Self {
+        let [first, second, third] = more;
+        let own = Bound::new(Level::Name, (kind, name));
+        Self { name: name.into(), entry: None, bounds: [Some(own), first, second, third] }
+    }
+
+    fn of_entry(path: &Path, entry: Option<&str>, bounds: [Option<Bound>; 2]) -> Self {
+        let [first, second] = bounds;
+        let new = Self::new("directory", &path.to_string_lossy(), [first, second, Some(Bound::everything())]);
+        Self { entry: entry.map(Into::into), ..new }
+    }
+
+    /// A directory beneath an entry that is looked for by its path. The device is the one that it is thought to lie on.
+    #[must_use]
+    pub fn directory(path: &Path, entry: &str, device: Option<Device>) -> Self {
+        let device = device.map(|device| Bound::new(Level::Device, device));
+        Self::of_entry(path, Some(entry), [Some(Bound::new(Level::Entry, entry)), device])
+    }
+
+    /// A published volume, that was taken from a path. Which device it lies on is certain where the mount table has told;
+    /// then it is counted for that and not for its entry, other directories of which may be well.
+    #[must_use]
+    pub fn published(path: &Path, entry: Option<&str>, device: Option<Device>) -> Self {
+        let by = match (device, entry) {
+            (Some(device), _) => Some(Bound::new(Level::Device, device)),
+            (None, Some(entry)) => Some(Bound::new(Level::Entry, entry)),
+            (None, None) => None,
+        };
+        Self::of_entry(path, entry, [by, None])
+    }
+
+    /// The end of a volume: its unpublish or unstage.
+    #[must_use]
+    pub fn ending(volume: &str) -> Self {
+        Self::new("volume", volume, [None; 3])
+    }
+
+    /// One of the plugin's own purposes, on file systems of the node itself.
+    #[must_use]
+    pub fn own(purpose: &str) -> Self {
+        Self::new("purpose", purpose, [Some(Bound::everything()), None, None])
+    }
+
+    pub(super) fn bounds(&self) -> impl Iterator<Item = &Bound> {
+        self.bounds.iter().flatten()
+    }
+
+    /// The key of its own, apart from all that it shares with others.
+    pub(super) fn key(&self) -> Option<u64> {
+        self.bounds().next().map(|bound| bound.key)
+    }
+
+    /// What hangs, where a bound is reached.
+    pub(super) fn hanging(&self, level: Level) -> String {
+        match (level, &self.entry) {
+            (Level::Entry, Some(entry)) => format!("directories of the entry {entry}"),
+            (Level::Device, _) => format!("the file system of {}", self.name),
+            _ => self.name.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shared(one: &Source, other: &Source) -> Vec<Level> {
+        one.bounds().filter(|bound| other.bounds().any(|theirs| theirs == *bound)).map(|bound| bound.level).collect()
+    }
+
+    #[test]
+    fn what_hangs_together_is_counted_together() {
+        use Level::{Device, Entry, Everything, Name};
+        let at = |path: &str, entry, device| Source::directory(Path::new(path), entry, device);
+        let one = at("/d/a", "d", Some((0, 7)));
+        assert_eq!(shared(&one, &at("/d/a", "d", Some((0, 7)))), [Name, Entry, Device, Everything]);
+        assert_eq!(shared(&one, &at("/d/b", "d", None)), [Entry, Everything]);
+        assert_eq!(shared(&one, &at("/e", "e", Some((0, 7)))), [Device, Everything]);
+        assert_eq!(shared(&one, &at("/e", "e", Some((7, 0)))), [Everything]);
+        let volume = |device| Source::published(Path::new("/d/b"), Some("d"), device);
+        assert_eq!(shared(&one, &volume(Some((0, 7)))), [Device, Everything]);
+        assert_eq!(shared(&one, &volume(Some((0, 8)))), [Everything], "its entry may hang elsewhere");
+        assert_eq!(shared(&one, &volume(None)), [Entry, Everything]);
+        assert_eq!(shared(&one, &Source::own("notes")), [Everything]);
+        assert_eq!(shared(&one, &Source::ending("/d/b")), []);
+        assert_eq!(shared(&Source::own("/d/a"), &Source::ending("/d/a")), []);
+    }
+
+    #[test]
+    fn what_ends_volumes_has_threads_of_its_own() {
+        assert_eq!(Bound::everything().most + FOR_ENDING, THREADS);
+        assert!(Source::ending("v").bounds().all(|bound| bound.level == Level::Name));
+    }
+}
