@@ -26,7 +26,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::Metrics;
 use crate::pod::object::{PersistentVolume, Pod};
-use crate::pod::{Answer, PodVolumes, PodWish};
+use crate::pod::{Answer, PodVolumes};
+use crate::propagation::MountPropagation;
 use crate::volume::{KubeletPath, PodIdentity};
 
 /// A watch that goes on from where it was says nothing until a pod changes. So a failure is over when it isn't followed by
@@ -245,7 +246,7 @@ impl Lookup {
         target: &KubeletPath,
         inline: bool,
         said: Option<&PodIdentity>,
-    ) -> Result<PodWish, LookupError> {
+    ) -> Result<MountPropagation, LookupError> {
         let start = Instant::now();
         let result = self.find(target, inline, said).await;
         self.metrics.looked_up(result.is_ok(), start.elapsed());
@@ -257,7 +258,7 @@ impl Lookup {
         target: &KubeletPath,
         inline: bool,
         said: Option<&PodIdentity>,
-    ) -> Result<PodWish, LookupError> {
+    ) -> Result<MountPropagation, LookupError> {
         let (uid, volume) = target.pod_volume().ok_or_else(|| LookupError::NotAPodVolume { path: target.clone() })?;
         let pod = self.arrival(uid, said).await?;
         let name = || format!("{}/{}", pod.namespace, pod.name);

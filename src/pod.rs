@@ -9,15 +9,6 @@ pub mod object;
 use crate::propagation::MountPropagation;
 use object::{Container, MIRROR, Pod, VolumeMount};
 
-/// What a pod wants of a volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PodWish {
-    /// The strongest of all containers, ephemeral ones too.
-    pub strongest: MountPropagation,
-    /// The same without ephemeral containers. Those join a running pod, whose volume stays as it was published.
-    pub at_start: MountPropagation,
-}
-
 /// Where a volume of a pod comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
@@ -31,7 +22,8 @@ enum Source {
 struct PodVolume {
     name: String,
     source: Source,
-    wish: PodWish,
+    /// The strongest that a container asks for, ephemeral ones too.
+    wish: MountPropagation,
 }
 
 /// What of a Pod matters here. A pod's volumes and mounts can't be changed but for added ephemeral containers.
@@ -52,16 +44,11 @@ pub struct PodVolumes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// This is wanted.
-    Wish(PodWish),
+    Wish(MountPropagation),
     /// It depends on which of the pod's claims the PersistentVolume is bound to.
     DependsOnClaim,
     /// The pod has no such volume.
     NoVolume,
-}
-
-/// The stronger in each.
-fn stronger(a: PodWish, b: PodWish) -> PodWish {
-    PodWish { strongest: a.strongest.max(b.strongest), at_start: a.at_start.max(b.at_start) }
 }
 
 /// What a mount asks for. Nothing said is None (Pod API, VolumeMount.mountPropagation); so is a value that this
@@ -79,8 +66,10 @@ impl PodVolumes {
         let meta = &pod.metadata;
         let name = meta.name.clone()?;
         let mirrored = meta.annotations.as_ref().and_then(|a| a.get(MIRROR)).cloned();
-        let strongest = |volume: &str, of: &[&[Container]]| {
-            let mounts = of.iter().copied().flatten().flat_map(|container| &container.volume_mounts);
+        // A container that joins a running pod can't change the volume that the pod has: see `Note::is_repeated_by`.
+        let containers: [&[Container]; 3] = [&spec.containers, &spec.init_containers, &spec.ephemeral_containers];
+        let strongest = |volume: &str| {
+            let mounts = containers.into_iter().flatten().flat_map(|container| &container.volume_mounts);
             mounts.filter(|m| m.name == volume).map(asked).max().unwrap_or_default()
         };
         let volumes = spec.volumes.iter().filter_map(|volume| {
@@ -89,10 +78,7 @@ impl PodVolumes {
                 _ if volume.ephemeral.is_some() => Source::Claim(format!("{name}-{}", volume.name)),
                 _ => Source::Claim(volume.persistent_volume_claim.as_ref()?.claim_name.clone()),
             };
-            let at_start = strongest(&volume.name, &[&spec.containers, &spec.init_containers]);
-            let wish =
-                PodWish { strongest: at_start.max(strongest(&volume.name, &[&spec.ephemeral_containers])), at_start };
-            Some(PodVolume { name: volume.name.clone(), source, wish })
+            Some(PodVolume { name: volume.name.clone(), source, wish: strongest(&volume.name) })
         });
         Some(Self {
             namespace: meta.namespace.clone()?,
@@ -114,7 +100,7 @@ impl PodVolumes {
     #[must_use]
     pub fn any_claim(&self) -> Answer {
         // Two volumes of one claim are published once, for both.
-        let wishes: Vec<PodWish> = self.claims().filter_map(|claim| self.wish_of(claim)).collect();
+        let wishes: Vec<MountPropagation> = self.claims().filter_map(|claim| self.wish_of(claim)).collect();
         match wishes.split_first() {
             None => Answer::NoVolume,
             Some((first, others)) if others.iter().all(|w| w == first) => Answer::Wish(*first),
@@ -135,9 +121,9 @@ impl PodVolumes {
         })
     }
 
-    fn wish_of(&self, claim: &str) -> Option<PodWish> {
+    fn wish_of(&self, claim: &str) -> Option<MountPropagation> {
         let is = |v: &&PodVolume| matches!(&v.source, Source::Claim(c) if c == claim);
-        self.volumes.iter().filter(is).map(|v| v.wish).reduce(stronger)
+        self.volumes.iter().filter(is).map(|v| v.wish).max()
     }
 }
 
@@ -156,10 +142,6 @@ mod tests {
         json!({"name": volume, "mountPath": "/x", "mountPropagation": propagation})
     }
 
-    fn wish(at_start: MountPropagation, strongest: MountPropagation) -> Answer {
-        Answer::Wish(PodWish { strongest, at_start })
-    }
-
     #[test]
     fn the_strongest_of_all_containers_counts() {
         let inline = json!([{"name": "a", "csi": {"driver": "d"}}, {"name": "b", "csi": {"driver": "d"}},
@@ -173,9 +155,9 @@ mod tests {
             "initContainers": [{"name": "3", "volumeMounts": [mount("b", "Bidirectional")]}],
             "ephemeralContainers": [{"name": "4", "volumeMounts": [mount("a", "Bidirectional")]}],
         }));
-        assert_eq!(pod.inline("d", "a"), wish(HostToContainer, Bidirectional));
-        assert_eq!(pod.inline("d", "b"), wish(Bidirectional, Bidirectional));
-        assert_eq!(pod.inline("d", "c"), wish(Nothing, Nothing));
+        assert_eq!(pod.inline("d", "a"), Answer::Wish(Bidirectional));
+        assert_eq!(pod.inline("d", "b"), Answer::Wish(Bidirectional));
+        assert_eq!(pod.inline("d", "c"), Answer::Wish(Nothing));
         assert_eq!(pod.inline("d", "other"), Answer::NoVolume);
         assert_eq!(pod.inline("d", "none"), Answer::NoVolume);
         assert_eq!(pod.any_claim(), Answer::NoVolume);
@@ -199,11 +181,11 @@ mod tests {
             }))
         };
         let same = volumes("HostToContainer");
-        assert_eq!(same.any_claim(), wish(HostToContainer, HostToContainer));
+        assert_eq!(same.any_claim(), Answer::Wish(HostToContainer));
         let differ = volumes("None");
         assert_eq!(differ.any_claim(), Answer::DependsOnClaim);
-        assert_eq!(differ.claim("ca"), wish(HostToContainer, HostToContainer));
-        assert_eq!(differ.claim("p-b"), wish(Nothing, Nothing));
+        assert_eq!(differ.claim("ca"), Answer::Wish(HostToContainer));
+        assert_eq!(differ.claim("p-b"), Answer::Wish(Nothing));
         assert_eq!(differ.claim("b"), Answer::NoVolume);
         assert_eq!(differ.service_account, "reader");
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{FutureExt, TryFutureExt};
 use tonic::{Request, Response, Status};
@@ -10,9 +11,10 @@ use tonic::{Request, Response, Status};
 use super::request::{self, Publish, Stage, VolumeAt};
 use super::status::CallError;
 use crate::config::{Missing, MountFlags};
-use crate::engine::{self, AttachJob, Context};
+use crate::engine::{self, AttachJob, Attached, Context, TakeSlot};
 use crate::gate::Pass;
 use crate::lookup::Lookup;
+use crate::metrics::Kept;
 use crate::mount_error::MountError;
 use crate::note::{Asked, Note, Owner};
 use crate::observe::SourcePath;
@@ -23,7 +25,7 @@ use crate::site::Site;
 use crate::sys::stat::{MountAttrs, Usage};
 use crate::threads::{Crew, Job, Lead, MountThread, NoResult};
 use crate::vitals::Vital;
-use crate::volume::KubeletPath;
+use crate::volume::{KubeletPath, SubPath};
 use crate::wire::csi;
 use csi::node_service_capability::rpc::Type as Rpc;
 use csi::volume_health::VolumeHealthEntry;
@@ -39,6 +41,14 @@ pub struct Node {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
+
+/// A way to make a volume appear.
+type Put = fn(&mut Context<'_>, &mut TakeSlot<'_>, &AttachJob) -> Result<Attached, MountError>;
+
+/// Under which name jobs run that ask the kubelet's own file system only.
+const NOTES: &str = "notes";
+/// How long a volume that is there already is asked whether it lives. A dead one says so at once.
+const ANSWER: Duration = Duration::from_secs(1);
 
 impl Node {
     fn list(&self) -> Result<Arc<crate::config::AllowList>, CallError> {
@@ -58,29 +68,94 @@ impl Node {
         pass: Option<Pass>,
         job: impl Job<Result<T, MountError>>,
     ) -> impl Future<Output = Result<T, CallError>> {
+        self.within(self.plugin.deadline, crew, source, pass, job)
+    }
+
+    fn within<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        crew: &Arc<Crew>,
+        source: &str,
+        pass: Option<Pass>,
+        job: impl Job<Result<T, MountError>>,
+    ) -> impl Future<Output = Result<T, CallError>> {
         let work = move |thread: &mut MountThread, cancelled: &dyn Fn() -> bool| {
             let result = job(thread, cancelled);
             drop(pass);
             result
         };
-        self.plugin.threads.run_by(Some(&self.lead), crew, source, self.plugin.deadline, work).map(|ran| Ok(ran??))
+        self.plugin.threads.run_by(Some(&self.lead), crew, source, deadline, work).map(|ran| Ok(ran??))
     }
 
+    /// Makes a volume appear. Whether it was made; not if it was there.
     async fn attach(&self, crew: &Arc<Crew>, job: AttachJob) -> Result<bool, CallError> {
+        let (attached, job) = self.put(crew, job, engine::attach).await?;
+        match attached {
+            Attached::Made(()) => Ok(true),
+            Attached::There => Ok(false),
+            Attached::Kept { agrees } => {
+                if !agrees {
+                    tracing::warn!("the volume stays as it was published: the allow-list would give it otherwise now");
+                    self.plugin.metrics.kept(Kept::AllowList);
+                }
+                Box::pin(self.renew_if_gone(crew, job)).await
+            }
+        }
+    }
+
+    async fn put(&self, crew: &Arc<Crew>, job: AttachJob, how: Put) -> Result<(Attached<()>, AttachJob), CallError> {
         let pass = self.plugin.gate.enter(job.target.as_path())?;
         let source = job.source.full();
         self.on_thread(crew, &source.to_string_lossy(), Some(pass), move |thread, cancelled| {
             let site = Arc::clone(&thread.site);
             let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };
-            let slot = engine::attach(&mut context, &mut || thread.take_slot(), &job)?;
-            let made = slot.is_some();
+            let attached = how(&mut context, &mut || thread.take_slot(), &job)?;
             // Only after success: what a failed job has left on its slot is cleared before the next use.
-            if let Some(slot) = slot {
-                thread.give_back(slot);
-            }
-            Ok(made)
+            Ok((attached.giving_back(|slot| thread.give_back(slot)), job))
         })
         .await
+    }
+
+    /// Makes a volume anew that was there already, if its directory is dead or was deleted. Whether it did.
+    ///
+    /// Its file system is asked without the target's pass: if it hangs, the volume can be unpublished all the same.
+    async fn renew_if_gone(&self, crew: &Arc<Crew>, job: AttachJob) -> Result<bool, CallError> {
+        let (source, path) = (job.source.full(), job.target.clone());
+        let look = move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::health(&thread.site, &path);
+        let deadline = self.plugin.deadline.min(ANSWER);
+        match self.within(deadline, crew, &source.to_string_lossy(), None, look).await {
+            Ok(Some(_gone)) => Ok(self.put(crew, job, engine::renew).await?.0 == Attached::Made(())),
+            // It lives, or nobody knows: it stays.
+            _ => Ok(false),
+        }
+    }
+
+    /// The answer to a call that failed: done, all the same, if what it asks for is there already.
+    async fn unless_kept(
+        &self,
+        crew: &Arc<Crew>,
+        (path, of): (KubeletPath, Option<(Owner, Option<SubPath>)>),
+        error: CallError,
+    ) -> Result<(), CallError> {
+        let whose = match &error {
+            CallError::Denied(_) | CallError::NoConfiguration(_) => Kept::AllowList,
+            CallError::Lookup(_) => Kept::Lookup,
+            CallError::NoResult(_) | CallError::Mount(_) => Kept::Source,
+            CallError::Request(_) | CallError::Busy(_) | CallError::Caller(_) => return Err(error),
+        };
+        // What a call that hangs is about to mount, and may take back, isn't there yet.
+        let Ok(pass) = self.plugin.gate.enter(path.as_path()) else { return Err(error) };
+        let look =
+            move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_kept(&thread.site, &path, of.as_ref());
+        // Its source isn't asked, and may hang.
+        match self.on_thread(crew, NOTES, Some(pass), look).await {
+            Ok(true) => {
+                tracing::warn!(%error, "the volume stays as it was published: it would be refused now");
+                self.plugin.metrics.kept(whose);
+                Ok(())
+            }
+            _ => Err(error),
+        }
     }
 
     async fn detach(&self, crew: &Arc<Crew>, at: &VolumeAt, remove: bool) -> Result<(), CallError> {
@@ -102,14 +177,27 @@ impl Node {
         // Whatever source the volume is of: what hangs is counted there, however many volumes it has.
         let path = at.path.clone();
         let noted = move |thread: &mut MountThread, _: &dyn Fn() -> bool| Ok(Note::of(&thread.site, &path));
-        let source = self.on_thread(crew, "notes", None, noted).await?;
+        let source = self.on_thread(crew, NOTES, None, noted).await?;
         let source = source.map_or_else(|| at.id.clone(), |note| note.full_path().to_string_lossy().into_owned());
         let path = at.path.clone();
         self.on_thread(crew, &source, None, move |thread, _| look(&thread.site, &path)).await
     }
 
     async fn stage(&self, request: &Request<csi::NodeStageVolumeRequest>) -> Result<(), CallError> {
-        let Stage { volume, staging } = Stage::read(request.get_ref(), self.kubelet_dir())?;
+        let read = || Stage::read(request.get_ref(), self.kubelet_dir());
+        let asked = read()?;
+        let crew = crew_of(request)?;
+        match self.stage_new(asked, &crew).await {
+            Ok(()) => Ok(()),
+            // Read once more, or each call would pay for a copy of the path.
+            Err(error) => {
+                let path = read()?.staging;
+                Box::pin(self.unless_kept(&crew, (path, None), error)).await
+            }
+        }
+    }
+
+    async fn stage_new(&self, Stage { volume, staging }: Stage, crew: &Arc<Crew>) -> Result<(), CallError> {
         let list = self.list()?;
         // Staging serves every pod of the volume on this node; who may is asked when it is published.
         let wish = Wish { volume, propagation: None, read_only: false, pod: None, check_user: false };
@@ -125,7 +213,7 @@ impl Node {
             owner: None,
             follow: false,
         };
-        self.attach(&crew_of(request)?, job).await.map(drop)
+        self.attach(crew, job).await.map(drop)
     }
 
     /// The volume as it would be published with this propagation.
@@ -135,45 +223,38 @@ impl Node {
         Ok(policy::decide(&*self.list()?, &Wish { volume, propagation, read_only: *read_only, pod, check_user: true })?)
     }
 
-    /// What the pod wants of a volume that doesn't say it itself. None: the pod has the volume already, as it should be.
-    async fn wished(
-        &self,
-        lookup: &Lookup,
-        asked: &Publish,
-        crew: &Arc<Crew>,
-    ) -> Result<Option<MountPropagation>, CallError> {
+    /// What the pod wants of a volume that doesn't say it itself.
+    async fn wished(&self, lookup: &Lookup, asked: &Publish) -> Result<MountPropagation, CallError> {
         // Who may not have the entry at all hears so at once, whatever the pod wants.
-        let least = self.grant(asked, None)?;
+        self.grant(asked, None)?;
         let wish = lookup.wish(&asked.target, asked.inline, asked.pod.as_deref()).await?;
-        tracing::debug!(strongest = %wish.strongest, at_start = %wish.at_start, "the pod's wish");
-        // A container that was added to the running pod can't change the volume that the pod has. When the
-        // kubelet repeats its call, failing it would cost the pod that volume.
-        if wish.at_start != wish.strongest && wish.at_start <= least.entry.ceiling {
-            let grant = self.grant(asked, Some(wish.at_start))?;
-            let job = publish_job(asked, &grant);
-            let source = job.source.full();
-            let look = move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_attached(&thread.site, &job);
-            if self.on_thread(crew, &source.to_string_lossy(), None, look).await? {
-                return Ok(None);
-            }
-        }
-        Ok(Some(wish.strongest))
+        tracing::debug!(%wish, "the pod's wish");
+        Ok(wish)
     }
 
     async fn publish(&self, request: &Request<csi::NodePublishVolumeRequest>) -> Result<(), CallError> {
         let asked = Publish::read(request.get_ref(), self.kubelet_dir())?;
         let crew = crew_of(request)?;
+        match self.publish_new(&asked, &crew).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let of = Some((owner(&asked), asked.volume.sub_path.clone()));
+                Box::pin(self.unless_kept(&crew, (asked.target, of), error)).await
+            }
+        }
+    }
+
+    async fn publish_new(&self, asked: &Publish, crew: &Arc<Crew>) -> Result<(), CallError> {
         let mut propagation = asked.asked.propagation;
         if let (None, Some(lookup)) = (propagation, &self.plugin.lookup) {
             // Boxed, or each call would carry along the room that a look-up takes, also where there is none.
-            let Some(wished) = Box::pin(self.wished(lookup, &asked, &crew)).await? else { return Ok(()) };
-            propagation = Some(wished);
+            propagation = Some(Box::pin(self.wished(lookup, asked)).await?);
         }
-        let grant = self.grant(&asked, propagation)?;
+        let grant = self.grant(asked, propagation)?;
         if let Some(warning) = &grant.warning {
             tracing::warn!(warning);
         }
-        if self.attach(&crew, publish_job(&asked, &grant)).await? {
+        if self.attach(crew, publish_job(asked, &grant)).await? {
             self.plugin.metrics.published(grant.propagation);
         }
         Ok(())
@@ -244,13 +325,17 @@ fn publish_job(asked: &Publish, grant: &Grant) -> AttachJob {
         lower: false,
         attrs: attrs(*read_only, *flags).union(asked.asked.attrs),
         single_writer: asked.single_writer,
-        owner: Some(Owner {
-            entry: entry.name.clone(),
-            volume_id: Some(Arc::clone(&asked.id)),
-            pod: asked.pod.clone(),
-            asked: asked.asked,
-        }),
+        owner: Some(owner(asked)),
         follow: false,
+    }
+}
+
+fn owner(asked: &Publish) -> Owner {
+    Owner {
+        entry: asked.volume.entry.clone(),
+        volume_id: Some(Arc::clone(&asked.id)),
+        pod: asked.pod.clone(),
+        asked: asked.asked,
     }
 }
 

@@ -31,7 +31,7 @@ impl Fuse {
         Some(Self(device))
     }
 
-    /// Answers requests (INIT, GETATTR, STATFS) until told to stop; then the descriptor is kept open, unanswered.
+    /// Answers requests (INIT, GETATTR, STATFS, LOOKUP) until told to stop; then the descriptor is kept open, unanswered.
     pub(crate) fn serve(self, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<Self> {
         let work = move || {
             let mut fuse = self;
@@ -58,7 +58,12 @@ impl Fuse {
                     17 => vec![0; 80],
                     _ => vec![],
                 };
-                let error: i32 = if body.is_empty() { -38 } else { 0 };
+                let error: i32 = match opcode {
+                    // LOOKUP: it holds nothing.
+                    1 => -libc::ENOENT,
+                    _ if body.is_empty() => -libc::ENOSYS,
+                    _ => 0,
+                };
                 let length = u32::try_from(16 + body.len()).unwrap();
                 let mut answer = length.to_ne_bytes().to_vec();
                 answer.extend(error.to_ne_bytes());
