@@ -13,4 +13,5 @@ mod load;
 mod pods;
 mod propagation;
 mod refusals;
+mod repeats;
 mod seeing;
