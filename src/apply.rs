@@ -1,6 +1,7 @@
 //! Runs steps, and takes them back if one fails.
 //!
-//! [`Work`] is the only implementor of [`Run`] in the program: it makes the one system call that a step stands for.
+//! [`Work`] makes the one system call that a step stands for; those that make a missing source are
+//! [`crate::make_source`]'s.
 //! Tests wrap it to let the n-th step fail or to end the process after it, on the real kernel.
 
 use std::os::fd::OwnedFd;
@@ -99,6 +100,8 @@ impl Run for Work<'_> {
                 mount::change(proc, *calls, self.top(place)?, private, true)
             }
             Step::Detach(place) => self.unmount(place, Unmount::Detach),
+            // Made by `make_source`, before there is a source to bind.
+            Step::Source(_) => Err(Errno::EINVAL),
         }
     }
 }

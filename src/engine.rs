@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use crate::apply::{Failed, Run, Stopped, Work, run_all, take_back};
 use crate::config::Missing;
 use crate::idmap;
+use crate::make_source::{self, Made, NotMade};
 use crate::mount_error::MountError;
-use crate::note::{Note, Owner};
-use crate::observe::{self, OpenSource, SourcePath, TargetPlace};
+use crate::note::{Argument, Note, Owner};
+use crate::observe::{self, Look, OpenSource, SourcePath, TargetPlace};
 use crate::plan::{self, Clear, Decision, Difference, Found, Gone, Mounted, Place, Refused, Source, Step, Wish};
 use crate::propagation::MountPropagation;
 use crate::shortage::{Full, Room};
@@ -22,7 +23,7 @@ use crate::sys::mount as sys_mount;
 use crate::sys::stat::{self, MountAttrs, Usage};
 use crate::sys::statmount;
 use crate::tree::mountinfo::{self, Table};
-use crate::volume::KubeletPath;
+use crate::volume::{KubeletPath, SubPath};
 use crate::workshop::Slot;
 
 /// What to put where.
@@ -80,7 +81,41 @@ impl Run for Hooked<'_, '_> {
     }
 }
 
-/// Makes a volume appear at its target. `None` if it was there already, else the slot on which it was put together.
+/// What came of a job that was to make a volume appear; `S` is the slot on which it was put together.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Attached<S = Slot> {
+    /// It was made.
+    Made(S),
+    /// It was there, as it would be made now.
+    There,
+    /// This very volume was there, by what is noted of it. It was left as it is, and nothing but the kubelet's own file
+    /// system was asked.
+    Kept {
+        /// Whether it would be made the same way now.
+        agrees: bool,
+    },
+}
+
+impl<S> Attached<S> {
+    /// The same after the slot was given back.
+    pub fn giving_back(self, give: impl FnOnce(S)) -> Attached<()> {
+        match self {
+            Self::Made(slot) => {
+                give(slot);
+                Attached::Made(())
+            }
+            Self::There => Attached::There,
+            Self::Kept { agrees } => Attached::Kept { agrees },
+        }
+    }
+}
+
+/// Makes a volume appear at its target.
+///
+/// A volume that is there already, of this id and with these arguments, stays: a running pod has it, and whatever
+/// allow-list and source have become, failing the kubelet's repeated call would cost the pod its volume
+/// (kubernetes#139045). A copy at a staging path stays too, whatever it shows: the kubelet names that path after the
+/// volume's id, and no publish uses the copy without comparing it with the source.
 ///
 /// The slot is taken only once it is clear that something will be mounted: a refused call makes no workshop either.
 ///
@@ -90,31 +125,109 @@ pub fn attach(
     context: &mut Context<'_>,
     take_slot: &mut TakeSlot<'_>,
     job: &AttachJob,
-) -> Result<Option<Slot>, MountError> {
-    let site = context.site;
-    let target = observe::open_target(site, &job.target)?
-        .ok_or_else(|| MountError::TargetParentMissing { path: job.target.as_path().to_owned() })?;
-    let open = observe::open_source(site, &job.source)?;
-    let result = attach_open(context, take_slot, job, &target, &open);
-    if result.is_err() {
-        open.forget_made();
-    }
-    result
+) -> Result<Attached, MountError> {
+    let target = target_of(context.site, job)?;
+    let found = match look(context.site, &job.target, &target)? {
+        Look::Unmounted(found) => Some(found),
+        Look::Mount if job.lower => return Ok(Attached::Kept { agrees: true }),
+        Look::Mount => {
+            let note = job.owner.as_ref().map_or(Ok(None), |_| read_note(&job.target, &target))?;
+            if let (Some(note), Some(owner)) = (note, &job.owner) {
+                note.is_repeated_by(owner, job.source.sub_path.as_ref())
+                    .map_err(|argument| other_arguments(&job.target, argument))?;
+                return Ok(Attached::Kept { agrees: agrees(&note, job) });
+            }
+            None
+        }
+    };
+    put(context, take_slot, job, &target, found)
 }
 
-/// Whether a volume is at its target already, just as it would be made.
+/// The same for a volume whose directory is of no use any more: it is made anew.
+///
+/// # Errors
+/// As [`attach`], but some layers of what is of no use may be gone. What is left is never a bare target, except before
+/// Linux 6.5, where nothing can be put beneath a mount.
+pub fn renew(context: &mut Context<'_>, take_slot: &mut TakeSlot<'_>, job: &AttachJob) -> Result<Attached, MountError> {
+    let target = target_of(context.site, job)?;
+    put(context, take_slot, job, &target, None)
+}
+
+/// Whether what a request asks for is there already: at a target the volume of this owner and sub-path, by what is noted
+/// of it; at a staging path, which has no owner, any mount. It asks the kubelet's own file system and the kernel alone.
 ///
 /// # Errors
 /// [`MountError`].
-pub fn is_attached(site: &Site, job: &AttachJob) -> Result<bool, MountError> {
-    let Some(target) = observe::open_target(site, &job.target)? else { return Ok(false) };
-    let open = observe::open_source(site, &SourcePath { missing: Missing::Fail, ..job.source.clone() })?;
-    let found = observe::find(site, &target)
-        .map_err(|errno| MountError::Target { path: job.target.as_path().to_owned(), errno })?;
-    let staging = find_staging(site, job)?;
-    let wish = Wish { relation: job.relation, attrs: job.attrs, follow: job.follow };
-    let decision = plan::attach(&open.source, staging.as_ref().map(|(mounted, _)| mounted), &found, wish);
-    Ok(matches!(decision, Ok(Decision::Done)))
+pub fn is_kept(site: &Site, path: &KubeletPath, of: Option<&(Owner, Option<SubPath>)>) -> Result<bool, MountError> {
+    let Some(target) = observe::open_target(site, path)? else { return Ok(false) };
+    if look(site, path, &target)? != Look::Mount {
+        return Ok(false);
+    }
+    let Some((owner, sub_path)) = of else { return Ok(true) };
+    let note = read_note(path, &target)?;
+    Ok(note.is_some_and(|note| note.is_repeated_by(owner, sub_path.as_ref()).is_ok()))
+}
+
+fn target_of(site: &Site, job: &AttachJob) -> Result<TargetPlace, MountError> {
+    observe::open_target(site, &job.target)?
+        .ok_or_else(|| MountError::TargetParentMissing { path: job.target.as_path().to_owned() })
+}
+
+fn target_error(path: &KubeletPath, errno: Errno) -> MountError {
+    MountError::Target { path: path.as_path().to_owned(), errno }
+}
+
+fn look(site: &Site, path: &KubeletPath, target: &TargetPlace) -> Result<Look, MountError> {
+    observe::look(site, target).map_err(|errno| target_error(path, errno))
+}
+
+fn read_note(path: &KubeletPath, target: &TargetPlace) -> Result<Option<Note>, MountError> {
+    Note::read(target).map_err(|errno| target_error(path, errno))
+}
+
+fn other_arguments(path: &KubeletPath, argument: Argument) -> MountError {
+    MountError::OtherArguments { path: path.as_path().to_owned(), argument }
+}
+
+/// Whether a volume would be published now as it was. Flags that it has besides were its entry's, or are its mount's.
+fn agrees(note: &Note, job: &AttachJob) -> bool {
+    note.path == job.source.entry
+        && note.propagation == job.relation
+        && note.attrs.read_only == job.attrs.read_only
+        && note.attrs.covers(job.attrs)
+}
+
+/// From the source, which is made if it is missing and its entry says so.
+fn put(
+    context: &mut Context<'_>,
+    take_slot: &mut TakeSlot<'_>,
+    job: &AttachJob,
+    target: &TargetPlace,
+    found: Option<Found>,
+) -> Result<Attached, MountError> {
+    let site = context.site;
+    let slot = match observe::open_source(site, &job.source) {
+        Err(MountError::SourceMissing { .. }) if job.source.missing != Missing::Fail => {
+            let made = make_source::make(context.step, context.cancelled, &job.source)?;
+            let result = open_made(site, &job.source, &made)
+                .and_then(|open| attach_found(context, take_slot, job, (target, found), &open));
+            if result.is_err() {
+                made.forget();
+            }
+            result?
+        }
+        open => attach_found(context, take_slot, job, (target, found), &open?)?,
+    };
+    Ok(slot.map_or(Attached::There, Attached::Made))
+}
+
+/// Opens what was made by its path, and looks whether that leads to it.
+fn open_made(site: &Site, source: &SourcePath, made: &Made) -> Result<OpenSource, MountError> {
+    let open = observe::open_source(site, source)?;
+    if made.source().is_some_and(|id| id != open.source.dir) {
+        return Err(MountError::SourceNotMade { path: source.full(), why: NotMade::Exchanged });
+    }
+    Ok(open)
 }
 
 /// The same, from a source that is open already, so that what was looked at is what is mounted.
@@ -128,6 +241,17 @@ pub(crate) fn attach_open(
     target: &TargetPlace,
     open: &OpenSource,
 ) -> Result<Option<Slot>, MountError> {
+    attach_found(context, take_slot, job, (target, None), open)
+}
+
+/// The same, where it may have been found already what is at the target, if that is no mount.
+fn attach_found(
+    context: &mut Context<'_>,
+    take_slot: &mut TakeSlot<'_>,
+    job: &AttachJob,
+    (target, looked): (&TargetPlace, Option<Found>),
+    open: &OpenSource,
+) -> Result<Option<Slot>, MountError> {
     let site = context.site;
     let source = &open.source;
     let place = || job.target.as_path().to_owned();
@@ -136,11 +260,12 @@ pub(crate) fn attach_open(
     let wish = Wish { relation, attrs: job.attrs, follow: job.follow };
     let staging = find_staging(site, job)?;
     let staged = staging.as_ref().map(|(mounted, _)| mounted);
+    let decide = |found: &Found| plan::attach(source, staged, found, wish).map_err(|refused| refusal(refused, job));
     let find = || {
         let found = observe::find(site, target).map_err(|errno| MountError::Target { path: place(), errno })?;
-        plan::attach(source, staged, &found, wish).map_err(|refused| refusal(refused, job))
+        decide(&found)
     };
-    let Decision::Attach(attach) = find()? else { return Ok(None) };
+    let Decision::Attach(attach) = looked.map_or_else(find, |found| decide(&found))? else { return Ok(None) };
     // Opening the source may have hung; from here on something is changed.
     if (context.cancelled)() {
         return Err(MountError::Cancelled);
@@ -170,10 +295,6 @@ pub(crate) fn attach_open(
     let mut run = Hooked { work, step: &mut *context.step };
     let attach = match attach.clear {
         Clear::Nothing => attach,
-        Clear::All => {
-            clear(site, target, &mut run)?;
-            attach
-        }
         // What was beneath a layer may be just what is wished: a peer's healing reaches its peers' targets too.
         Clear::Layers { .. } => loop {
             match find()? {

@@ -27,6 +27,7 @@ pub mod idmap;
 pub mod inspect;
 pub mod lookup;
 pub mod machine;
+pub mod make_source;
 pub mod metrics;
 pub mod mount_error;
 pub mod note;

@@ -55,12 +55,24 @@ struct MountFlag {
     flag: &'static str,
 }
 
+/// What no longer agrees with a volume that is published again and stays as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// The allow-list.
+    AllowList,
+    /// The look-up of its pod.
+    Lookup,
+    /// Its source.
+    Source,
+}
+
 /// The metrics of a plugin.
 pub struct Metrics {
     registry: Registry,
     calls: Family<Call, Counter>,
     durations: Family<Rpc, Histogram, fn() -> Histogram>,
     publishes: Family<Propagation, Counter>,
+    kept: Family<Reason, Counter>,
     list_good: Gauge,
     list_entries: Gauge,
     list_loads: Counter,
@@ -127,6 +139,7 @@ impl Metrics {
             calls: Family::default(),
             durations: Family::new_with_constructor(durations as fn() -> Histogram),
             publishes: Family::default(),
+            kept: Family::default(),
             list_good: Gauge::default(),
             list_entries: Gauge::default(),
             list_loads: Counter::default(),
@@ -153,6 +166,8 @@ impl Metrics {
             metrics.durations.clone(),
         );
         registry.register("publishes", "Volumes newly published, by propagation", metrics.publishes.clone());
+        let kept = "Volumes published or staged again that stay as they were, by what would refuse them or give them otherwise now";
+        registry.register("kept_volumes", kept, metrics.kept.clone());
         let good = "Whether the allow-list file as it is now is in force (1), or was refused (0)";
         registry.register("allow_list_good", good, metrics.list_good.clone());
         registry.register("allow_list_entries", "Entries of the allow-list in force", metrics.list_entries.clone());
@@ -193,6 +208,16 @@ impl Metrics {
     /// Counts a volume that was newly published.
     pub fn published(&self, propagation: MountPropagation) {
         self.publishes.get_or_create(&Propagation { propagation: propagation.name() }).inc();
+    }
+
+    /// Counts a volume that was published or staged again and stays as it was, although something no longer agrees.
+    pub fn kept(&self, whose: Kept) {
+        let reason = match whose {
+            Kept::AllowList => "allow_list",
+            Kept::Lookup => "pod_lookup",
+            Kept::Source => "source",
+        };
+        self.kept.get_or_create(&Reason { reason }).inc();
     }
 
     /// Counts a volume that was healed, or could not be.

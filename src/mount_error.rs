@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use crate::apply::Failed;
 use crate::idmap::NotMappable;
-use crate::plan::{Difference, Step};
+use crate::make_source::NotMade;
+use crate::note::Argument;
+use crate::plan::{Difference, Making, Step};
 use crate::propagation::{MountPropagation, PropagationState};
 use crate::shortage::{self, Full, Room};
 use crate::sys::Errno;
@@ -48,6 +50,14 @@ pub enum MountError {
         path: PathBuf,
         /// What the file system said.
         errno: Errno,
+    },
+    /// The source is missing and could not be made as the entry says.
+    #[error("the source directory {} does not exist and is not made: {why}", path.display())]
+    SourceNotMade {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        why: NotMade,
     },
     /// The source can't be opened for another reason.
     #[error("the source {} cannot be opened: {errno}{}", visible(path), shortage::advice(*errno))]
@@ -121,6 +131,14 @@ pub enum MountError {
         path: PathBuf,
         /// In what.
         difference: Difference,
+    },
+    /// The target is published already, with other arguments.
+    #[error("{} is published already, {argument}: unpublish it first", path.display())]
+    OtherArguments {
+        /// The target.
+        path: PathBuf,
+        /// In which they differ.
+        argument: Argument,
     },
     /// The target can't be used for another reason.
     #[error("{} cannot be used: {errno}{}", visible(path), shortage::advice(*errno))]
@@ -207,6 +225,11 @@ pub(crate) const fn name_of(step: Step) -> &'static str {
         Step::Move | Step::MoveBeneath => "moving the volume to its target",
         Step::UnmountIdle(_) | Step::Detach(_) => "unmounting",
         Step::MakePrivate(_) => "making the volume private before unmounting it",
+        Step::Source(Making::Directory) => "making the source directory",
+        Step::Source(Making::Mode) => "setting the mode of the source directory",
+        Step::Source(Making::Owner) => "setting the owner of the source directory",
+        Step::Source(Making::Name) => "giving the source directory its name",
+        Step::Source(Making::Remove) => "removing the source directory",
         Step::RemoveTarget => "removing the target directory",
     }
 }

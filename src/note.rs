@@ -52,6 +52,53 @@ pub struct Owner {
     pub asked: Asked,
 }
 
+/// In which argument a publish differs from the one by which a volume came to its target.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Argument {
+    /// Another volume.
+    #[error("as the volume {found:?}")]
+    VolumeId {
+        /// That of what is there.
+        found: String,
+    },
+    /// Another entry, or another directory of it.
+    #[error("and shows another directory, {}", directory(entry, sub_path.as_ref()))]
+    Directory {
+        /// The entry of what is there.
+        entry: EntryName,
+        /// The directory beneath it.
+        sub_path: Option<SubPath>,
+    },
+    /// Another propagation.
+    #[error("with the propagation {}, not {}", said(*found), said(*asked))]
+    Propagation {
+        /// What the volume says now.
+        asked: Option<MountPropagation>,
+        /// What it said then.
+        found: Option<MountPropagation>,
+    },
+    /// Read-only or not.
+    #[error("{}", if *.asked { "read-write, not read-only" } else { "read-only, not read-write" })]
+    ReadOnly {
+        /// What is asked now.
+        asked: bool,
+    },
+    /// Read-only by the Pod's word, or another's.
+    #[error("read-only {} the Pod's volume saying so", if *.asked { "without" } else { "by" })]
+    PodReadOnly {
+        /// What the Pod's volume says now.
+        asked: bool,
+    },
+}
+
+fn directory(entry: &EntryName, sub_path: Option<&SubPath>) -> String {
+    sub_path.map_or_else(|| format!("the entry {entry}"), |sub| format!("{:?} of the entry {entry}", sub.to_string()))
+}
+
+fn said(propagation: Option<MountPropagation>) -> &'static str {
+    propagation.map_or("that is not said (None, or what the pod asks for)", MountPropagation::name)
+}
+
 /// How a volume was published.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Note {
@@ -144,6 +191,34 @@ impl Note {
             Some(sub) => self.path.as_path().join(sub.as_path()),
             None => self.path.as_path().to_owned(),
         }
+    }
+
+    /// Whether a publish asks for the volume that this is of, with the arguments with which it was published
+    /// (CSI NodePublishVolume: then it is done). What the entry was, and what was granted, are no arguments.
+    ///
+    /// # Errors
+    /// In which argument it differs.
+    pub fn is_repeated_by(&self, owner: &Owner, sub_path: Option<&SubPath>) -> Result<(), Argument> {
+        let was = &self.owner;
+        if let (Some(found), Some(asked)) = (&was.volume_id, &owner.volume_id)
+            && found != asked
+        {
+            return Err(Argument::VolumeId { found: found.to_string() });
+        }
+        if (&was.entry, self.sub_path.as_ref()) != (&owner.entry, sub_path) {
+            return Err(Argument::Directory { entry: was.entry.clone(), sub_path: self.sub_path.clone() });
+        }
+        let (found, asked) = (was.asked, owner.asked);
+        if found.propagation != asked.propagation {
+            return Err(Argument::Propagation { asked: asked.propagation, found: found.propagation });
+        }
+        if found.read_only != asked.read_only {
+            return Err(Argument::ReadOnly { asked: asked.read_only });
+        }
+        if found.pod_read_only != asked.pod_read_only {
+            return Err(Argument::PodReadOnly { asked: asked.pod_read_only });
+        }
+        Ok(())
     }
 
     /// The same with one more that was given.
@@ -328,6 +403,41 @@ pub(crate) mod tests {
         for note in [note(), all] {
             assert_eq!(Note::parse(&note.encode()), Some(note));
         }
+    }
+
+    #[test]
+    fn a_repeated_publish_is_told_by_its_arguments_whatever_was_granted() {
+        let asked = Asked { propagation: None, read_only: true, ..Asked::default() };
+        let owner = Owner { volume_id: Some("csi-0".into()), asked, ..note().owner };
+        let sub_path = SubPath::parse("a").ok();
+        let there = Note { owner: owner.clone(), sub_path: sub_path.clone(), ..note() };
+        let of = |there: &Note, owner: &Owner| there.is_repeated_by(owner, sub_path.as_ref());
+        assert_eq!(of(&there, &owner), Ok(()));
+        let granted = Note {
+            path: AbsPath::parse("/elsewhere").unwrap(),
+            propagation: MountPropagation::None,
+            attrs: MountAttrs::default(),
+            ..there.clone()
+        };
+        assert_eq!(of(&granted, &owner), Ok(()));
+        let flags = MountAttrs { noexec: true, ..MountAttrs::default() };
+        assert_eq!(of(&there, &Owner { asked: Asked { attrs: flags, ..asked }, ..owner.clone() }), Ok(()));
+        let without_id = Note { owner: Owner { volume_id: None, ..owner.clone() }, ..there.clone() };
+        assert_eq!(of(&without_id, &owner), Ok(()));
+
+        let other = |owner: Owner| of(&there, &owner).unwrap_err();
+        let volume_id = Some("csi-1".into());
+        assert!(matches!(other(Owner { volume_id, ..owner.clone() }), Argument::VolumeId { .. }));
+        let entry = EntryName::parse("other").unwrap();
+        assert!(matches!(other(Owner { entry, ..owner.clone() }), Argument::Directory { .. }));
+        assert!(matches!(there.is_repeated_by(&owner, None), Err(Argument::Directory { .. })));
+        let propagation = Some(MountPropagation::None);
+        let said = Owner { asked: Asked { propagation, ..asked }, ..owner.clone() };
+        assert!(matches!(other(said), Argument::Propagation { found: None, .. }));
+        let writable = Owner { asked: Asked { read_only: false, ..asked }, ..owner.clone() };
+        assert_eq!(other(writable), Argument::ReadOnly { asked: false });
+        let by_pod = Owner { asked: Asked { pod_read_only: true, ..asked }, ..owner };
+        assert_eq!(other(by_pod), Argument::PodReadOnly { asked: true });
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::plan::{Found, Gone, Mounted, Source};
 use crate::site::Site;
 use crate::sys::Errno;
 use crate::sys::path::{self, Use};
-use crate::sys::stat::{self, AtName, Seen};
+use crate::sys::stat::{self, AtName, Known, Seen};
 use crate::volume::{AbsPath, KubeletPath, SubPath};
 
 /// Which directory of the node.
@@ -45,21 +45,10 @@ pub struct OpenSource {
     pub fd: OwnedFd,
     /// What it is.
     pub source: Source,
-    made: Vec<(OwnedFd, OsString)>,
 }
 
-impl OpenSource {
-    /// Takes back the directories that opening it has made, after a failure; those in use by now stay.
-    pub fn forget_made(self) {
-        for (parent, name) in self.made.into_iter().rev() {
-            if path::remove_dir(parent, &name).is_err() {
-                break;
-            }
-        }
-    }
-}
-
-fn source_error(place: &Path, errno: Errno) -> MountError {
+/// What a failure to open a source, or to make it, is to the caller.
+pub(crate) fn source_error(place: &Path, errno: Errno) -> MountError {
     let path = place.to_owned();
     match errno {
         Errno::ENOENT => MountError::SourceMissing { path },
@@ -75,58 +64,16 @@ fn source_error(place: &Path, errno: Errno) -> MountError {
 /// # Errors
 /// The `Source…` variants of [`MountError`].
 pub fn open_source(site: &Site, wanted: &SourcePath) -> Result<OpenSource, MountError> {
-    let full = wanted.full();
-    let fail = |errno| source_error(&full, errno);
-    let mut made = Vec::new();
-    let root = || path::open_trusted(Path::new("/"));
-    let below = wanted.entry.as_path().strip_prefix("/").unwrap_or(Path::new("."));
-    let entry = path::open_absolute(site.calls, wanted.entry.as_path(), Use::Name);
-    let opened = or_make(entry, root, below, wanted.missing, &mut made).and_then(|entry| match &wanted.sub_path {
-        Some(sub) => {
-            let beneath = path::open_beneath(site.calls, &entry, sub.as_path());
-            or_make(beneath, || Ok(entry), sub.as_path(), wanted.missing, &mut made)
-        }
-        None => Ok(entry),
-    });
-    let read = opened.and_then(|fd| {
-        let Seen { dir, mount } = stat::seen(&site.proc, site.calls, &fd)?;
-        Ok((fd, Source { dir: dir?.id, mount }))
-    });
-    match read {
-        Ok((fd, source)) => Ok(OpenSource { fd, source, made }),
-        Err(errno) => {
-            for (parent, name) in made.into_iter().rev() {
-                // Only what is still empty goes, and what is in use is somebody's: nothing to report.
-                let _ = path::remove_dir(parent, &name);
-            }
-            Err(fail(errno))
-        }
-    }
-}
-
-/// What was opened, or, if it isn't there and the entry says so, made beneath a root.
-fn or_make(
-    opened: Result<OwnedFd, Errno>,
-    root: impl FnOnce() -> Result<OwnedFd, Errno>,
-    relative: &Path,
-    missing: Missing,
-    made: &mut Vec<(OwnedFd, OsString)>,
-) -> Result<OwnedFd, Errno> {
-    let (Err(Errno::ENOENT), Missing::Create { mode, uid, gid }) = (&opened, missing) else { return opened };
-    let mut at = root()?;
-    for name in relative {
-        at = match path::open_child(&at, name) {
-            Err(Errno::ENOENT) => {
-                if path::make_dir(&at, name, mode)? {
-                    made.push((at.try_clone().map_err(|_| Errno::EMFILE)?, name.to_owned()));
-                    path::set_owner(&at, name, mode, uid, gid)?;
-                }
-                path::open_child(&at, name)?
-            }
-            other => other?,
+    let open = || {
+        let entry = path::open_absolute(site.calls, wanted.entry.as_path(), Use::Name)?;
+        let fd = match &wanted.sub_path {
+            Some(sub) => path::open_beneath(site.calls, &entry, sub.as_path())?,
+            None => entry,
         };
-    }
-    Ok(at)
+        let Seen { dir, mount } = stat::seen(&site.proc, site.calls, &fd)?;
+        Ok(OpenSource { fd, source: Source { dir: dir?.id, mount } })
+    };
+    open().map_err(|errno| source_error(&wanted.full(), errno))
 }
 
 /// A target or staging path with its parent open.
@@ -171,6 +118,36 @@ pub fn open_target(site: &Site, target: &KubeletPath) -> Result<Option<TargetPla
     Ok(Some(TargetPlace { parent, name: name.to_owned() }))
 }
 
+/// What is at a target, as far as the file system mounted there needn't be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// A mount.
+    Mount,
+    /// No mount.
+    Unmounted(Found),
+}
+
+/// Whether something is mounted at a target, and if not, what is there. It asks the kubelet's own file system and the
+/// kernel, so it can't hang on a volume.
+///
+/// # Errors
+/// What the kernel says.
+pub fn look(site: &Site, place: &TargetPlace) -> Result<Look, Errno> {
+    Ok(match stat::at_name_as_known(site.calls, &place.parent, &place.name) {
+        Ok(Some(Known::Mount)) => Look::Mount,
+        // Who says so can only be a mount.
+        Err(errno) if stat::is_dead(errno) => Look::Mount,
+        Ok(Some(Known::Directory)) => Look::Unmounted(found_directory(place)?),
+        Ok(Some(Known::Other { symlink })) => Look::Unmounted(Found::Other { symlink }),
+        Ok(None) => match open_name(site, place)? {
+            Named::Unmounted(found, _) => Look::Unmounted(found),
+            Named::Mount(_) => Look::Mount,
+        },
+        Err(Errno::ENOENT) => Look::Unmounted(Found::Nothing),
+        Err(errno) => return Err(errno),
+    })
+}
+
 /// What is at a target now.
 ///
 /// # Errors
@@ -191,19 +168,31 @@ pub fn find(site: &Site, place: &TargetPlace) -> Result<Found, Errno> {
 /// # Errors
 /// What the kernel says.
 pub fn find_open(site: &Site, place: &TargetPlace) -> Result<(Found, Option<OwnedFd>), Errno> {
+    match open_name(site, place)? {
+        Named::Unmounted(found, fd) => Ok((found, fd)),
+        Named::Mount(fd) => Ok((Found::Mount(mounted(stat::seen(&site.proc, site.calls, &fd)?)), Some(fd))),
+    }
+}
+
+/// What has a name, opened where it is a directory.
+enum Named {
+    Unmounted(Found, Option<OwnedFd>),
+    Mount(OwnedFd),
+}
+
+fn open_name(site: &Site, place: &TargetPlace) -> Result<Named, Errno> {
     let fd = match path::open_child(&place.parent, &place.name) {
         Ok(fd) => fd,
-        Err(Errno::ENOENT) => return Ok((Found::Nothing, None)),
-        Err(Errno::ELOOP) => return Ok((Found::Other { symlink: true }, None)),
-        Err(Errno::ENOTDIR) => return Ok((Found::Other { symlink: false }, None)),
+        Err(Errno::ENOENT) => return Ok(Named::Unmounted(Found::Nothing, None)),
+        Err(Errno::ELOOP) => return Ok(Named::Unmounted(Found::Other { symlink: true }, None)),
+        Err(Errno::ENOTDIR) => return Ok(Named::Unmounted(Found::Other { symlink: false }, None)),
         Err(e) => return Err(e),
     };
     let id = |fd: &OwnedFd| stat::mount_id(&site.proc, site.calls, fd);
     if id(&fd)? == id(&place.parent)? {
-        return Ok((found_directory(place)?, Some(fd)));
+        return Ok(Named::Unmounted(found_directory(place)?, Some(fd)));
     }
-    let seen = stat::seen(&site.proc, site.calls, &fd)?;
-    Ok((Found::Mount(mounted(seen)), Some(fd)))
+    Ok(Named::Mount(fd))
 }
 
 fn found_directory(place: &TargetPlace) -> Result<Found, Errno> {

@@ -86,6 +86,21 @@ pub enum Place {
     Slot,
 }
 
+/// One step of making a source directory that is missing ([`crate::make_source`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Making {
+    /// Make the directory, under a temporary name.
+    Directory,
+    /// Give it its mode.
+    Mode,
+    /// Give it its owner.
+    Owner,
+    /// Give it its name.
+    Name,
+    /// Remove it from its temporary name.
+    Remove,
+}
+
 /// One step: one system call that changes something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -107,6 +122,8 @@ pub enum Step {
     Detach(Place),
     /// Remove the empty target directory.
     RemoveTarget,
+    /// Make a source directory that is missing.
+    Source(Making),
 }
 
 /// What has to be unmounted at a target before a new mount goes there.
@@ -117,13 +134,12 @@ pub enum Clear {
     /// Everything but the lowest mount. That one is what running containers have a copy of: what is mounted on it
     /// reaches them, and nothing else can.
     Layers {
-        /// Whether, once it is alone, it is replaced too: nothing can be mounted on a directory that was deleted, and
-        /// nothing that is mounted on a private volume reaches anybody. It goes when the new one is beneath it, never
+        /// Whether, once it is alone, it is replaced too: nothing can be mounted on a directory that was deleted,
+        /// nothing that is mounted on a private volume reaches anybody, and what is mounted on a peer of the source
+        /// reaches everybody. It goes when the new one is beneath it, never
         /// before: the kubelet doesn't publish a running pod's volume again, so a target left bare stays so.
         lowest: bool,
     },
-    /// Everything.
-    All,
 }
 
 /// The steps to a wish, and what the result must look like.
@@ -265,9 +281,9 @@ pub fn attach(source: &Source, staging: Option<&Mounted>, target: &Found, wish: 
             Ok(()) => return Ok(Decision::Done),
             // A peer is covered only when healing has seen that it covers nobody else's directory.
             Err(difference) if wish.follow || difference == Difference::Gone => {
-                let keep = wish.follow || wish.relation == MountPropagation::HostToContainer;
+                let covered = wish.follow || wish.relation == MountPropagation::HostToContainer;
                 let useless = wish.relation == MountPropagation::None || mounted.dir == Err(Gone::Deleted);
-                clear = if keep { Clear::Layers { lowest: useless } } else { Clear::All };
+                clear = Clear::Layers { lowest: useless || !covered };
             }
             // Missing flags mean that the entry's flags were changed in between, which is no fault of the request:
             // failing it would make the kubelet tear down a running pod's volume (kubernetes#139045).
@@ -470,8 +486,8 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(clear(ask(MountPropagation::HostToContainer, dead)), Clear::Layers { lowest: false });
-        assert_eq!(clear(ask(MountPropagation::None, dead)), Clear::All);
-        assert_eq!(clear(ask(MountPropagation::Bidirectional, dead)), Clear::All);
+        assert_eq!(clear(ask(MountPropagation::None, dead)), Clear::Layers { lowest: true });
+        assert_eq!(clear(ask(MountPropagation::Bidirectional, dead)), Clear::Layers { lowest: true });
         for (found, relation) in
             [(dead, MountPropagation::Bidirectional), (elsewhere, MountPropagation::HostToContainer)]
         {

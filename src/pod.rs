@@ -16,10 +16,9 @@ use object::{Container, MIRROR, Pod, VolumeMount};
 /// What a pod wants of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PodWish {
-    /// The strongest of all containers, ephemeral ones too.
-    pub strongest: MountPropagation,
-    /// The same without ephemeral containers. Those join a running pod, whose volume stays as it was published.
-    pub at_start: MountPropagation,
+    /// The strongest propagation of all containers, ephemeral ones too. A container that joins a running pod can't change the volume
+    /// that the pod has: see `Note::is_repeated_by`.
+    pub propagation: MountPropagation,
     /// How the pod has the volume.
     pub kind: VolumeKind,
     /// Whether the pod has a user namespace of its own (`hostUsers: false`).
@@ -38,7 +37,7 @@ enum Source {
 impl PodWish {
     /// Whether both want the same propagation.
     fn agrees(self, other: Self) -> bool {
-        (self.strongest, self.at_start) == (other.strongest, other.at_start)
+        self.propagation == other.propagation
     }
 }
 
@@ -46,6 +45,7 @@ impl PodWish {
 struct PodVolume {
     name: String,
     source: Source,
+    /// The strongest that a container asks for, ephemeral ones too.
     wish: PodWish,
 }
 
@@ -79,8 +79,7 @@ pub enum Answer {
 /// The stronger in each, and what is known of a volume that is one of them.
 fn stronger(a: PodWish, b: PodWish) -> PodWish {
     PodWish {
-        strongest: a.strongest.max(b.strongest),
-        at_start: a.at_start.max(b.at_start),
+        propagation: a.propagation.max(b.propagation),
         kind: a.kind.or(b.kind),
         user_namespace: a.user_namespace || b.user_namespace,
     }
@@ -106,8 +105,9 @@ impl PodVolumes {
         let spec = pod.spec.as_ref()?;
         let meta = &pod.metadata;
         let name = meta.name.clone()?;
-        let strongest = |volume: &str, of: &[&[Container]]| {
-            let mounts = of.iter().copied().flatten().flat_map(|container| &container.volume_mounts);
+        let containers: [&[Container]; 3] = [&spec.containers, &spec.init_containers, &spec.ephemeral_containers];
+        let strongest = |volume: &str| {
+            let mounts = containers.into_iter().flatten().flat_map(|container| &container.volume_mounts);
             mounts.filter(|m| m.name == volume).map(asked).max().unwrap_or_default()
         };
         let volumes = spec.volumes.iter().filter_map(|volume| {
@@ -118,10 +118,8 @@ impl PodVolumes {
                 }
                 _ => (Source::Claim(volume.persistent_volume_claim.as_ref()?.claim_name.clone()), VolumeKind::Claim),
             };
-            let at_start = strongest(&volume.name, &[&spec.containers, &spec.init_containers]);
             let wish = PodWish {
-                strongest: at_start.max(strongest(&volume.name, &[&spec.ephemeral_containers])),
-                at_start,
+                propagation: strongest(&volume.name),
                 kind,
                 // Unset is true (Pod API, PodSpec.hostUsers).
                 user_namespace: spec.host_users == Some(false),
@@ -196,8 +194,8 @@ mod tests {
         json!({"name": volume, "mountPath": "/x", "mountPropagation": propagation})
     }
 
-    fn wish(at_start: MountPropagation, strongest: MountPropagation, kind: VolumeKind) -> Answer {
-        Answer::Wish(PodWish { strongest, at_start, kind, user_namespace: false })
+    fn wish(propagation: MountPropagation, kind: VolumeKind) -> Answer {
+        Answer::Wish(PodWish { propagation, kind, user_namespace: false })
     }
 
     #[test]
@@ -213,9 +211,9 @@ mod tests {
             "initContainers": [{"name": "3", "volumeMounts": [mount("b", "Bidirectional")]}],
             "ephemeralContainers": [{"name": "4", "volumeMounts": [mount("a", "Bidirectional")]}],
         }));
-        assert_eq!(pod.inline("d", "a"), wish(HostToContainer, Bidirectional, VolumeKind::Inline));
-        assert_eq!(pod.inline("d", "b"), wish(Bidirectional, Bidirectional, VolumeKind::Inline));
-        assert_eq!(pod.inline("d", "c"), wish(Nothing, Nothing, VolumeKind::Inline));
+        assert_eq!(pod.inline("d", "a"), wish(Bidirectional, VolumeKind::Inline));
+        assert_eq!(pod.inline("d", "b"), wish(Bidirectional, VolumeKind::Inline));
+        assert_eq!(pod.inline("d", "c"), wish(Nothing, VolumeKind::Inline));
         assert_eq!(pod.inline("d", "other"), Answer::NoVolume);
         assert_eq!(pod.inline("d", "none"), Answer::NoVolume);
         assert_eq!(pod.any_claim(), Answer::NoVolume);
@@ -239,13 +237,13 @@ mod tests {
             }))
         };
         let same = volumes("HostToContainer");
-        assert_eq!(same.any_claim(), wish(HostToContainer, HostToContainer, VolumeKind::ClaimOrGenericEphemeral));
+        assert_eq!(same.any_claim(), wish(HostToContainer, VolumeKind::ClaimOrGenericEphemeral));
         assert_eq!(same.all_claims(), same.any_claim());
         let differ = volumes("None");
         assert_eq!(differ.any_claim(), Answer::DependsOnClaim);
         assert_eq!(differ.all_claims(), same.any_claim());
-        assert_eq!(differ.claim("ca"), wish(HostToContainer, HostToContainer, VolumeKind::Claim));
-        assert_eq!(differ.claim("p-b"), wish(Nothing, Nothing, VolumeKind::GenericEphemeral));
+        assert_eq!(differ.claim("ca"), wish(HostToContainer, VolumeKind::Claim));
+        assert_eq!(differ.claim("p-b"), wish(Nothing, VolumeKind::GenericEphemeral));
         assert_eq!(differ.claim("b"), Answer::NoVolume);
         assert_eq!(differ.service_account, "reader");
     }

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use hostmount::apply::Run;
 use hostmount::config::Missing;
-use hostmount::engine::{self, AttachJob, Context};
+use hostmount::engine::{self, AttachJob, Attached, Context};
 use hostmount::mount_error::MountError;
 use hostmount::observe::SourcePath;
 use hostmount::plan::Step;
@@ -417,7 +417,7 @@ fn a_call_that_nobody_waits_for_is_undone_at_every_step() {
                     &mut || Ok(workshop.slot(&node.site, 0).unwrap()),
                     &job,
                 );
-                let result = result.map(|slot| slot.is_some());
+                let result = result.map(|attached| matches!(attached, Attached::Made(_)));
                 assert_eq!(all_sources(&node), sources, "{case:?} after {patience}");
                 if result == Ok(true) {
                     assert!(patience >= 2, "{case:?}");

@@ -276,6 +276,22 @@ fn a_container_that_joins_a_running_pod_does_not_cost_it_its_volume() {
     });
 }
 
+/// The kubelet repeats its calls after a restart, also while the API server is away.
+#[test]
+fn a_volume_stays_while_the_api_server_is_away() {
+    in_namespace(|| {
+        let (api, mut node) = started();
+        api.add(inline_pod("p", "HostToContainer"));
+        let request = node.inline("p", &[("volume", "data")]);
+        gets(&node, &request, "HostToContainer");
+        api.down(true);
+        node.kill_and_restart();
+        gets(&node, &request, "HostToContainer");
+        assert_eq!(node.metric("hostmount_kept_volumes_total{reason=\"pod_lookup\"}"), 1.0);
+        node.refused(&node.inline("q", &[("volume", "data")]), Code::Unavailable, &["ml/pod-q"]);
+    });
+}
+
 /// A pod of this name, with one inline volume.
 fn named(mut pod: Value, namespace: &str, name: &str) -> Value {
     pod["metadata"]["namespace"] = json!(namespace);

@@ -7,9 +7,12 @@ use crate::csi::status::CallError;
 use crate::gate::Busy;
 use crate::idmap::NotMappable;
 use crate::lookup::LookupError;
+use crate::make_source::NotMade;
 use crate::mount_error::{MountError, name_of};
+use crate::note::Argument;
 use crate::plan::Difference;
 use crate::policy::{Denied, read_only_advice};
+use crate::propagation::MountPropagation;
 use crate::sys::Errno;
 use crate::threads::NoResult;
 use crate::vitals::Vital;
@@ -211,6 +214,46 @@ impl ForAuthor for NotMappable {
     }
 }
 
+impl ForAuthor for NotMade {
+    fn for_author(&self) -> AuthorText {
+        match self {
+            Self::FileSystem => {
+                author!["its file system is not one on which that can be done safely; ", ASK, " to make it"]
+            }
+            Self::NoBirthTime => author!["its file system keeps no birth times; ", ASK, " to make it"],
+            Self::Exchanged => {
+                author!["something else was put in its place meanwhile, which was left as it is; ", ASK, " to make it"]
+            }
+            Self::InTheWay => author!["something else has its temporary name; ", ASK, " to move that away"],
+            Self::Busy => author!["another call is making it: the call will be retried"],
+        }
+    }
+}
+
+impl ForAuthor for Argument {
+    /// Completes the sentence "the volume is published already, ...".
+    fn for_author(&self) -> AuthorText {
+        let said = |propagation: Option<MountPropagation>| {
+            propagation.map_or("that is not said (None, or what the pod asks for)", MountPropagation::name)
+        };
+        match self {
+            Self::VolumeId { found } => author!["as the volume ", KnownText::new(found)],
+            Self::Directory { entry, sub_path: None } => author!["and shows another directory, the entry ", *entry],
+            Self::Directory { entry, sub_path: Some(sub_path) } => {
+                author!["and shows another directory, ", *sub_path, " of the entry ", *entry]
+            }
+            Self::Propagation { asked, found } => {
+                author!["with the propagation ", said(*found), ", not ", said(*asked)]
+            }
+            Self::ReadOnly { asked } => {
+                author![if *asked { "read-write, not read-only" } else { "read-only, not read-write" }]
+            }
+            Self::PodReadOnly { asked: true } => author!["read-only without the Pod's volume saying so"],
+            Self::PodReadOnly { asked: false } => author!["read-only by the Pod's volume saying so"],
+        }
+    }
+}
+
 impl ForAuthor for Busy {
     fn for_author(&self) -> AuthorText {
         let Self { path: _ } = self;
@@ -298,6 +341,14 @@ impl ForAuthor for MountError {
             Self::SourceUnbindable { path: _ } => {
                 author!["the mount that the volume's directory lies on is unbindable: ", ASK, " to change that"]
             }
+            Self::SourceNotMade { path: _, why } => {
+                author!["the volume's directory does not exist on the node and is not made: ", why.for_author()]
+            }
+            Self::OtherArguments { path: _, argument } => author![
+                "the volume is published for this pod already, ",
+                argument.for_author(),
+                ": it has to be unpublished first"
+            ],
             Self::SourceNotMappable(why) => why.for_author(),
             Self::TargetParentMissing { path: _ } => author![
                 "the directory in which the volume is to be mounted does not exist: the caller has to make it (CSI: \

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{FutureExt, TryFutureExt};
 use tonic::{Request, Response, Status};
@@ -11,8 +12,9 @@ use super::request::{self, Publish, Stage, VolumeAt};
 use super::status::CallError;
 use crate::author::ForAuthor;
 use crate::config::{Missing, MountFlags};
-use crate::engine::{self, AttachJob, Context};
+use crate::engine::{self, AttachJob, Attached, Context, TakeSlot};
 use crate::lookup::{Lookup, LookupError};
+use crate::metrics::Kept;
 use crate::mount_error::MountError;
 use crate::note::{Asked, Note, Owner};
 use crate::observe::SourcePath;
@@ -23,7 +25,7 @@ use crate::site::Site;
 use crate::sys::stat::{MountAttrs, Usage};
 use crate::threads::{Crew, Hold, Job, Lead, MountThread, NoResult, Source};
 use crate::vitals::Vital;
-use crate::volume::{EntryName, KubeletPath, PodIdentity, VolumeKind, VolumeRef};
+use crate::volume::{EntryName, KubeletPath, PodIdentity, SubPath, VolumeKind, VolumeRef};
 use crate::wire::csi;
 use csi::node_service_capability::rpc::Type as Rpc;
 use csi::volume_health::VolumeHealthEntry;
@@ -39,6 +41,16 @@ pub struct Node {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
+
+/// A way to make a volume appear.
+type Put = fn(&mut Context<'_>, &mut TakeSlot<'_>, &AttachJob) -> Result<Attached, MountError>;
+
+/// Under which name jobs run that ask the kubelet's own file system only.
+fn notes() -> Source {
+    Source::own("notes")
+}
+/// How long a volume that is there already is asked whether it lives. A dead one says so at once.
+const ANSWER: Duration = Duration::from_secs(1);
 
 impl Node {
     fn list(&self) -> Result<Arc<crate::config::AllowList>, CallError> {
@@ -57,10 +69,17 @@ impl Node {
         hold: Hold,
         job: impl Job<Result<T, MountError>>,
     ) -> impl Future<Output = Result<T, CallError>> {
-        self.plugin
-            .threads
-            .run_by(Some(&self.lead), crew, (source, hold), self.plugin.deadline, job)
-            .map(|ran| Ok(ran??))
+        self.within(self.plugin.deadline, crew, (source, hold), job)
+    }
+
+    fn within<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        crew: &Arc<Crew>,
+        on: (Source, Hold),
+        job: impl Job<Result<T, MountError>>,
+    ) -> impl Future<Output = Result<T, CallError>> {
+        self.plugin.threads.run_by(Some(&self.lead), crew, on, deadline, job).map(|ran| Ok(ran??))
     }
 
     /// A directory of an entry, as what may hang.
@@ -69,22 +88,84 @@ impl Node {
         Source::directory(&path.full(), entry.as_str(), device)
     }
 
+    /// Makes a volume of an entry appear. Whether it was made; not if it was there.
     async fn attach(&self, crew: &Arc<Crew>, entry: &EntryName, job: AttachJob) -> Result<bool, CallError> {
+        let (attached, job) = self.put(crew, entry, job, engine::attach).await?;
+        match attached {
+            Attached::Made(()) => Ok(true),
+            Attached::There => Ok(false),
+            Attached::Kept { agrees } => {
+                if !agrees {
+                    tracing::warn!("the volume stays as it was published: the allow-list would give it otherwise now");
+                    self.plugin.metrics.kept(Kept::AllowList);
+                }
+                Box::pin(self.renew_if_gone(crew, entry, job)).await
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        crew: &Arc<Crew>,
+        entry: &EntryName,
+        job: AttachJob,
+        how: Put,
+    ) -> Result<(Attached<()>, AttachJob), CallError> {
         // While a hung job may still change the target, nobody else gets at it; before it does, who unpublishes does.
         let hold = Hold::once_begun([Some(self.plugin.gate.enter(job.target.as_path())?), None]);
         let source = self.source(entry, &job.source);
         self.on_thread(crew, source, hold, move |thread, cancelled| {
             let site = Arc::clone(&thread.site);
             let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };
-            let slot = engine::attach(&mut context, &mut || thread.take_slot(), &job)?;
-            let made = slot.is_some();
+            let attached = how(&mut context, &mut || thread.take_slot(), &job)?;
             // Only after success: what a failed job has left on its slot is cleared before the next use.
-            if let Some(slot) = slot {
-                thread.give_back(slot);
-            }
-            Ok(made)
+            Ok((attached.giving_back(|slot| thread.give_back(slot)), job))
         })
         .await
+    }
+
+    /// Makes a volume anew that was there already, if its directory is dead or was deleted. Whether it did.
+    ///
+    /// Its file system is asked without the target's pass: if it hangs, the volume can be unpublished all the same.
+    async fn renew_if_gone(&self, crew: &Arc<Crew>, entry: &EntryName, job: AttachJob) -> Result<bool, CallError> {
+        let path = job.target.clone();
+        let device = self.plugin.devices().of_volume(&path);
+        let source = Source::published(&job.source.full(), Some(entry.as_str()), device);
+        let look = move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::health(&thread.site, &path);
+        let deadline = self.plugin.deadline.min(ANSWER);
+        match self.within(deadline, crew, (source, Hold::nothing()), look).await {
+            Ok(Some(_gone)) => Ok(self.put(crew, entry, job, engine::renew).await?.0 == Attached::Made(())),
+            // It lives, or nobody knows: it stays.
+            _ => Ok(false),
+        }
+    }
+
+    /// The answer to a call that failed: done, all the same, if what it asks for is there already.
+    async fn unless_kept(
+        &self,
+        crew: &Arc<Crew>,
+        (path, of): (KubeletPath, Option<(Owner, Option<SubPath>)>),
+        error: CallError,
+    ) -> Result<(), CallError> {
+        let whose = match &error {
+            CallError::Denied(_) | CallError::NoConfiguration(_) => Kept::AllowList,
+            CallError::Lookup(_) => Kept::Lookup,
+            CallError::NoResult(_) | CallError::Mount(_) => Kept::Source,
+            CallError::Request(_) | CallError::Busy(_) | CallError::Caller(_) => return Err(error),
+        };
+        // What a call that hangs is about to mount, and may take back, isn't there yet.
+        let Ok(pass) = self.plugin.gate.enter(path.as_path()) else { return Err(error) };
+        let look =
+            move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_kept(&thread.site, &path, of.as_ref());
+        // Its source isn't asked, and may hang.
+        match self.on_thread(crew, notes(), Hold::to_its_end([Some(pass), None]), look).await {
+            Ok(true) => {
+                tracing::warn!(%error, "the volume stays as it was published: it would be refused now");
+                self.plugin.metrics.kept(whose);
+                Ok(())
+            }
+            _ => Err(error),
+        }
     }
 
     async fn detach(&self, crew: &Arc<Crew>, at: &VolumeAt, remove: bool) -> Result<(), CallError> {
@@ -106,7 +187,7 @@ impl Node {
         // Whatever source the volume is of: what hangs is counted there, however many volumes it has.
         let path = at.path.clone();
         let noted = move |thread: &mut MountThread, _: &dyn Fn() -> bool| Ok(Note::of(&thread.site, &path));
-        let note = self.on_thread(crew, Source::own("notes"), Hold::nothing(), noted).await?;
+        let note = self.on_thread(crew, notes(), Hold::nothing(), noted).await?;
         let device = self.plugin.devices().of_volume(&at.path);
         let source = match note {
             Some(note) => Source::published(&note.full_path(), Some(note.owner.entry.as_str()), device),
@@ -117,7 +198,20 @@ impl Node {
     }
 
     async fn stage(&self, request: &Request<csi::NodeStageVolumeRequest>) -> Result<(), CallError> {
-        let Stage { volume, staging } = Stage::read(request.get_ref(), self.kubelet_dir())?;
+        let read = || Stage::read(request.get_ref(), self.kubelet_dir());
+        let asked = read()?;
+        let crew = crew_of(request)?;
+        match self.stage_new(asked, &crew).await {
+            Ok(()) => Ok(()),
+            // Read once more, or each call would pay for a copy of the path.
+            Err(error) => {
+                let path = read()?.staging;
+                Box::pin(self.unless_kept(&crew, (path, None), error)).await
+            }
+        }
+    }
+
+    async fn stage_new(&self, Stage { volume, staging }: Stage, crew: &Arc<Crew>) -> Result<(), CallError> {
         let list = self.list()?;
         // Staging serves every pod of the volume on this node; who may is asked when it is published.
         let Grant { entry, sub_path, flags, .. } = policy::decide(&list, &for_the_node(volume))?;
@@ -133,63 +227,52 @@ impl Node {
             owner: None,
             follow: false,
         };
-        self.attach(&crew_of(request)?, &entry.name, job).await.map(drop)
+        self.attach(crew, &entry.name, job).await.map(drop)
     }
 
-    /// What the pod wants of a volume, by its Pod object. None: the pod has the volume already, as it should be.
+    /// What the pod wants of a volume, by its Pod object.
     ///
     /// Asked for each volume, also for one that says its propagation: what else of the pod a volume depends on, nobody but
     /// the API server tells.
-    async fn wished(
-        &self,
-        lookup: &Lookup,
-        (asked, pod): (&Publish, &Arc<PodIdentity>),
-        crew: &Arc<Crew>,
-    ) -> Result<Option<Wish>, CallError> {
-        let list = self.list()?;
+    async fn wished(&self, lookup: &Lookup, (asked, pod): (&Publish, &Arc<PodIdentity>)) -> Result<Wish, CallError> {
         let least = wish(asked);
         // Who may not have the entry at all hears so at once, whatever the pod wants.
-        let entry = policy::entry(&list, &least)?;
-        let of_pod = |pod: PodWish| Wish { kind: pod.kind, user_namespace: pod.user_namespace, ..least.clone() };
-        if asked.asked.propagation.is_some() {
-            return Ok(Some(of_pod(lookup.pod(&asked.target, asked.inline, pod).await?)));
-        }
-        let found = lookup.wish(&asked.target, asked.inline, pod).await?;
-        tracing::debug!(strongest = %found.strongest, at_start = %found.at_start, "the pod's wish");
-        let wish = of_pod(found);
-        // A container that was added to the running pod can't change the volume that the pod has. When the
-        // kubelet repeats its call, failing it would cost the pod that volume.
-        if found.at_start != found.strongest && found.at_start <= entry.ceiling {
-            let grant = policy::decide(&list, &Wish { propagation: Some(found.at_start), ..wish.clone() })?;
-            let job = publish_job(asked, &grant);
-            let source = self.source(&grant.entry.name, &job.source);
-            let look = move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_attached(&thread.site, &job);
-            if self.on_thread(crew, source, Hold::nothing(), look).await? {
-                return Ok(None);
-            }
-        }
-        Ok(Some(Wish { propagation: Some(found.strongest), ..wish }))
+        policy::entry(&*self.list()?, &least)?;
+        let found = match asked.asked.propagation {
+            Some(_) => lookup.pod(&asked.target, asked.inline, pod).await?,
+            None => lookup.wish(&asked.target, asked.inline, pod).await?,
+        };
+        tracing::debug!(?found, "the pod's wish");
+        let PodWish { propagation, kind, user_namespace } = found;
+        Ok(Wish { propagation: least.propagation.or(Some(propagation)), kind, user_namespace, ..least })
     }
 
     async fn publish(&self, request: &Request<csi::NodePublishVolumeRequest>) -> Result<(), CallError> {
         let asked = Publish::read(request.get_ref(), self.kubelet_dir())?;
         let crew = crew_of(request)?;
+        match self.publish_new(&asked, &crew).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let of = Some((owner(&asked), asked.volume.sub_path.clone()));
+                Box::pin(self.unless_kept(&crew, (asked.target, of), error)).await
+            }
+        }
+    }
+
+    async fn publish_new(&self, asked: &Publish, crew: &Arc<Crew>) -> Result<(), CallError> {
         let wish = match &self.plugin.lookup {
             Some(lookup) => {
                 let pod = asked.pod.as_ref().ok_or(LookupError::NoPodInfo)?;
                 // Boxed, or each call would carry along the room that a look-up takes, also where there is none.
-                match Box::pin(self.wished(lookup, (&asked, pod), &crew)).await? {
-                    Some(wish) => wish,
-                    None => return Ok(()),
-                }
+                Box::pin(self.wished(lookup, (asked, pod))).await?
             }
-            None => wish(&asked),
+            None => wish(asked),
         };
         let grant = policy::decide(&*self.list()?, &wish)?;
         if let Some(warning) = &grant.warning {
             tracing::warn!(warning);
         }
-        if self.attach(&crew, &grant.entry.name, publish_job(&asked, &grant)).await? {
+        if self.attach(crew, &grant.entry.name, publish_job(asked, &grant)).await? {
             self.plugin.metrics.published(grant.propagation);
         }
         Ok(())
@@ -289,13 +372,17 @@ fn publish_job(asked: &Publish, grant: &Grant) -> AttachJob {
         attrs: attrs(*read_only, *flags).union(asked.asked.attrs),
         single_writer: asked.single_writer,
         user_namespace: *user_namespace,
-        owner: Some(Owner {
-            entry: entry.name.clone(),
-            volume_id: Some(Arc::clone(&asked.id)),
-            pod: asked.pod.clone(),
-            asked: asked.asked,
-        }),
+        owner: Some(owner(asked)),
         follow: false,
+    }
+}
+
+fn owner(asked: &Publish) -> Owner {
+    Owner {
+        entry: asked.volume.entry.clone(),
+        volume_id: Some(Arc::clone(&asked.id)),
+        pod: asked.pod.clone(),
+        asked: asked.asked,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::apply::Failed;
 use crate::author::{AuthorText, ForAuthor, author};
 use crate::gate::Busy;
 use crate::lookup::LookupError;
+use crate::make_source::NotMade;
 use crate::mount_error::MountError;
 use crate::policy::Denied;
 use crate::shortage::is_shortage;
@@ -93,7 +94,9 @@ pub const fn code(error: &CallError) -> Code {
             | MountError::TargetNotDirectory { .. }
             | MountError::TargetNotEmpty { .. }
             | MountError::SecondWriter { .. } => Code::FailedPrecondition,
-            MountError::TargetDiffers { .. } => Code::AlreadyExists,
+            MountError::SourceNotMade { why: NotMade::Busy, .. } => Code::Aborted,
+            MountError::SourceNotMade { .. } => Code::FailedPrecondition,
+            MountError::TargetDiffers { .. } | MountError::OtherArguments { .. } => Code::AlreadyExists,
             MountError::SourceDead { .. } | MountError::VolumeDead { .. } => Code::Unavailable,
             MountError::TooManyMounts { .. } => Code::ResourceExhausted,
             MountError::Source { errno, .. }

@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use nix::dir::Dir;
@@ -114,15 +115,49 @@ pub fn make_dir(parent: impl AsFd, name: &OsStr, mode: u32) -> Result<bool, Errn
     }
 }
 
-/// Gives a directory that we have just made its owner and its mode, free of the umask.
+/// Opens one directory in another, not following a symlink, to read it and to change what it is.
+///
+/// # Errors
+/// ENOTDIR also if it is a symlink; else as [`open_child`], and EACCES.
+pub fn open_to_change(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    openat(parent, name, flags(Use::Attributes) | OFlag::O_NOFOLLOW, Mode::empty())
+}
+
+/// Gives a directory its mode, free of the umask. What it was made with besides by a parent's set-group-id bit would take
+/// that bit from the new mode, so the group is ours before.
 ///
 /// # Errors
 /// What chown(2) and chmod(2) say.
-pub fn set_owner(parent: impl AsFd, name: &OsStr, mode: u32, uid: u32, gid: u32) -> Result<(), Errno> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let dir = openat(parent, name, flags, Mode::empty())?;
-    fchown(&dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-    fchmod(&dir, Mode::from_bits_truncate(mode))
+pub fn set_mode(dir: impl AsFd, mode: u32) -> Result<(), Errno> {
+    fchown(&dir, None, Some(Gid::effective()))?;
+    fchmod(dir, Mode::from_bits_truncate(mode))
+}
+
+/// Gives a directory its owner.
+///
+/// # Errors
+/// What chown(2) says.
+pub fn set_owner(dir: impl AsFd, uid: u32, gid: u32) -> Result<(), Errno> {
+    fchown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+}
+
+/// Whom a directory belongs to that this process makes: its effective user and group.
+#[must_use]
+pub fn own_ids() -> (u32, u32) {
+    (Uid::effective().as_raw(), Gid::effective().as_raw())
+}
+
+/// Renames something in a directory, to a name that isn't there yet.
+///
+/// # Errors
+/// EEXIST: it is there. Else what renameat2(2) says.
+pub fn rename_new(parent: impl AsFd, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
+    let text = |name: &OsStr| CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL);
+    let (from, to, dir) = (text(from)?, text(to)?, parent.as_fd().as_raw_fd());
+    // SAFETY: both names are NUL-terminated and outlive the call, and `dir` is open.
+    let result =
+        unsafe { libc::syscall(libc::SYS_renameat2, dir, from.as_ptr(), dir, to.as_ptr(), libc::RENAME_NOREPLACE) };
+    Errno::result(result).map(drop)
 }
 
 /// Removes an empty directory. `Ok(false)` if there is none. Never more than one directory, never its content.

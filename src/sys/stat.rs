@@ -231,6 +231,39 @@ pub fn at_name(calls: Calls, parent: impl AsFd, name: &OsStr) -> Result<Option<A
     }))
 }
 
+/// What is at a name in a directory, not following a symlink, without asking the file system that may be mounted there:
+/// it may be dead, or hang. None where the kernel lacks the calls for it (Linux 6.8).
+///
+/// # Errors
+/// ENOENT: nothing. Else what statx(2) says.
+pub fn at_name_as_known(calls: Calls, parent: impl AsFd, name: &OsStr) -> Result<Option<Known>, Errno> {
+    if !calls.statmount {
+        return Ok(None);
+    }
+    let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
+    let flags = libc::AT_NO_AUTOMOUNT | libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC;
+    let found = statx(parent.as_fd(), &name, flags, libc::STATX_TYPE)?;
+    Ok(Some(match u32::from(found.stx_mode) & libc::S_IFMT {
+        _ if found.stx_attributes & u64::from(raw::STATX_ATTR_MOUNT_ROOT) != 0 => Known::Mount,
+        libc::S_IFDIR => Known::Directory,
+        kind => Known::Other { symlink: kind == libc::S_IFLNK },
+    }))
+}
+
+/// What is at a name, as the kernel alone knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// A mount.
+    Mount,
+    /// A directory on which nothing is mounted.
+    Directory,
+    /// Something else on which nothing is mounted.
+    Other {
+        /// Whether it is a symlink.
+        symlink: bool,
+    },
+}
+
 struct Named {
     dir: Result<DirStat, Errno>,
     is_mount: bool,
@@ -265,9 +298,68 @@ fn unless_dead<T>(found: Result<T, Errno>) -> Result<Result<T, Errno>, Errno> {
 pub fn birth_time(fd: impl AsFd) -> Result<Option<SystemTime>, Errno> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
     let found = statx(fd.as_fd(), c"", flags, libc::STATX_BTIME)?;
+    Ok(birth_of(&found))
+}
+
+/// Whose a directory is, and since when it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ownership {
+    /// The directory.
+    pub id: DirId,
+    /// Whether it is one.
+    pub is_dir: bool,
+    /// Permissions, with set-user-id, set-group-id and sticky bits.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// When it was made, where its file system keeps that.
+    pub born: Option<SystemTime>,
+}
+
+/// Whose the directory behind a descriptor is; with a name, whatever has it in that directory, not following a symlink.
+///
+/// # Errors
+/// What statx(2) says; ENOENT: nothing has the name.
+pub fn ownership(fd: impl AsFd, name: Option<&OsStr>) -> Result<Ownership, Errno> {
+    let name = CString::new(name.map_or(&[][..], OsStr::as_bytes)).map_err(|_| Errno::EINVAL)?;
+    let flags = libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_SYMLINK_NOFOLLOW;
+    let wanted = DIRECTORY | libc::STATX_MODE | libc::STATX_UID | libc::STATX_GID | libc::STATX_BTIME;
+    let found = statx(fd.as_fd(), &name, flags, wanted)?;
+    let DirStat { id, is_dir, .. } = directory_of(&found);
+    let mode = u32::from(found.stx_mode) & 0o7777;
+    Ok(Ownership { id, is_dir, mode, uid: found.stx_uid, gid: found.stx_gid, born: birth_of(&found) })
+}
+
+fn birth_of(found: &libc::statx) -> Option<SystemTime> {
     let since_epoch = u64::try_from(found.stx_btime.tv_sec).ok().map(|s| Duration::new(s, found.stx_btime.tv_nsec));
     let kept = found.stx_mask & libc::STATX_BTIME != 0;
-    Ok(since_epoch.filter(|_| kept).and_then(|time| SystemTime::UNIX_EPOCH.checked_add(time)))
+    since_epoch.filter(|_| kept).and_then(|time| SystemTime::UNIX_EPOCH.checked_add(time))
+}
+
+/// The clock by which file systems date what they make: no directory that is made from now on was born before.
+///
+/// # Errors
+/// What clock_gettime(2) says.
+pub fn now_as_dated() -> Result<SystemTime, Errno> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME_COARSE)?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from(now)).ok_or(Errno::EOVERFLOW)
+}
+
+/// Magic numbers (linux/magic.h) of the file systems that only this kernel changes: ext2 to ext4, XFS, Btrfs, tmpfs,
+/// overlayfs (new directories are in its upper layer, which is one of these), F2FS, bcachefs, ZFS.
+const LOCAL: [u64; 8] =
+    [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794C_7630, 0xF2F5_2010, 0xCA45_1A4E, 0x2FC1_2FC1];
+
+/// Whether the file system of a directory is known to be this kernel's own: not of FUSE, and on no network.
+///
+/// # Errors
+/// What fstatfs(2) says.
+pub fn is_local(fd: impl AsFd) -> Result<bool, Errno> {
+    let magic = nix::sys::statfs::fstatfs(fd)?.filesystem_type().0;
+    // As wide and as signed as the architecture has it; the numbers have 32 bits.
+    Ok(u64::try_from(i128::from(magic) & 0xFFFF_FFFF).is_ok_and(|magic| LOCAL.contains(&magic)))
 }
 
 /// Whether an error of the file system means that its server is gone, as opposed to the directory being missing.

@@ -78,7 +78,7 @@ fn spiffe_csi_331_three_kubelet_restarts_with_13_inline_pods_change_no_mount() {
 /// kubernetes#139045: a publish that is repeated for a running pod and fails makes the kubelet take the volume away, or
 /// leave it stale. Here the entry is taken from everybody while the pod runs, and the kubelet restarts.
 #[test]
-fn kubernetes_139045_a_repeated_publish_that_is_refused_leaves_the_pod_its_volume() {
+fn kubernetes_139045_a_repeated_publish_that_would_be_refused_leaves_the_pod_its_volume() {
     let place = Place::new("republish");
     let entry = |namespaces: &str| {
         serde_json::json!({

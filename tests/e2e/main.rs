@@ -15,5 +15,6 @@ mod load;
 mod pods;
 mod propagation;
 mod refusals;
+mod repeats;
 mod seeing;
 mod user_namespaces;

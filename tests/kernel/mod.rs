@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use hostmount::apply::Run;
 use hostmount::config::Missing;
-use hostmount::engine::{self, AttachJob, Context};
+use hostmount::engine::{self, AttachJob, Attached, Context};
 use hostmount::mount_error::MountError;
 use hostmount::observe::SourcePath;
 use hostmount::plan::Step;
@@ -239,7 +239,7 @@ impl Node {
     ) -> Result<bool, MountError> {
         let mut take = || Ok(workshop.slot(&self.site, 0).unwrap());
         let made = engine::attach(&mut Context { site: &self.site, cancelled: &|| false, step }, &mut take, job)?;
-        Ok(made.is_some())
+        Ok(matches!(made, Attached::Made(_)))
     }
 
     pub(crate) fn detach(&self, path: &KubeletPath, remove: bool) -> Result<(), MountError> {

@@ -69,7 +69,12 @@ impl Fuse {
                     17 => vec![0; 80],
                     _ => vec![],
                 };
-                let error: i32 = if body.is_empty() { -38 } else { 0 };
+                let error: i32 = match opcode {
+                    // LOOKUP: it holds nothing.
+                    1 => -libc::ENOENT,
+                    _ if body.is_empty() => -libc::ENOSYS,
+                    _ => 0,
+                };
                 let length = u32::try_from(16 + body.len()).unwrap();
                 let mut answer = length.to_ne_bytes().to_vec();
                 answer.extend(error.to_ne_bytes());

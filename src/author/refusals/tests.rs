@@ -125,6 +125,8 @@ fn mounts() -> Vec<MountError> {
         SourcePrivate { path: path(), asked, found },
         SourceUnbindable { path: path() },
         SourceNotMappable(NotMappable::Mapped),
+        SourceNotMade { path: path(), why: NotMade::Busy },
+        OtherArguments { path: path(), argument: Argument::ReadOnly { asked: true } },
         TargetParentMissing { path: path() },
         TargetSymlink { path: path() },
         TargetNotDirectory { path: path() },
@@ -141,6 +143,19 @@ fn mounts() -> Vec<MountError> {
         VolumeDead { path: path(), errno },
         Cancelled,
     );
+    let whys = every!(NotMade: FileSystem, NoBirthTime, Exchanged, InTheWay, Busy);
+    all.extend(whys.into_iter().map(|why| MountError::SourceNotMade { path: path(), why }));
+    let sub_path = Some(SubPath::parse("a/b").unwrap());
+    let mut arguments = every!(Argument:
+        VolumeId { found: "csi-1".to_owned() },
+        Directory { entry: entry(), sub_path },
+        Propagation { asked: Some(asked), found: None },
+        ReadOnly { asked: false },
+        PodReadOnly { asked: true },
+    );
+    arguments.push(Argument::Directory { entry: entry(), sub_path: None });
+    arguments.push(Argument::PodReadOnly { asked: false });
+    all.extend(arguments.into_iter().map(|argument| MountError::OtherArguments { path: path(), argument }));
     all.extend(every!(NotMappable: FileSystem("fuse".to_owned()), Mapped, Mounts(2)).into_iter().map(Into::into));
     all.push(MountError::TooManyMounts { path: path(), full: Full::Receivers, room: Room::default() });
     all.push(MountError::Step { failed: failed(Err((Step::Detach(Place::Slot), Errno::EBUSY))) });
