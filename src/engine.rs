@@ -260,7 +260,8 @@ fn note(job: &AttachJob, owner: &Owner, source: &Source) -> Note {
         propagation: job.relation,
         attrs: job.attrs,
         source_mount: source.mount.id,
-        given: Vec::new(),
+        path_mounts: None,
+        renewed: None,
     }
 }
 

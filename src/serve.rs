@@ -309,7 +309,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
             None => None,
         };
         let (volumes, known) = tokio::sync::watch::channel(Arc::default());
-        let healing = around.spawn(heal::watch(Arc::clone(&plugin), volumes));
+        let healing = around.spawn(heal::watch(Arc::clone(&plugin), volumes, events.clone()));
         let looking = around.spawn(vitals::watch(Arc::clone(&plugin), known, events, probe_interval));
         let tidying = around.spawn(tidy());
         let telling = Arc::clone(&plugin);

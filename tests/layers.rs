@@ -13,6 +13,7 @@ const PURE: &[&str] = &[
     "volume.rs",
     "config.rs",
     "config/decode.rs",
+    "heal/notice.rs",
     "inspect/columns.rs",
     "inspect/draw.rs",
     "inspect/fold.rs",

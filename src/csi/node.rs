@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::request::{self, Publish, Stage, VolumeAt};
 use super::status::CallError;
-use crate::config::{Missing, MountFlags};
+use crate::config::Missing;
 use crate::engine::{self, AttachJob, Context};
 use crate::gate::Pass;
 use crate::lookup::Lookup;
@@ -113,14 +113,16 @@ impl Node {
         let list = self.list()?;
         // Staging serves every pod of the volume on this node; who may is asked when it is published.
         let wish = Wish { volume, propagation: None, read_only: false, pod: None, check_user: false };
-        let Grant { entry, sub_path, flags, .. } = policy::decide(&list, &wish)?;
+        let grant = policy::decide(&list, &wish)?;
+        let attrs = grant.attrs(MountAttrs::default());
+        let Grant { entry, sub_path, .. } = grant;
         let job = AttachJob {
             source: SourcePath { entry: entry.path.clone(), sub_path, missing: entry.missing },
             target: staging,
             staging: None,
             relation: entry.ceiling,
             lower: true,
-            attrs: attrs(entry.read_only, flags),
+            attrs,
             single_writer: false,
             owner: None,
             follow: false,
@@ -235,14 +237,14 @@ impl Node {
 }
 
 fn publish_job(asked: &Publish, grant: &Grant) -> AttachJob {
-    let Grant { entry, sub_path, propagation, read_only, flags, .. } = grant;
+    let Grant { entry, sub_path, propagation, .. } = grant;
     AttachJob {
         source: SourcePath { entry: entry.path.clone(), sub_path: sub_path.clone(), missing: entry.missing },
         target: asked.target.clone(),
         staging: asked.staging.clone(),
         relation: *propagation,
         lower: false,
-        attrs: attrs(*read_only, *flags).union(asked.asked.attrs),
+        attrs: grant.attrs(asked.asked.attrs),
         single_writer: asked.single_writer,
         owner: Some(Owner {
             entry: entry.name.clone(),
@@ -252,11 +254,6 @@ fn publish_job(asked: &Publish, grant: &Grant) -> AttachJob {
         }),
         follow: false,
     }
-}
-
-/// The flags that an entry gives, as the kernel has them.
-const fn attrs(read_only: bool, MountFlags { nosuid, nodev, noexec }: MountFlags) -> MountAttrs {
-    MountAttrs { read_only, nosuid, nodev, noexec }
 }
 
 fn pod_of(context: &HashMap<String, String>) -> Option<String> {
