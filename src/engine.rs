@@ -200,7 +200,9 @@ pub(crate) fn attach_open(
     });
     if let (Err(_), Some(before)) = (&checked, noted) {
         match before {
-            Some(before) => before.write(target),
+            Some(before) => {
+                before.write(target);
+            }
             None => Note::forget(target),
         }
     }

@@ -146,9 +146,9 @@ struct Written<'a> {
     nodev: bool,
     noexec: bool,
     source_mount: u64,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     path_mounts: Option<WrittenPathMounts<'a>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     renewed: Option<u64>,
     #[serde(borrow, default)]
     volume_id: Option<Cow<'a, str>>,
@@ -301,10 +301,20 @@ impl Note {
         })
     }
 
-    /// Notes it beside a target. Where that can't be done the volume is good all the same; it can't be healed.
-    pub fn write(&self, target: &TargetPlace) {
-        if let Err(errno) = path::set_attribute(&target.parent, NAME, &self.encode()) {
+    /// Notes it beside a target; whether that could be done. Where not, the volume is good all the same; it can't be healed.
+    pub fn write(&self, target: &TargetPlace) -> bool {
+        let written = path::set_attribute(&target.parent, NAME, &self.encode());
+        if let Err(errno) = written {
             tracing::debug!(%errno, "the kubelet's file system takes no extended attributes: the volume cannot be healed");
+        }
+        written.is_ok()
+    }
+
+    /// Notes it in the place of another one, of which nothing may stay: where there is no room for all of it, without what is
+    /// mounted on the way to the source, and else not at all.
+    pub fn write_anew(self, target: &TargetPlace) {
+        if !self.write(target) && !(Self { path_mounts: None, ..self }).write(target) {
+            Self::forget(target);
         }
     }
 

@@ -204,17 +204,17 @@ impl Book {
             let verdict = source.now.as_ref().map_or(Verdict::Wait, |now| {
                 find::judge_top((&table, &walk), kubelet_dir, (top, volume.note.propagation), now, None)
             });
-            match (verdict, &source.path_mounts) {
+            match verdict {
                 // Only of one that is well: else this would be how it is without its source.
-                (Verdict::Same, Some(now)) if !volume.path_mounts.as_ref().is_some_and(|noted| noted.is_as(now)) => {
-                    if note_path_mounts((site, gate), &volume, now) {
-                        let noted = Volume { path_mounts: Some(Arc::clone(now)), ..(*volume).clone() };
+                Verdict::Same if !is_noted(volume.path_mounts.as_deref(), source.path_mounts.as_deref()) => {
+                    if note_path_mounts((site, gate), &volume, source) {
+                        let noted = Volume { path_mounts: source.path_mounts.clone(), ..(*volume).clone() };
                         volume = Arc::new(noted);
                     } else {
                         book.unnoted = true;
                     }
                 }
-                (Verdict::Due(change), _) if wants_healing(list, &volume.note) => {
+                Verdict::Due(change) if wants_healing(list, &volume.note) => {
                     let Some(now) = &source.now else { continue };
                     let ask = || replaced::exposed((&table, &walk), list, kubelet_dir, now).map(Arc::new);
                     let exposed = match change {
@@ -281,16 +281,30 @@ fn wants_healing(list: &AllowList, note: &Note) -> bool {
     list.get(&note.owner.entry).is_none_or(|entry| entry.heal == Heal::On)
 }
 
-/// Notes beside a volume what is mounted on the way to its source now. False while somebody works on the volume.
-fn note_path_mounts((site, gate): (&Site, &Gate), volume: &Volume, now: &Arc<PathMounts>) -> bool {
+/// Whether what was noted of the way to a source is so still.
+fn is_noted(noted: Option<&PathMounts>, now: Option<&PathMounts>) -> bool {
+    match (noted, now) {
+        (Some(noted), Some(now)) => noted.is_as(now),
+        (noted, now) => noted.is_none() && now.is_none(),
+    }
+}
+
+/// Notes beside a volume what is mounted on the way to its source now; nothing where that is too much, since what was noted
+/// isn't so any more. False while somebody works on the volume.
+fn note_path_mounts((site, gate): (&Site, &Gate), volume: &Volume, source: &Source<'_>) -> bool {
     let Ok(_pass) = gate.enter(volume.path.as_path()) else { return false };
     let Ok(Some(place)) = observe::open_target(site, &volume.path) else { return true };
     let Ok(Some(note)) = Note::read(&place) else { return true };
     // Since the table was read it may have been published anew, from a source with more on the way to it.
-    let same_mount =
-        if site.calls.statmount { statmount::root(volume.id).is_ok() } else { note.source_mount == now.top };
-    if same_mount && note.clone().in_common() == *volume.note {
-        Note { path_mounts: Some(Arc::clone(now)), ..note }.write(&place);
+    let same = if site.calls.statmount {
+        statmount::root(volume.id).is_ok()
+    } else {
+        source.now.as_ref().is_some_and(|now| now.mount.id == note.source_mount)
+    };
+    if note.clone().in_common() == *volume.note {
+        // Of which it can't be told, nothing is kept: it isn't given what is on another mount.
+        let path_mounts = source.path_mounts.clone().filter(|_| same);
+        Note { path_mounts, ..note }.write_anew(&place);
     }
     true
 }

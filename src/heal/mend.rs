@@ -127,9 +127,11 @@ pub fn mend(
         Ok(slot) => {
             let renewed = if slot.is_some() { noted.renewed } else { note.renewed };
             let path_mounts = looked.path_mounts.clone();
-            Note { source_mount: opened, attrs: job.attrs, path_mounts, renewed, ..noted }.write(&target);
+            Note { source_mount: opened, attrs: job.attrs, path_mounts, renewed, ..noted }.write_anew(&target);
         }
-        Err(_) if renewed => note.write(&target),
+        Err(_) if renewed => {
+            note.write(&target);
+        }
         Err(_) => {}
     }
     let outcome = match attached? {
