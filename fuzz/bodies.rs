@@ -57,10 +57,10 @@ pub fn mountinfo(bytes: &[u8]) {
     }
     let note = Note::parse(
         br#"{"entry":"e","path":"/src","propagation":"HostToContainer","readOnly":false,"nosuid":true,
-        "nodev":true,"noexec":false,"sourceMount":1,"given":[]}"#,
+        "nodev":true,"noexec":false,"sourceMount":1,"pathMounts":{"top":1,"newest":0,"beneath":""}}"#,
     );
     for target in find::targets(&table, kubelet) {
-        let _ = find::judge((&table, &walk), kubelet, (target, note.as_ref().unwrap()), None);
+        let _ = find::judge((&table, &walk), kubelet, (target, note.as_ref().unwrap()));
     }
 }
 

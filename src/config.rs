@@ -61,28 +61,14 @@ pub struct MountFlags {
     pub noexec: bool,
 }
 
-/// Which running pods get a directory again that comes back after its file system has died, or was replaced.
+/// Whether volumes get a directory again that comes back after its file system has died, or was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Heal {
-    /// Those whose volume propagates: HostToContainer and Bidirectional.
+    /// They do: running containers where the volume propagates, others when they are started again.
     #[default]
-    Propagating,
-    /// All: also those that no mount reaches from outside, by entering their containers' mount namespaces.
-    Containers,
-    /// None.
+    On,
+    /// They don't.
     Off,
-}
-
-impl Heal {
-    /// Whether a volume with this propagation is to be healed.
-    #[must_use]
-    pub fn wants(self, propagation: MountPropagation) -> bool {
-        match self {
-            Self::Propagating => propagation > MountPropagation::None,
-            Self::Containers => true,
-            Self::Off => false,
-        }
-    }
 }
 
 /// Who may use an entry: pods whose namespace and service account each match one of the patterns.
@@ -113,7 +99,7 @@ pub struct Entry {
     pub missing: Missing,
     /// What to do if a volume is read-only and asks for propagation.
     pub read_only_propagation: ReadOnlyPropagation,
-    /// Which running pods get the directory again when it comes back.
+    /// Whether volumes get the directory again when it comes back.
     pub heal: Heal,
     /// The entries whose directories may contain this one's or lie in it.
     pub overlaps: Vec<EntryName>,

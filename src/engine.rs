@@ -331,7 +331,9 @@ fn attach_found(
     });
     if let (Err(_), Some(before)) = (&checked, noted) {
         match before {
-            Some(before) => before.write(target),
+            Some(before) => {
+                before.write(target);
+            }
             None => Note::forget(target),
         }
     }
@@ -391,7 +393,8 @@ fn note(job: &AttachJob, owner: &Owner, source: &Source) -> Note {
         propagation: job.relation,
         attrs: job.attrs,
         source_mount: source.mount.id,
-        given: Vec::new(),
+        path_mounts: None,
+        renewed: None,
     }
 }
 

@@ -18,9 +18,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use crate::author::{AuthorText, ForAuthor, KnownText, author};
+use crate::author::{AuthorText, KnownText, author};
 use crate::heal::Volume;
-use crate::vitals::Vital;
 use crate::volume::PodIdentity;
 
 /// How many requests are under way at once.
@@ -50,6 +49,21 @@ impl Pace {
     }
 }
 
+/// What a pod is told of one of its volumes.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// The volume.
+    pub volume: Arc<Volume>,
+    /// Its pod.
+    pub pod: Arc<PodIdentity>,
+    /// What has happened, in one word.
+    pub reason: &'static str,
+    /// What has happened and what to do.
+    pub text: AuthorText,
+    /// Whether something is to be done.
+    pub warning: bool,
+}
+
 /// Tells pods what happens to their volumes.
 #[derive(Clone)]
 pub struct Events {
@@ -72,11 +86,12 @@ impl Events {
         Self { client, driver: driver.to_owned(), node: node.to_owned(), pace: Arc::default() }
     }
 
-    /// One event for each volume, on its pod, at the node's pace. What can't be told, or not within three minutes, is logged:
+    /// One event for each, on its pod, at the node's pace. What can't be told, or not within three minutes, is logged:
     /// nothing else depends on it.
-    pub async fn tell(&self, volumes: &[(Arc<Volume>, Arc<PodIdentity>)], vital: Vital) {
+    pub async fn tell(&self, all: Vec<Told>) {
+        let reason = all.first().map(|told| told.reason);
         let requests: Vec<(String, Event)> =
-            volumes.iter().map(|(volume, pod)| (pod.namespace.clone(), self.event(volume, pod, vital))).collect();
+            all.iter().map(|told| (told.pod.namespace.clone(), self.event(told))).collect();
         let until = Instant::now() + TELLING;
         let failures: Vec<String> = futures_util::stream::iter(requests)
             .map(|(namespace, event)| async move {
@@ -92,7 +107,7 @@ impl Events {
             .collect()
             .await;
         if let Some(error) = failures.first() {
-            tracing::warn!(error, count = failures.len(), reason = vital.reason(), "pods could not be told by events");
+            tracing::warn!(error, count = failures.len(), reason, "pods could not be told by events");
         }
     }
 
@@ -107,11 +122,11 @@ impl Events {
         }
     }
 
-    fn event(&self, volume: &Volume, pod: &PodIdentity, vital: Vital) -> Event {
+    fn event(&self, Told { volume, pod, reason, text, warning }: &Told) -> Event {
         let mut hasher = DefaultHasher::new();
-        (volume.path.as_path(), vital.reason(), volume.shown.device, &volume.shown.root).hash(&mut hasher);
+        (volume.path.as_path(), reason, text, volume.shown.device, &volume.shown.root).hash(&mut hasher);
         let name: String = pod.name.chars().take(200).collect();
-        let note = note(volume, vital);
+        let note = note(volume, text);
         Event {
             metadata: ObjectMeta {
                 name: Some(format!("{name}.{:016x}", hasher.finish())),
@@ -122,8 +137,8 @@ impl Events {
             reporting_controller: Some(self.driver.clone()),
             reporting_instance: Some(self.node.chars().take(128).collect()),
             action: Some("LookAtVolume".to_owned()),
-            reason: Some(vital.reason().to_owned()),
-            type_: Some(if vital == Vital::Live { "Normal" } else { "Warning" }.to_owned()),
+            reason: Some((*reason).to_owned()),
+            type_: Some(if *warning { "Warning" } else { "Normal" }.to_owned()),
             regarding: Some(ObjectReference {
                 api_version: Some("v1".to_owned()),
                 kind: Some("Pod".to_owned()),
@@ -139,11 +154,11 @@ impl Events {
 }
 
 /// What an event says of a volume.
-fn note(volume: &Volume, vital: Vital) -> AuthorText {
+fn note(volume: &Volume, text: &AuthorText) -> AuthorText {
     let entry = &volume.note.owner.entry;
     match volume.path.pod_volume() {
-        Some((_, name)) => author!["volume ", KnownText::new(name), " (entry ", *entry, "): ", vital.for_author()],
-        None => author!["volume of the entry ", *entry, ": ", vital.for_author()],
+        Some((_, name)) => author!["volume ", KnownText::new(name), " (entry ", *entry, "): ", *text],
+        None => author!["volume of the entry ", *entry, ": ", *text],
     }
 }
 

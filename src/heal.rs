@@ -3,7 +3,9 @@
 //! A volume that was taken from a FUSE mount itself stays ENOTCONN when the daemon dies, also after a new one has
 //! mounted the same place: the pod holds the old mount. But a mount made *on* the volume at its target path crosses into
 //! the running containers, because those are slaves or peers of it. So a fresh copy of the source is put on top there,
-//! after whatever an earlier healing had put there was taken away: there is never more than one.
+//! after whatever an earlier healing had put there was taken away: there is never more than one. Private containers
+//! receive nothing, and on a deleted directory nothing can be mounted: there the mount at the target is replaced, for
+//! containers that start from now on. Mount namespaces of containers are never entered: their tenants shape them.
 //!
 //! Nothing is polled that grows with the number of pods. The kernel tells of mounts ([`crate::sys::mount_events`]); if one
 //! covers a source, or is a volume that we don't know yet, one reading of the mount table tells which volumes show
@@ -11,11 +13,12 @@
 //! be replaced without any mount, which no mount event tells: every 15 s the kernel is asked for the name of each that
 //! volumes show, and the table is read if one has changed, or if anything was mounted meanwhile ([`look`]).
 
-pub mod containers;
 mod devices;
 pub mod find;
 pub mod look;
 pub mod mend;
+pub mod notice;
+pub mod replaced;
 
 pub use devices::Devices;
 pub use look::Volume;
@@ -28,7 +31,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::watch::Sender;
 
+use crate::author::ForAuthor;
+use crate::config::AllowList;
 use crate::engine::Context;
+use crate::events::{Events, Told};
 use crate::mount_error::MountError;
 use crate::note::{Note, Shown};
 use crate::plugin::Plugin;
@@ -36,8 +42,10 @@ use crate::propagation::MountPropagation;
 use crate::sys::mount_events::{Changed, MountEvents, WatchedTable};
 use crate::sys::{Errno, heap, statmount};
 use crate::threads::{Crew, Hold, MountThread, Source};
-use look::{Book, Concerns, Sources};
+use crate::volume::PodIdentity;
+use look::{Book, Candidate, Concerns, Sources};
 use mend::Outcome;
+use notice::Notice;
 
 /// How often it is looked whether the mount table or a directory has changed that no event told of.
 const LOOK: Duration = Duration::from_secs(15);
@@ -60,7 +68,7 @@ const TABLE_DEADLINE: Duration = Duration::from_secs(10);
 /// When something that failed is tried again; twice as late each time, up to [`LOOK`].
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Why volumes could not be healed: told once, not each time that it is tried again, and tried again soon at first.
+/// What keeps volumes from being healed: told once, not each time that it is tried again, and tried again soon at first.
 #[derive(Default)]
 struct Failures {
     known: Mutex<HashMap<PathBuf, (Why, u32)>>,
@@ -68,29 +76,42 @@ struct Failures {
     again: Notify,
 }
 
+/// What is to be done about what came of a volume.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Then {
+    /// After how long it is to be tried again, if so.
+    again: Option<Duration>,
+    /// Whether it is told: it wasn't so before.
+    tell: bool,
+}
+
 impl Failures {
-    /// Takes down what came of a volume. After how long it is to be tried again, if so.
-    fn tell(&self, path: &Path, outcome: Result<Tried, String>) -> Option<Duration> {
+    /// Takes down what came of a volume.
+    fn take(&self, path: &Path, outcome: Result<&Tried, &String>) -> Then {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let error = match outcome {
-            Ok(Tried::Settled) => {
+        let why = match outcome {
+            Ok(Tried::Settled | Tried::Healed { .. }) => {
                 known.remove(path);
-                return None;
+                return Then::default();
             }
-            Ok(Tried::Busy) => None,
-            Err(error) => Some(error),
+            // It was told, and is so still.
+            Ok(Tried::Busy) if matches!(known.get(path), Some((Why::Refused(_), _))) => {
+                return Then { again: Some(LOOK), tell: false };
+            }
+            Ok(Tried::Busy) => Why::Busy,
+            Ok(Tried::Refused { notice, .. }) => Why::Refused(notice.clone()),
+            // Numbers may be others each time, such as how many mounts there are; the trouble is the same.
+            Err(error) => Why::Failed(error.chars().filter(|c| !c.is_ascii_digit()).collect()),
         };
-        // Numbers may be others each time, such as how many mounts there are; the trouble is the same.
-        let why: Why = error.as_ref().map(|error| error.chars().filter(|c| !c.is_ascii_digit()).collect());
         let times = match known.get(path) {
             Some((same, times)) if *same == why => times + 1,
             _ => 0,
         };
-        if let (0, Some(error)) = (times, &error) {
-            tracing::warn!(target_path = %path.display(), error, "a volume could not be healed");
-        }
+        // What is refused is looked at again when the table or the allow-list changes.
+        let retried = !matches!(why, Why::Refused(_));
         known.insert(path.to_owned(), (why, times));
-        Some((AGAIN * 2_u32.saturating_pow(times.min(16))).min(LOOK))
+        let again = retried.then(|| (AGAIN * 2_u32.saturating_pow(times.min(16))).min(LOOK));
+        Then { again, tell: times == 0 }
     }
 
     /// Forgets those of volumes that are gone.
@@ -99,27 +120,42 @@ impl Failures {
     }
 }
 
-/// An error, without the numbers in it; none while somebody else works on the volume.
-type Why = Option<String>;
+/// Why a volume is not healed.
+#[derive(Debug, PartialEq, Eq)]
+enum Why {
+    /// Somebody else works on it.
+    Busy,
+    /// It is left as it is.
+    Refused(Notice),
+    /// The error, without the numbers in it.
+    Failed(String),
+}
 
 /// What came of trying to heal a volume.
 enum Tried {
-    /// It is healed, or doesn't need it.
+    /// It doesn't need it.
     Settled,
+    /// It is healed.
+    Healed { renewed: bool, took: Duration, pod: Option<Arc<PodIdentity>> },
+    /// It is left as it is, although its source is there.
+    Refused { notice: Notice, why: String, pod: Option<Arc<PodIdentity>> },
     /// Somebody else works on it.
     Busy,
 }
 
+/// Who is told which volumes there are.
+type Volumes = Sender<Arc<Vec<Arc<Volume>>>>;
+
 /// Heals the volumes of a plugin, for ever, in the mount namespace that the kubelet called from last. Tells `volumes`
-/// which there are, in the order of their paths.
-pub async fn watch(plugin: Arc<Plugin>, volumes: Sender<Arc<Vec<Arc<Volume>>>>) {
+/// which there are, in the order of their paths, and pods what becomes of theirs.
+pub async fn watch(plugin: Arc<Plugin>, volumes: Volumes, events: Option<Events>) {
     let failures = Arc::new(Failures::default());
     loop {
         let Some(crew) = plugin.threads.latest() else {
             tokio::time::sleep(SETTLE * 10).await;
             continue;
         };
-        if let Err(error) = watch_namespace(&plugin, &crew, &failures, &volumes).await {
+        if let Err(error) = watch_namespace(&plugin, &crew, &failures, (&volumes, &events)).await {
             tracing::warn!(error, "volumes cannot be healed now; trying again");
             tokio::time::sleep(LOOK).await;
         }
@@ -131,7 +167,7 @@ async fn watch_namespace(
     plugin: &Arc<Plugin>,
     crew: &Arc<Crew>,
     failures: &Arc<Failures>,
-    volumes: &Sender<Arc<Vec<Arc<Volume>>>>,
+    (volumes, pods): (&Volumes, &Option<Events>),
 ) -> Result<(), String> {
     let events = events(plugin, crew).await?;
     let watched = watched(plugin, crew).await?;
@@ -145,15 +181,18 @@ async fn watch_namespace(
         plugin.lie_on(Arc::clone(&book.devices));
         let took = start.elapsed();
         failures.keep(&book);
+        let list = book.list();
         for group in groups(std::mem::take(&mut book.candidates)) {
             let (plugin, crew, failures) = (Arc::clone(plugin), Arc::clone(crew), Arc::clone(failures));
+            let (list, pods) = (list.clone(), pods.clone());
             // Nobody waits for it: one whose source hangs must not hold up the others. It holds its passes.
             tokio::spawn(async move {
                 let mut again: Option<Duration> = None;
-                for volume in group {
-                    let outcome = heal(&plugin, &crew, &volume).await;
-                    let delay = failures.tell(volume.path.as_path(), outcome);
-                    again = again.into_iter().chain(delay).min();
+                for candidate in group {
+                    let outcome = heal(&plugin, &crew, &candidate, list.as_ref()).await;
+                    let then = failures.take(candidate.volume.path.as_path(), outcome.as_ref());
+                    again = again.into_iter().chain(then.again).min();
+                    tell(&plugin, &candidate.volume, (outcome, then.tell), pods.as_ref());
                 }
                 if let Some(delay) = again {
                     tokio::time::sleep(delay).await;
@@ -192,14 +231,14 @@ async fn watch_namespace(
 ///
 /// A mount on one peer appears on the others too, and they need no other: a second one would cover that of the first,
 /// which is a peer of the source, and so the source itself.
-fn groups(candidates: Vec<Arc<Volume>>) -> Vec<Vec<Arc<Volume>>> {
+fn groups(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
     let mut groups = Vec::new();
-    let mut peers: HashMap<Arc<Shown>, Vec<Arc<Volume>>> = HashMap::new();
-    for volume in candidates {
-        if is_peer(&volume.note) {
-            peers.entry(Arc::clone(&volume.shown)).or_default().push(volume);
+    let mut peers: HashMap<Arc<Shown>, Vec<Candidate>> = HashMap::new();
+    for candidate in candidates {
+        if is_peer(&candidate.volume.note) {
+            peers.entry(Arc::clone(&candidate.volume.shown)).or_default().push(candidate);
         } else {
-            groups.push(vec![volume]);
+            groups.push(vec![candidate]);
         }
     }
     groups.extend(peers.into_values());
@@ -273,9 +312,9 @@ fn is_peer(note: &Note) -> bool {
 }
 
 async fn read(plugin: &Plugin, crew: &Arc<Crew>, book: Book) -> Result<Book, String> {
-    let list = plugin.list()?;
+    let (list, gate) = (plugin.list()?, plugin.gate.clone());
     let reading = plugin.threads.run(crew, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
-        let book = Book::read(&thread.site, &list, book);
+        let book = Book::read(&thread.site, &gate, &list, book);
         if book.as_ref().is_ok_and(|book| book.volumes.len() >= MANY) {
             heap::give_back();
         }
@@ -293,52 +332,83 @@ async fn was_moved(plugin: &Plugin, crew: &Arc<Crew>, mut book: Book) -> Result<
     looking.await.map_err(|e| e.to_string())
 }
 
-/// Heals one volume, on a thread that may hang.
-async fn heal(plugin: &Plugin, crew: &Arc<Crew>, volume: &Volume) -> Result<Tried, String> {
-    let Volume { path, note, shown, .. } = volume;
-    let entry = note.owner.entry.as_str();
+/// Heals one volume, on a thread that may hang, by the allow-list that the look at it went by.
+async fn heal(
+    plugin: &Plugin,
+    crew: &Arc<Crew>,
+    Candidate { volume, looked }: &Candidate,
+    by: Option<&Arc<AllowList>>,
+) -> Result<Tried, String> {
+    let Volume { path, note, shown, .. } = &**volume;
+    let list = plugin.list()?;
+    // Another list may show other directories to pods: the next look goes by that.
+    if !by.is_some_and(|by| Arc::ptr_eq(by, &list)) {
+        return Ok(Tried::Busy);
+    }
     // Somebody publishes or unpublishes it now.
     let Ok(pass) = plugin.gate.enter(path.as_path()) else { return Ok(Tried::Busy) };
     // One that was given up may still be at work. No target is called like that.
     let peers = format!("peers that show {}:{}:{}", shown.device.0, shown.device.1, shown.root.display());
     let alone = is_peer(note).then(|| plugin.gate.enter(Path::new(&peers))).transpose();
     let Ok(alone) = alone else { return Ok(Tried::Busy) };
-    let list = plugin.list()?;
-    let at = path.clone();
+    let (at, looked) = (path.clone(), looked.clone());
     // What it opens is what the path leads to now: that may be on another device than what the volume shows.
-    let beneath = note.sub_path.is_some();
-    let source = Source::directory(&note.full_path(), entry, plugin.devices().of_entry(&note.owner.entry, beneath));
+    let (entry, beneath) = (&note.owner.entry, note.sub_path.is_some());
+    let source = Source::directory(&note.full_path(), entry.as_str(), plugin.devices().of_entry(entry, beneath));
     let hold = Hold::once_begun([Some(pass), alone]);
+    let start = Instant::now();
     let mend = move |thread: &mut MountThread, cancelled: &dyn Fn() -> bool| {
         let site = Arc::clone(&thread.site);
         let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };
-        let outcome = mend::mend(&mut context, &mut || thread.take_slot(), &list, &at);
-        Ok::<_, MountError>(match outcome? {
-            Outcome::Healed { slot, entered, failures } => {
+        let (outcome, pod) = mend::mend(&mut context, &mut || thread.take_slot(), &list, (&at, &looked))?;
+        Ok::<_, MountError>(match outcome {
+            Outcome::Healed { slot, renewed } => {
                 thread.give_back(slot);
-                Some((entered, failures))
+                Tried::Healed { renewed, took: start.elapsed(), pod }
             }
-            Outcome::Left(_) | Outcome::NotWanted => None,
+            Outcome::Refused(notice, why) => Tried::Refused { notice, why, pod },
+            Outcome::Left(_) | Outcome::NotWanted => Tried::Settled,
         })
     };
     let mending = plugin.threads.run_by(None, crew, (source, hold), plugin.deadline, mend);
-    let start = Instant::now();
-    let result = mending.await.map_err(|e| e.to_string()).and_then(|mended| mended.map_err(|e| e.to_string()));
-    match result {
-        Ok(None) => Ok(Tried::Settled),
-        Ok(Some((entered, failures))) => {
-            plugin.metrics.healed(true);
-            let took = start.elapsed();
-            tracing::info!(target_path = %path, entry, entered, ?took, "healed: running pods have the source again");
-            for failure in failures {
-                plugin.metrics.healed(false);
-                tracing::warn!(target_path = %path, entry, failure, "a container keeps what is stale until it ends");
-            }
-            Ok(Tried::Settled)
+    mending.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+}
+
+/// Tells what came of a volume: metrics, the log and its pod. What was so before is not told again.
+fn tell(plugin: &Plugin, volume: &Arc<Volume>, (outcome, told): (Result<Tried, String>, bool), pods: Option<&Events>) {
+    let (target_path, entry) = (volume.path.as_path().display(), volume.note.owner.entry.as_str());
+    let (notice, pod) = match outcome {
+        Ok(Tried::Settled | Tried::Busy) => return,
+        Ok(Tried::Healed { renewed, took, pod }) => {
+            plugin.metrics.healed("healed");
+            let what = if renewed {
+                "healed: containers that start from now on have the source again"
+            } else {
+                "healed: running pods have the source again"
+            };
+            tracing::info!(%target_path, entry, ?took, "{what}");
+            (renewed.then_some(Notice::Renewed), pod)
         }
+        Ok(Tried::Refused { notice, why, pod }) if told => {
+            plugin.metrics.healed("refused");
+            let reason = notice.reason();
+            tracing::warn!(%target_path, entry, reason, why, "a volume is left as it is, although its source is there");
+            (Some(notice), pod)
+        }
+        Ok(Tried::Refused { .. }) => return,
         Err(error) => {
-            plugin.metrics.healed(false);
-            Err(error)
+            plugin.metrics.healed("failed");
+            if told {
+                tracing::warn!(%target_path, entry, error, "a volume could not be healed");
+            }
+            return;
         }
+    };
+    if let (Some(events), Some(notice), Some(pod)) = (pods.cloned(), notice, pod) {
+        let warning = true;
+        let told =
+            Told { volume: Arc::clone(volume), pod, reason: notice.reason(), text: notice.for_author(), warning };
+        // An API server that is away must not keep us from healing.
+        tokio::spawn(async move { events.tell(vec![told]).await });
     }
 }

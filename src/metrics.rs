@@ -183,7 +183,7 @@ impl Metrics {
         registry.register("refused_registrations", refusals, metrics.refused_registrations.clone());
         let doors = "Connections to the CSI socket that were closed at once";
         registry.register("refused_connections", doors, metrics.refused_connections.clone());
-        let heals = "Running pods' volumes whose source came back, by whether they were given it";
+        let heals = "Running pods' volumes whose source came back, by whether they were given it (failed: each try; refused: each time that it is told)";
         registry.register("heals", heals, metrics.heals.clone());
         let unhealthy = "Published volumes whose source is dead, hangs or was deleted, as it was looked at last";
         registry.register("unhealthy_volumes", unhealthy, metrics.unhealthy.clone());
@@ -220,9 +220,8 @@ impl Metrics {
         self.kept.get_or_create(&Reason { reason }).inc();
     }
 
-    /// Counts a volume that was healed, or could not be.
-    pub fn healed(&self, healed: bool) {
-        let outcome = if healed { "healed" } else { "failed" };
+    /// Counts a volume that was `healed`, could not be (`failed`), or was left as it is (`refused`).
+    pub fn healed(&self, outcome: &'static str) {
         self.heals.get_or_create(&Outcome { outcome }).inc();
     }
 

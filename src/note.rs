@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 use std::ffi::CStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -17,14 +17,14 @@ use crate::propagation::MountPropagation;
 use crate::site::Site;
 use crate::sys::stat::MountAttrs;
 use crate::sys::{Errno, path};
-use crate::volume::{AbsPath, EntryName, KubeletPath, PodIdentity, SubPath};
+use crate::volume::{AbsPath, EntryName, KubeletPath, PodIdentity, SubPath, VolumeKind};
 
 /// The attribute: of the user kind, which every file system with attributes has. Only root comes to the directory.
 const NAME: &CStr = c"user.hostmount.volume";
 /// As long as a note mostly is, in bytes.
 const USUAL: usize = 512;
 /// The longest one: the paths, and the rest.
-const MAX: usize = (3 + GIVEN_MAX) * crate::volume::PATH_MAX;
+const MAX: usize = 4 * crate::volume::PATH_MAX;
 
 /// What a publish asked for, whatever was granted: what another call, or another allow-list, is held against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -50,6 +50,19 @@ pub struct Owner {
     pub pod: Option<Arc<PodIdentity>>,
     /// What was asked for.
     pub asked: Asked,
+}
+
+impl Owner {
+    /// How the pod has the volume, as far as its id tells: the kubelet calls one that is written in the pod `csi-` and a hash
+    /// (pkg/volume/csi/csi_mounter.go, `makeVolumeHandle`).
+    #[must_use]
+    pub fn kind(&self) -> VolumeKind {
+        let hash = self.volume_id.as_deref().and_then(|id| id.strip_prefix("csi-"));
+        match hash {
+            Some(hash) if hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => VolumeKind::Inline,
+            _ => VolumeKind::ClaimOrGenericEphemeral,
+        }
+    }
 }
 
 /// In which argument a publish differs from the one by which a volume came to its target.
@@ -114,9 +127,55 @@ pub struct Note {
     pub attrs: MountAttrs,
     /// The id of the mount that the source lay on ([`crate::sys::stat::MountFacts::id`]).
     pub source_mount: u64,
-    /// What healing has begun to give to running containers by entering them, until the target has it as well: no mount
-    /// table tells where a killed plugin was.
-    pub given: Vec<Shown>,
+    /// What was mounted on the way to the source when it was last seen well; none until that was looked at, and where
+    /// it is too much to be kept.
+    pub path_mounts: Option<Arc<PathMounts>>,
+    /// When healing has replaced the mount at the target, in seconds since 1970: containers that were started before have
+    /// the one that was there, and get this one when they are started again.
+    pub renewed: Option<u64>,
+}
+
+/// What was mounted at a source's path and on the directories above it, when the source was well. All but the uppermost
+/// may come to light when something is unmounted there, and must never be given to anybody for that.
+///
+/// Kept are hashes: two that are the same make something new look old, which is then not given. So what counts is that
+/// equal things have equal hashes, in each version of the program.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PathMounts {
+    /// The id of the mount that the path led to.
+    pub top: u64,
+    /// The greatest id of all mounts then; 0 where the kernel reuses ids, so that they tell nothing (before Linux 6.8).
+    pub newest: u64,
+    /// Of the others, what [`hash`](Self::hash) makes of each; sorted, each once.
+    pub beneath: Vec<u32>,
+}
+
+impl PathMounts {
+    /// The most that are kept: ext4 has 4 KiB for all attributes of a directory (ext4(5)).
+    pub const MAX: usize = 64;
+
+    /// Of the file system's device and the directory of it that a mount shows. FNV-1a, folded.
+    #[must_use]
+    pub fn hash(device: (u32, u32), root: &Path) -> u32 {
+        let numbers = [device.0, device.1].into_iter().flat_map(u32::to_le_bytes);
+        let all = numbers.chain(root.as_os_str().as_encoded_bytes().iter().copied());
+        let hash =
+            all.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let [a, b, c, d, e, f, g, h] = hash.to_le_bytes();
+        u32::from_le_bytes([a ^ e, b ^ f, c ^ g, d ^ h])
+    }
+
+    /// Whether a mount was made since. Device and root must say so, and its id where ids are not reused.
+    #[must_use]
+    pub fn is_new(&self, id: u64, device: (u32, u32), root: &Path) -> bool {
+        self.beneath.binary_search(&Self::hash(device, root)).is_err() && (self.newest == 0 || id > self.newest)
+    }
+
+    /// Whether the same is mounted there.
+    #[must_use]
+    pub fn is_as(&self, other: &Self) -> bool {
+        self.top == other.top && self.beneath == other.beneath
+    }
 }
 
 /// A directory as mount tables name it.
@@ -147,7 +206,10 @@ struct Written<'a> {
     nodev: bool,
     noexec: bool,
     source_mount: u64,
-    given: Vec<(u32, u32, Option<String>)>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    path_mounts: Option<WrittenPathMounts<'a>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    renewed: Option<u64>,
     #[serde(borrow, default)]
     volume_id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -169,6 +231,16 @@ struct WrittenAsked<'a> {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+struct WrittenPathMounts<'a> {
+    top: u64,
+    newest: u64,
+    /// Eight hexadecimal digits each.
+    #[serde(borrow)]
+    beneath: Cow<'a, str>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct WrittenPod<'a> {
     #[serde(borrow)]
     namespace: Cow<'a, str>,
@@ -179,9 +251,6 @@ struct WrittenPod<'a> {
     #[serde(borrow)]
     service_account: Cow<'a, str>,
 }
-
-/// How many are kept of [`Note::given`].
-const GIVEN_MAX: usize = 4;
 
 impl Note {
     /// Where the source is.
@@ -221,16 +290,6 @@ impl Note {
         Ok(())
     }
 
-    /// The same with one more that was given.
-    #[must_use]
-    pub fn giving(&self, shown: &Shown) -> Self {
-        let mut note = self.clone();
-        note.given.retain(|other| other != shown);
-        note.given.insert(0, shown.clone());
-        note.given.truncate(GIVEN_MAX);
-        note
-    }
-
     /// What volumes of many pods have in common: the note without what differs between those that were published the same
     /// way.
     #[must_use]
@@ -238,7 +297,8 @@ impl Note {
         self.owner.pod = None;
         self.owner.volume_id = None;
         self.source_mount = 0;
-        self.given = Vec::new();
+        self.path_mounts = None;
+        self.renewed = None;
         self
     }
 
@@ -262,7 +322,12 @@ impl Note {
             nodev,
             noexec,
             source_mount: self.source_mount,
-            given: self.given.iter().map(|s| (s.device.0, s.device.1, s.root.to_str().map(str::to_owned))).collect(),
+            path_mounts: self.path_mounts.as_ref().map(|mounts| WrittenPathMounts {
+                top: mounts.top,
+                newest: mounts.newest,
+                beneath: mounts.beneath.iter().map(|hash| format!("{hash:08x}")).collect::<String>().into(),
+            }),
+            renewed: self.renewed,
             volume_id: self.owner.volume_id.as_deref().map(Cow::Borrowed),
             asked: WrittenAsked {
                 propagation: asked.propagation.map(|propagation| propagation.name().into()),
@@ -291,7 +356,12 @@ impl Note {
             uid: pod.uid.into_owned(),
             service_account: pod.service_account.into_owned(),
         };
-        let Written { read_only, nosuid, nodev, noexec, source_mount, given, asked, .. } = written;
+        let path_mounts = |written: WrittenPathMounts<'_>| {
+            let digits = |four: &[u8]| u32::from_str_radix(std::str::from_utf8(four).ok()?, 16).ok();
+            let beneath = written.beneath.as_bytes().chunks(8).map(digits).collect::<Option<_>>()?;
+            Some(Arc::new(PathMounts { top: written.top, newest: written.newest, beneath }))
+        };
+        let Written { read_only, nosuid, nodev, noexec, source_mount, renewed, asked, .. } = written;
         Some(Self {
             owner: Owner {
                 entry: EntryName::parse(&written.entry).ok()?,
@@ -314,17 +384,25 @@ impl Note {
             propagation: written.propagation.parse().ok()?,
             attrs: MountAttrs { read_only, nosuid, nodev, noexec },
             source_mount,
-            given: given
-                .into_iter()
-                .filter_map(|(major, minor, root)| Some(Shown { device: (major, minor), root: root?.into() }))
-                .collect(),
+            path_mounts: written.path_mounts.and_then(path_mounts),
+            renewed,
         })
     }
 
-    /// Notes it beside a target. Where that can't be done the volume is good all the same; it can't be healed.
-    pub fn write(&self, target: &TargetPlace) {
-        if let Err(errno) = path::set_attribute(&target.parent, NAME, &self.encode()) {
+    /// Notes it beside a target; whether that could be done. Where not, the volume is good all the same; it can't be healed.
+    pub fn write(&self, target: &TargetPlace) -> bool {
+        let written = path::set_attribute(&target.parent, NAME, &self.encode());
+        if let Err(errno) = written {
             tracing::debug!(%errno, "the kubelet's file system takes no extended attributes: the volume cannot be healed");
+        }
+        written.is_ok()
+    }
+
+    /// Notes it in the place of another one, of which nothing may stay: where there is no room for all of it, without what is
+    /// mounted on the way to the source, and else not at all.
+    pub fn write_anew(self, target: &TargetPlace) {
+        if !self.write(target) && !(Self { path_mounts: None, ..self }).write(target) {
+            Self::forget(target);
         }
     }
 
@@ -372,7 +450,8 @@ pub(crate) mod tests {
             propagation: MountPropagation::HostToContainer,
             attrs: MountAttrs { nosuid: true, ..MountAttrs::default() },
             source_mount: u64::MAX,
-            given: Vec::new(),
+            path_mounts: None,
+            renewed: None,
         }
     }
 
@@ -397,7 +476,8 @@ pub(crate) mod tests {
             },
             sub_path: Some(SubPath::parse("a/\"b").unwrap()),
             propagation: MountPropagation::Bidirectional,
-            given: vec![Shown { device: (8, 1), root: "/a b".into() }],
+            path_mounts: Some(Arc::new(PathMounts { top: u64::MAX, newest: 7, beneath: vec![0, 0xfff, u32::MAX] })),
+            renewed: Some(1_800_000_000),
             ..note()
         };
         for note in [note(), all] {
@@ -441,10 +521,31 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_was_given_is_kept_once_and_the_latest_first() {
-        let shown = |n| Shown { device: (0, n), root: "/".into() };
-        let note = [1, 2, 1, 3, 4, 5].into_iter().fold(note(), |note, n| note.giving(&shown(n)));
-        assert_eq!(note.given, [5, 4, 3, 1].map(shown));
+    fn as_much_as_is_kept_of_the_way_to_a_source_fits_beside_the_rest() {
+        let full = PathMounts { top: u64::MAX, newest: u64::MAX, beneath: vec![u32::MAX; PathMounts::MAX] };
+        let full = Note { path_mounts: Some(Arc::new(full)), ..note() };
+        assert!(full.encode().len() < 1200, "{}", full.encode().len());
+    }
+
+    /// Computed apart from the program.
+    const HASH: u32 = 0x0bb7_665f;
+
+    #[test]
+    fn what_a_mount_shows_has_the_hash_that_earlier_versions_have_noted() {
+        assert_eq!(PathMounts::hash((8, 17), Path::new("/srv/data")), HASH);
+        assert_ne!(PathMounts::hash((8, 18), Path::new("/srv/data")), HASH);
+        assert_ne!(PathMounts::hash((8, 17), Path::new("/srv/dat")), HASH);
+    }
+
+    #[test]
+    fn a_mount_is_new_only_if_what_it_shows_and_its_id_both_say_so() {
+        let root = Path::new("/");
+        let noted = PathMounts { top: 5, newest: 9, beneath: vec![PathMounts::hash((0, 7), root)] };
+        assert!(noted.is_new(10, (0, 8), root));
+        assert!(!noted.is_new(10, (0, 7), root), "it lay beneath");
+        assert!(!noted.is_new(9, (0, 8), root), "it was mounted somewhere");
+        let reused = PathMounts { newest: 0, ..noted };
+        assert!(reused.is_new(3, (0, 8), root) && !reused.is_new(3, (0, 7), root));
     }
 
     proptest! {

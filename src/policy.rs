@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::config::{AllowList, Entry, MountFlags, Pattern, ReadOnlyPropagation};
 use crate::propagation::MountPropagation;
+use crate::sys::stat::MountAttrs;
 use crate::volume::{EntryName, PodIdentity, SubPath, VolumeKind, VolumeRef};
 
 /// What a volume asks for.
@@ -49,6 +50,15 @@ pub struct Grant {
     pub user_namespace: bool,
     /// What the pod's owner and the log should be told although the volume is granted.
     pub warning: Option<String>,
+}
+
+impl Grant {
+    /// The flags of the volume's mount: those that the entry gives, and what else was asked for.
+    #[must_use]
+    pub const fn attrs(&self, asked: MountAttrs) -> MountAttrs {
+        let MountFlags { nosuid, nodev, noexec } = self.flags;
+        MountAttrs { read_only: self.read_only, nosuid, nodev, noexec }.union(asked)
+    }
 }
 
 /// Why a volume is refused: what was asked for, what was found, what to do.

@@ -315,7 +315,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
             None => None,
         };
         let (volumes, known) = tokio::sync::watch::channel(Arc::default());
-        let healing = around.spawn(heal::watch(Arc::clone(&plugin), volumes));
+        let healing = around.spawn(heal::watch(Arc::clone(&plugin), volumes, events.clone()));
         let comparing = containers::watch::watch(Arc::clone(&plugin), known.clone(), probe_interval * PROBES_A_LOOK);
         let comparing = around.spawn(comparing);
         let looking = around.spawn(vitals::watch(Arc::clone(&plugin), known, events, probe_interval));

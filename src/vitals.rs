@@ -12,16 +12,17 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::watch::Receiver;
 
+use crate::author::{ForAuthor, author};
 use crate::engine;
-use crate::events::Events;
+use crate::events::{Events, Told};
 use crate::heal::Volume;
+use crate::heal::notice::RESTART;
 use crate::mount_error::MountError;
 use crate::note::{Note, Shown};
 use crate::plan::Gone;
 use crate::plugin::Plugin;
 use crate::sys::Errno;
 use crate::threads::{Crew, NoResult, Source};
-use crate::volume::PodIdentity;
 
 /// How long a source may take to answer. Most answer within microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -176,21 +177,27 @@ pub async fn watch(
             {
                 let (plugin, crew) = (Arc::clone(&plugin), Arc::clone(&crew));
                 // An API server that is away must not keep us from looking.
-                tokio::spawn(async move { events.tell(&pods_of(&plugin, &crew, changed).await, vital).await });
+                tokio::spawn(async move { events.tell(told(&plugin, &crew, changed, vital).await).await });
             }
         }
         plugin.metrics.unhealthy(&known.counts());
     }
 }
 
-/// The volumes with their pods, as far as those are noted. They aren't kept: nobody else asks for them.
-async fn pods_of(plugin: &Plugin, crew: &Arc<Crew>, volumes: Vec<Arc<Volume>>) -> Vec<(Arc<Volume>, Arc<PodIdentity>)> {
+/// What the pods of these volumes are told, as far as they are noted. Pods aren't kept: nobody else asks for them.
+async fn told(plugin: &Plugin, crew: &Arc<Crew>, volumes: Vec<Arc<Volume>>, vital: Vital) -> Vec<Told> {
     let reading = plugin.threads.run(crew, Source::own("notes"), NOTES, move |thread, _| {
-        let pod = |volume: Arc<Volume>| {
-            let pod = Note::of(&thread.site, &volume.path)?.owner.pod?;
-            Some((volume, pod))
+        let told = |volume: Arc<Volume>| {
+            let note = Note::of(&thread.site, &volume.path)?;
+            let text = match vital {
+                Vital::Live if note.renewed.is_some() => {
+                    author![vital.for_author(), ", and the volume was renewed: ", RESTART]
+                }
+                _ => vital.for_author(),
+            };
+            Some(Told { volume, pod: note.owner.pod?, reason: vital.reason(), text, warning: vital != Vital::Live })
         };
-        volumes.into_iter().filter_map(pod).collect()
+        volumes.into_iter().filter_map(told).collect()
     });
     reading.await.unwrap_or_else(|error| {
         tracing::warn!(%error, "pods could not be told by events");
@@ -233,7 +240,7 @@ mod tests {
     fn volume(name: &str, minor: u32) -> Arc<Volume> {
         let path = KubeletPath::parse(&format!("/k/{name}"), &AbsPath::parse("/k").unwrap()).unwrap();
         let shown = Arc::new(Shown { device: (0, minor), root: "/".into() });
-        Arc::new(Volume { path, note: Arc::new(note()), shown, id: 1 })
+        Arc::new(Volume { path, note: Arc::new(note()), shown, id: 1, path_mounts: None })
     }
 
     #[test]

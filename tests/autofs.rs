@@ -123,7 +123,7 @@ fn a_restarted_automounter_is_given_to_running_pods() {
         let node = Node::start();
         let Some(automount) = Automount::start(&node) else { return };
         let pod = node.inline("p", &[&AUTO[..], &[("propagation", "HostToContainer")]].concat());
-        node.publish(&pod).unwrap();
+        node.publish_noted(&pod);
         let container = Container::start(&node.target("p"), "rslave");
         assert!(fs::read_dir(container.volume().join("repo")).is_ok());
         automount.stop();

@@ -1,13 +1,17 @@
-//! Running pods get a source again that has died and come back: the real plugin, real FUSE, containers' namespaces.
+//! Running pods get a source again that has died and come back, and nothing else: the real plugin, real FUSE, containers'
+//! namespaces.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "tests")]
 
 mod support;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hostmount::tree::mountinfo;
 use hostmount::wire::csi;
+use nix::mount::{MsFlags, mount};
 use support::container::Container;
 use support::fuse::Daemon;
 use support::{Node, eventually, in_namespace, mounts_beneath, tmpfs, unmount};
@@ -16,12 +20,62 @@ fn layers(target: &Path) -> usize {
     mounts_beneath(target.parent().unwrap()).iter().filter(|at| *at == target).count()
 }
 
+/// Which directory a path leads to; none if that is dead.
+fn id(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).map(|found| (found.dev(), found.ino())).ok()
+}
+
+/// A change of the allow-list, when the plugin has taken it up.
+fn edit(node: &Node, change: impl FnOnce(&str) -> String) {
+    let path = node.root.join("entries.yaml");
+    let taken_up = || node.log().matches("changed=").count();
+    let (before, entries) = (taken_up(), fs::read_to_string(&path).unwrap());
+    let changed = change(&entries);
+    assert_ne!(changed, entries);
+    fs::write(path, changed).unwrap();
+    eventually("the list is taken up", || taken_up() > before);
+}
+
+/// A volume of an entry of its own, whose file system is mounted anew: when it has that, the plugin has looked at all volumes
+/// since.
+struct Witness {
+    at: PathBuf,
+    target: PathBuf,
+}
+
+impl Witness {
+    fn new(node: &Node) -> Self {
+        let at = node.root.join("witness");
+        tmpfs(&at);
+        edit(node, |entries| {
+            format!(
+                "{entries}  - {{name: witness, path: {}, propagation: HostToContainer, allow: [{{namespaces: ['*']}}]}}\n",
+                at.display()
+            )
+        });
+        node.publish_noted(&node.inline("w", &[("volume", "witness"), ("propagation", "HostToContainer")]));
+        Self { at, target: node.target("w") }
+    }
+
+    fn has_it_look(&self) {
+        unmount(&self.at);
+        tmpfs(&self.at);
+        eventually("the witness is healed", || id(&self.target) == id(&self.at));
+    }
+
+    /// Twice: what the first look has begun may end after this volume has its new file system.
+    fn sees_that_it_was_looked(&self) {
+        self.has_it_look();
+        self.has_it_look();
+    }
+}
+
 const FUSE: &[(&str, &str)] = &[("volume", "data"), ("subPath", "fuse"), ("propagation", "HostToContainer")];
 
 fn fifty_deaths(node: &Node) {
     let Some(mut daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
     let pod = node.inline("p", FUSE);
-    node.publish(&pod).unwrap();
+    node.publish_noted(&pod);
     let container = Container::start(&node.target("p"), "rslave");
     container.sees(&daemon.at);
     let mut slowest = Duration::ZERO;
@@ -71,7 +125,7 @@ fn a_restarted_plugin_heals_what_an_earlier_one_published() {
         let mut node = Node::start();
         let Some(daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
         let pod = node.inline("p", FUSE);
-        node.publish(&pod).unwrap();
+        node.publish_noted(&pod);
         let container = Container::start(&node.target("p"), "rslave");
         let at = daemon.die();
         unmount(&at);
@@ -93,31 +147,98 @@ fn the_empty_directory_beneath_an_unmounted_source_is_never_given_to_a_pod() {
     in_namespace(|| {
         let node = Node::start();
         let Some(daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
+        let witness = Witness::new(&node);
         let pod = node.inline("p", FUSE);
-        node.publish(&pod).unwrap();
+        node.publish_noted(&pod);
         let container = Container::start(&node.target("p"), "rslave");
         unmount(&daemon.die());
-        // Something for the plugin to wake up at, and to be done with.
-        tmpfs(&node.root.join("team/late"));
-        std::thread::sleep(Duration::from_millis(500));
+        witness.sees_that_it_was_looked();
         assert_eq!(fs::metadata(container.volume()).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
         assert_eq!(layers(&node.target("p")), 1);
         node.unpublish_again(&pod);
     });
 }
 
-/// Sets `heal` of the entry `data`.
-fn set_heal(node: &Node, heal: &str) {
-    let entries = fs::read_to_string(node.root.join("entries.yaml")).unwrap();
-    let entries = entries.replace("{name: data,", &format!("{{name: data, heal: '{heal}',"));
-    fs::write(node.root.join("entries.yaml"), entries).unwrap();
-    eventually("the list is taken up", || node.log().contains("changed=1"));
+/// Takes away what lies on top at `at`: the volume keeps what it had, also with a plugin that starts while it is so. What
+/// `anew` mounts there afterwards is given.
+fn keeps_what_it_had(node: &mut Node, witness: &Witness, at: &Path, anew: impl FnOnce()) {
+    let pod = node.inline("p", &[("volume", "data"), ("subPath", "at"), ("propagation", "HostToContainer")]);
+    node.publish_noted(&pod);
+    let container = Container::start(&node.target("p"), "rslave");
+    let before = id(&container.volume());
+    assert_eq!(before, id(at));
+    unmount(at);
+    witness.sees_that_it_was_looked();
+    assert_eq!((id(&container.volume()), layers(&node.target("p"))), (before, 1));
+    node.kill_and_restart();
+    // Whoever calls first tells a plugin which namespace is the kubelet's.
+    node.publish_noted(&node.inline("q", &[("volume", "team")]));
+    witness.sees_that_it_was_looked();
+    assert_eq!((id(&container.volume()), layers(&node.target("p"))), (before, 1));
+    assert_ne!(id(at), before, "else this says nothing");
+    anew();
+    container.sees(at);
+    node.unpublish_again(&pod);
+}
+
+#[test]
+fn a_file_system_that_lay_beneath_the_source_is_never_given_to_a_pod() {
+    in_namespace(|| {
+        let mut node = Node::start();
+        let witness = Witness::new(&node);
+        let at = node.root.join("data/at");
+        tmpfs(&at);
+        tmpfs(&at);
+        keeps_what_it_had(&mut node, &witness, &at, || tmpfs(&at));
+    });
+}
+
+#[test]
+fn a_directory_that_a_bind_mount_has_covered_is_never_given_to_a_pod() {
+    in_namespace(|| {
+        let mut node = Node::start();
+        let witness = Witness::new(&node);
+        let at = node.root.join("data/at");
+        fs::create_dir(&at).unwrap();
+        // Of the same name in its file system as the one that it covers.
+        let bind = |disk: &Path| {
+            tmpfs(disk);
+            let from = disk.join("data/at");
+            fs::create_dir_all(&from).unwrap();
+            mount(Some(&from), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        };
+        let [first, second] = ["disk2", "disk3"].map(|disk| node.root.join(disk));
+        bind(&first);
+        keeps_what_it_had(&mut node, &witness, &at, || bind(&second));
+    });
+}
+
+/// An entry whose directory nobody but root can replace.
+const RELEASE: &str = "releases/current";
+
+/// None, with the reason printed, where the root of the machine belongs to nobody whom the test's user namespace knows.
+fn release(node: &Node, propagation: &str) -> Option<(PathBuf, csi::NodePublishVolumeRequest)> {
+    if fs::metadata("/").unwrap().uid() != 0 {
+        println!("SKIPPED: / is not root's as seen from here, so that no directory can be followed: run it as root");
+        return None;
+    }
+    // A tmpfs may be written by everybody.
+    fs::set_permissions(&node.root, fs::Permissions::from_mode(0o755)).unwrap();
+    let source = node.root.join(RELEASE);
+    fs::create_dir_all(&source).unwrap();
+    edit(node, |entries| {
+        format!(
+            "{entries}  - {{name: release, path: {}, propagation: HostToContainer, allow: [{{namespaces: ['*']}}]}}\n",
+            source.display()
+        )
+    });
+    Some((source, node.inline("p", &[("volume", "release"), ("propagation", propagation)])))
 }
 
 /// Moves a directory away, or deletes it, and makes another one.
 fn replace(node: &Node, source: &Path, keep: Option<&str>) {
     match keep {
-        Some(name) => fs::rename(source, node.root.join("data").join(name)).unwrap(),
+        Some(name) => fs::rename(source, source.with_file_name(name)).unwrap(),
         None => fs::remove_dir(source).unwrap(),
     }
     fs::create_dir(source).unwrap();
@@ -126,87 +247,160 @@ fn replace(node: &Node, source: &Path, keep: Option<&str>) {
     unmount(&node.root.join("team/late"));
 }
 
-const RELEASE: &str = "release";
-
-fn release(node: &Node, propagation: &str) -> (PathBuf, csi::NodePublishVolumeRequest) {
-    let source = node.root.join("data").join(RELEASE);
-    fs::create_dir(&source).unwrap();
-    (source, node.inline("p", &[("volume", "data"), ("subPath", RELEASE), ("propagation", propagation)]))
-}
-
-#[test]
-fn a_directory_that_was_moved_away_and_replaced_is_given_to_the_pods() {
-    in_namespace(|| {
-        let node = Node::start();
-        let (source, pod) = release(&node, "HostToContainer");
-        node.publish(&pod).unwrap();
-        let container = Container::start(&node.target("p"), "rslave");
-        for name in ["old", "older"] {
-            replace(&node, &source, Some(name));
-            container.sees(&source);
-            assert_eq!((layers(&node.target("p")), container.mounts()), (2, 2));
-        }
-        // The one that lies on top is deleted: the lowest still leads to the container.
-        replace(&node, &source, None);
+fn a_replaced_directory_is_given(node: &Node) {
+    let Some((source, pod)) = release(node, "HostToContainer") else { return };
+    node.publish(&pod).unwrap();
+    let container = Container::start(&node.target("p"), "rslave");
+    for name in ["old", "older"] {
+        replace(node, &source, Some(name));
         container.sees(&source);
         assert_eq!((layers(&node.target("p")), container.mounts()), (2, 2));
-        node.unpublish_again(&pod);
-        assert!(source.exists() && node.root.join("data/old").exists());
-    });
+    }
+    // The one that lies on top is deleted: the lowest still leads to the container.
+    replace(node, &source, None);
+    container.sees(&source);
+    assert_eq!((layers(&node.target("p")), container.mounts()), (2, 2));
+    node.unpublish_again(&pod);
+    assert!(source.exists() && source.with_file_name("old").exists());
 }
 
 #[test]
-fn a_directory_that_was_deleted_is_given_to_the_containers_that_start_and_by_entering_to_those_that_run() {
+fn a_directory_that_only_root_can_have_replaced_is_given_to_the_pods() {
+    in_namespace(|| a_replaced_directory_is_given(&Node::start()));
+}
+
+#[test]
+fn a_directory_that_only_root_can_have_replaced_is_given_to_the_pods_with_the_old_calls() {
+    in_namespace(|| a_replaced_directory_is_given(&Node::start_with(&["--old-calls"])));
+}
+
+#[test]
+fn a_directory_that_was_deleted_is_given_to_the_containers_that_start() {
     in_namespace(|| {
         let node = Node::start();
-        let (source, pod) = release(&node, "HostToContainer");
+        let Some((source, pod)) = release(&node, "HostToContainer") else { return };
         node.publish(&pod).unwrap();
         let container = Container::start(&node.target("p"), "rslave");
         // The kernel mounts nothing on a deleted directory.
         replace(&node, &source, None);
-        let next = || Container::start(&node.target("p"), "rslave");
-        eventually("the target is replaced", || node.log().contains("healed: running pods"));
-        next().sees(&source);
-        assert!(fs::metadata(container.volume()).is_ok_and(|found| std::os::unix::fs::MetadataExt::nlink(&found) == 0));
-        // Now also those that run: the last one that was given what is deleted next.
-        set_heal(&node, "Containers");
-        let container = next();
-        replace(&node, &source, None);
-        container.sees(&source);
-        eventually("one layer", || (layers(&node.target("p")), container.mounts()) == (1, 1));
+        eventually("the target is replaced", || node.log().contains("healed: containers that start from now on"));
+        let next = Container::start(&node.target("p"), "rslave");
+        next.sees(&source);
+        assert!(fs::metadata(container.volume()).is_ok_and(|found| found.nlink() == 0));
+        assert_eq!(layers(&node.target("p")), 1);
         // And it is a slave of the source as before.
         tmpfs(&source.join("later"));
-        eventually("a later mount crosses", || container.mounts() == 2);
+        eventually("a later mount crosses", || next.mounts() == 2);
         unmount(&source.join("later"));
-        eventually("and goes", || container.mounts() == 1);
+        eventually("and goes", || next.mounts() == 1);
         node.unpublish_again(&pod);
     });
 }
 
+/// A volume keeps what it had, and that is told, whether the directory that it was taken from is moved away or deleted.
+fn is_not_followed(node: &Node, source: &Path, attributes: &[(&str, &str)], words: &str) {
+    for keep in [Some("old"), None] {
+        let name = format!("p{}", node.log().len());
+        let pod = node.inline(&name, &[&[("propagation", "HostToContainer")], attributes].concat());
+        let target = PathBuf::from(&pod.target_path);
+        node.publish(&pod).unwrap();
+        let before = id(&target);
+        assert_eq!(before, id(source));
+        let container = Container::start(&target, "rslave");
+        replace(node, source, keep);
+        let is_told = |line: &str| line.contains(&name) && line.contains("SourceReplaced") && line.contains(words);
+        eventually(&format!("it is told: {words}"), || node.log().lines().any(is_told));
+        assert_eq!((id(&target), id(&container.volume()), layers(&target)), (before, before, 1));
+        node.unpublish_again(&pod);
+    }
+}
+
 #[test]
-fn private_containers_are_entered_where_the_entry_allows_it() {
+fn a_directory_that_a_tenant_has_put_in_the_place_of_anothers_is_not_followed() {
     in_namespace(|| {
         let node = Node::start();
-        set_heal(&node, "Containers");
+        let Some(_) = release(&node, "HostToContainer") else { return };
+        let source = node.root.join("data/b");
+        fs::create_dir(&source).unwrap();
+        fs::set_permissions(&source, fs::Permissions::from_mode(0o700)).unwrap();
+        is_not_followed(&node, &source, &[("volume", "data"), ("subPath", "b")], "the entry data shows that");
+    });
+}
+
+#[test]
+fn a_directory_is_not_followed_where_an_entry_shows_its_parent_by_another_path() {
+    in_namespace(|| {
+        let node = Node::start();
+        let Some((source, _)) = release(&node, "HostToContainer") else { return };
+        let at = node.root.join("team/in");
+        fs::create_dir(&at).unwrap();
+        mount(source.parent(), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        is_not_followed(&node, &source, &[("volume", "release")], "the entry team shows that");
+    });
+}
+
+#[test]
+fn a_directory_is_not_followed_where_a_pod_has_its_parent() {
+    in_namespace(|| {
+        let node = Node::start();
+        let Some((source, _)) = release(&node, "HostToContainer") else { return };
+        let parent = source.parent().unwrap().display().to_string();
+        edit(&node, |entries| {
+            format!(
+                "{entries}  - {{name: above, path: {parent}, overlaps: [release], allow: [{{namespaces: ['*']}}]}}\n"
+            )
+        });
+        node.publish(&node.inline("a", &[("volume", "above")])).unwrap();
+        // It was given to a pod, whatever the allow-list says since.
+        edit(&node, |entries| entries.replace("name: above,", "name: above, readOnly: true,"));
+        is_not_followed(&node, &source, &[("volume", "release")], "which is mounted at /mnt/kubelet/pods/a/");
+    });
+}
+
+#[test]
+fn a_directory_is_not_followed_where_others_than_root_may_write_one_above() {
+    in_namespace(|| {
+        let node = Node::start();
+        let Some((source, _)) = release(&node, "HostToContainer") else { return };
+        fs::set_permissions(source.parent().unwrap(), fs::Permissions::from_mode(0o775)).unwrap();
+        is_not_followed(
+            &node,
+            &source,
+            &[("volume", "release")],
+            "/mnt/releases may be written by others than root: by its group",
+        );
+        fs::set_permissions(source.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+        // As an ordinary tmpfs is.
+        fs::set_permissions(&node.root, fs::Permissions::from_mode(0o1777)).unwrap();
+        fs::rename(source.with_file_name("old"), source.with_file_name("older")).unwrap();
+        is_not_followed(&node, &source, &[("volume", "release")], "/mnt may be written by others than root");
+    });
+}
+
+#[test]
+fn a_private_volume_is_renewed_for_the_containers_that_start() {
+    in_namespace(|| {
+        let node = Node::start();
         let Some(mut daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
         let pod = node.inline("p", &[("volume", "data"), ("subPath", "fuse"), ("propagation", "None")]);
-        node.publish(&pod).unwrap();
-        let container = Container::start(&node.target("p"), "rprivate");
-        // A container of another pod, and one that is no pod's, keep what they have.
-        let other = node.inline("q", &[("volume", "data"), ("subPath", "fuse"), ("propagation", "None")]);
-        node.publish(&other).unwrap();
-        let both = Container::start(&node.target("q"), "rprivate");
-        for _ in 0..5 {
+        node.publish_noted(&pod);
+        let running = Container::start(&node.target("p"), "rprivate");
+        for round in 1..=5 {
             daemon = daemon.restart();
-            container.sees(&daemon.at);
-            both.sees(&daemon.at);
-            // The containers come first.
-            eventually("one layer", || (layers(&node.target("p")), container.mounts()) == (1, 1));
+            let renewed = || node.log().matches("healed: containers that start from now on").count();
+            eventually("the target is renewed", || renewed() == round);
+            let restarted = Container::start(&node.target("p"), "rprivate");
+            restarted.sees(&daemon.at);
+            assert_eq!((layers(&node.target("p")), restarted.mounts()), (1, 1));
+            // Nobody enters its namespace.
+            assert_eq!(fs::metadata(running.volume()).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+            assert_eq!(running.mounts(), 1);
         }
         tmpfs(&daemon.at.parent().unwrap().join("sub"));
-        assert_eq!(container.mounts(), 1, "it is private");
-        drop((container, both));
-        [pod, other].iter().for_each(|pod| node.unpublish_again(pod));
+        drop(running);
+        // The kubelet's repeated call finds it as it should be.
+        node.publish(&pod).unwrap();
+        node.unpublish_again(&pod);
         assert!(fs::metadata(&daemon.at).is_ok());
     });
 }
@@ -215,44 +409,26 @@ fn private_containers_are_entered_where_the_entry_allows_it() {
 fn a_source_that_dies_again_while_it_is_healed_leaves_nobody_behind() {
     in_namespace(|| {
         let node = Node::start();
-        set_heal(&node, "Containers");
         let Some(mut daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
         let volumes = ["None", "HostToContainer"].map(|propagation| {
             let pod = propagation.to_lowercase();
             let pod = node.inline(&pod, &[("volume", "data"), ("subPath", "fuse"), ("propagation", propagation)]);
-            node.publish(&pod).unwrap();
+            node.publish_noted(&pod);
             pod
         });
-        let private = Container::start(&node.target("none"), "rprivate");
         let slave = Container::start(&node.target("hosttocontainer"), "rslave");
         for pause in 20..60 {
             daemon = daemon.restart();
             // Heals begin about 30 ms after the mount, and last for some.
             std::thread::sleep(Duration::from_millis(pause));
         }
-        [&private, &slave].iter().for_each(|container| container.sees(&daemon.at));
-        eventually("one layer", || (layers(&node.target("none")), private.mounts()) == (1, 1));
-        drop((private, slave));
+        slave.sees(&daemon.at);
+        eventually("the private one is renewed", || id(&node.target("none")) == id(&daemon.at));
+        assert_eq!(layers(&node.target("none")), 1);
+        Container::start(&node.target("none"), "rprivate").sees(&daemon.at);
+        drop(slave);
         volumes.iter().for_each(|pod| node.unpublish_again(pod));
         assert!(fs::metadata(&daemon.at).is_ok());
-    });
-}
-
-#[test]
-fn a_container_of_nobody_keeps_what_is_stale() {
-    in_namespace(|| {
-        let node = Node::start();
-        set_heal(&node, "Containers");
-        let Some(daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
-        let pod = node.inline("p", &[("volume", "data"), ("subPath", "fuse"), ("propagation", "None")]);
-        node.publish(&pod).unwrap();
-        let stranger = Container::start_as_stranger(&node.target("p"), "rprivate");
-        let daemon = daemon.restart();
-        eventually("the target is healed", || node.log().contains("healed: running pods"));
-        assert!(fs::metadata(stranger.volume()).is_err());
-        drop(stranger);
-        node.unpublish_again(&pod);
-        drop(daemon);
     });
 }
 
@@ -263,7 +439,7 @@ fn peers_are_healed_through_the_source_or_all_together() {
         let Some(daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
         let attributes = [("volume", "data"), ("subPath", "fuse"), ("propagation", "Bidirectional")];
         let pods: Vec<_> = ["p", "q"].map(|pod| node.inline(pod, &attributes)).into();
-        pods.iter().for_each(|pod| node.publish(pod).unwrap());
+        pods.iter().for_each(|pod| node.publish_noted(pod));
         let containers = ["p", "q"].map(|pod| Container::start(&node.target(pod), "rshared"));
         // The dead one is still mounted: the new one covers it, and reaches the peers of it without our doing.
         let at = daemon.die();
@@ -285,17 +461,95 @@ fn peers_are_healed_through_the_source_or_all_together() {
     });
 }
 
+/// Waits until it is told that a volume is left as it is, for this reason.
+fn is_refused(node: &Node, words: &str) {
+    let told = |line: &str| line.contains("SourceNotPermitted") && line.contains(words);
+    eventually(words, || node.log().lines().any(told));
+}
+
+fn attributes(target: &Path) -> hostmount::sys::stat::MountAttrs {
+    let table = mountinfo::parse(&fs::read("/proc/self/mountinfo").unwrap());
+    table.mounts.iter().rfind(|mount| mount.mount_point == target).unwrap().attrs()
+}
+
 #[test]
-fn what_is_not_to_be_healed_is_not() {
+fn what_is_given_is_what_the_pod_may_have_now() {
     in_namespace(|| {
         let node = Node::start();
-        set_heal(&node, "Off");
+        let Some(daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
+        let witness = Witness::new(&node);
+        let pod = node.inline("p", FUSE);
+        node.publish_noted(&pod);
+        let container = Container::start(&node.target("p"), "rslave");
+        let dead = |container: &Container| {
+            assert_eq!(fs::metadata(container.volume()).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+            assert_eq!(layers(&node.target("p")), 1);
+        };
+        let before = fs::read_to_string(node.root.join("entries.yaml")).unwrap();
+        let data = before.lines().find(|line| line.contains("name: data,")).unwrap();
+        let edit_data = |from: &str, to: &str| edit(&node, |_| before.replace(data, &data.replace(from, to)));
+        // Moved to another namespace while the source is away.
+        edit_data("namespaces: ['*']", "namespaces: [others]");
+        let daemon = daemon.restart();
+        is_refused(&node, "may not use the entry data");
+        for (from, to, words) in [
+            ("path: /mnt/data", "path: /mnt/data, readOnly: true", "read-only"),
+            ("propagation: Bidirectional", "propagation: None", "allows None at most"),
+            ("subPaths: true", "subPaths: false", "subPaths is false"),
+            ("path: /mnt/data", "path: /mnt/another", "another directory"),
+            ("name: data", "name: data2", "does not have"),
+        ] {
+            edit_data(from, to);
+            witness.has_it_look();
+            is_refused(&node, words);
+        }
+        dead(&container);
+        // With the flags that the entry has by now.
+        assert!(!attributes(&node.target("p")).noexec);
+        edit_data("path: /mnt/data", "path: /mnt/data, noexec: true");
+        container.sees(&daemon.at);
+        assert!(attributes(&node.target("p")).noexec);
+        node.unpublish_again(&pod);
+        drop(daemon);
+    });
+}
+
+#[test]
+fn peers_of_a_pod_that_may_not_have_it_any_more_are_not_healed_with_it() {
+    in_namespace(|| {
+        let node = Node::start();
+        let Some(daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
+        let attributes = [("volume", "data"), ("subPath", "fuse"), ("propagation", "Bidirectional")];
+        let mut pods = ["p", "q"].map(|pod| node.inline(pod, &attributes));
+        pods[1].volume_context.extend(node.pod_info("q", "others"));
+        pods.iter().for_each(|pod| node.publish_noted(pod));
+        let containers = ["p", "q"].map(|pod| Container::start(&node.target(pod), "rshared"));
+        edit(&node, |entries| entries.replacen("namespaces: ['*']", "namespaces: [ml]", 1));
+        let daemon = daemon.restart();
+        is_refused(&node, "may not use the entry data");
+        is_refused(&node, "shares its mounts with volumes of other pods");
+        for container in &containers {
+            assert_eq!(fs::metadata(container.volume()).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
+        }
+        node.unpublish_again(&pods[1]);
+        containers[0].sees(&daemon.at);
+        node.unpublish_again(&pods[0]);
+        drop(daemon);
+    });
+}
+
+#[test]
+fn a_volume_whose_entry_says_off_is_not_healed() {
+    in_namespace(|| {
+        let node = Node::start();
+        let witness = Witness::new(&node);
+        edit(&node, |entries| entries.replace("{name: data,", "{name: data, heal: 'Off',"));
         let Some(mut daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
         let pod = node.inline("p", FUSE);
-        node.publish(&pod).unwrap();
+        node.publish_noted(&pod);
         let container = Container::start(&node.target("p"), "rslave");
         daemon = daemon.restart();
-        std::thread::sleep(Duration::from_millis(700));
+        witness.sees_that_it_was_looked();
         assert!(fs::metadata(container.volume()).is_err());
         assert_eq!(layers(&node.target("p")), 1);
         node.unpublish_again(&pod);

@@ -18,6 +18,7 @@ const PURE: &[&str] = &[
     "containers.rs",
     "containers/judge.rs",
     "containers/scan.rs",
+    "heal/notice.rs",
     "inspect/columns.rs",
     "inspect/draw.rs",
     "inspect/fold.rs",

@@ -234,7 +234,7 @@ fn healing_without_room_is_told_once_tried_seldom_and_done_when_there_is_room() 
         let Some(daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
         let attributes = [("volume", "data"), ("subPath", "fuse"), ("propagation", "HostToContainer")];
         let pod = node.inline("p", &attributes);
-        node.publish(&pod).unwrap();
+        node.publish_noted(&pod);
         let container = Container::start(&node.target("p"), "rslave");
         let at = daemon.die();
         unmount(&at);

@@ -14,10 +14,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use hostmount::apply::Run;
 use hostmount::config::AllowList;
 use hostmount::engine::{AttachJob, Context};
+use hostmount::gate::Gate;
+use hostmount::heal::look::Book;
 use hostmount::heal::mend;
 use hostmount::mount_error::MountError;
 use hostmount::note::{Argument, Asked, Owner};
@@ -181,7 +184,7 @@ struct Setting {
 /// The node with its leaf, and the allow-list that healing looks at.
 struct World {
     node: Node,
-    list: AllowList,
+    list: Arc<AllowList>,
     setting: Setting,
 }
 
@@ -191,14 +194,19 @@ impl World {
             .iter()
             .map(|s| {
                 format!(
-                    "  - {{name: s{}, path: {}, propagation: Bidirectional}}\n",
+                    "  - {{name: s{}, path: {}, propagation: Bidirectional, allow: [{{namespaces: ['*']}}]}}\n",
                     s.number(),
                     s.path(&node).display()
                 )
             })
             .collect();
         let list = AllowList::parse(&format!("entries:\n{entries}"), &node.site.kubelet_dir).unwrap();
-        Self { node, list, setting }
+        Self { node, list: Arc::new(list), setting }
+    }
+
+    /// As healing looks at all volumes when something was mounted.
+    fn look(&self) -> Book {
+        Book::read(&self.node.site, &Gate::default(), &self.list, Book::default()).unwrap()
     }
 
     fn target(&self, target: usize) -> KubeletPath {
@@ -240,7 +248,9 @@ impl World {
             Op::Heal { target } => {
                 let mut context = Context { site: &node.site, cancelled: &|| false, step: hook };
                 let mut take = || Ok(workshop.slot(&node.site, 0).unwrap());
-                mend::mend(&mut context, &mut take, &self.list, &self.target(target)).map(|_| None)
+                let (target, book) = (self.target(target), self.look());
+                let Some(due) = book.candidates.iter().find(|due| due.volume.path == target) else { return Ok(None) };
+                mend::mend(&mut context, &mut take, &self.list, (&target, &due.looked)).map(|_| None)
             }
             Op::Renew => unreachable!("that is the node's to do"),
         }
@@ -334,7 +344,6 @@ impl Model {
                 let leaf = self.leaf;
                 if let Some(there) = &mut self.targets[target]
                     && there.source == Source::Leaf
-                    && there.relation > MountPropagation::None
                 {
                     there.generation = leaf;
                 }
@@ -473,6 +482,10 @@ fn sequence(
             other => panic!("{other}: {}", say()),
         });
         assert_eq!(got, wanted, "{}", say());
+        // Notes what is mounted on the ways to the sources, as the plugin does soon after a publish.
+        if matches!(op, Op::Publish { .. }) {
+            drop(world.look());
+        }
         assert_eq!(world.contents(), contents, "{}", say());
         for target in 0..TARGETS {
             let seen = files(world.target(target).as_path());

@@ -145,3 +145,51 @@ fn a_deleted_directory_is_told_apart_from_a_dead_one() {
         eventually("the volume is forgotten", || unhealthy(&node, "SourceDeleted") == 0.0);
     });
 }
+
+/// A mount reaches no private container: that of a pod that runs must be started again, and is told so.
+#[test]
+fn the_pod_of_a_renewed_volume_is_told_to_restart_its_containers() {
+    in_namespace(|| {
+        let (api, node) = start();
+        let Some(daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
+        let pod = node.inline("p", &[("volume", "data"), ("subPath", "fuse")]);
+        node.publish_noted(&pod);
+        let daemon = daemon.restart();
+        eventually("the pod is told", || told(&api).contains(&("pod-p".to_owned(), "VolumeRenewed".to_owned())));
+        let event = api.created().into_iter().find(|event| event["reason"] == "VolumeRenewed").unwrap();
+        assert_eq!(event["type"], "Warning");
+        let note = event["note"].as_str().unwrap();
+        assert!(note.contains("must be restarted") && !note.contains("/mnt"), "{note}");
+        node.unpublish_again(&pod);
+        drop(daemon);
+    });
+}
+
+#[test]
+fn a_pod_that_may_not_have_its_source_any_more_is_told_so_once() {
+    in_namespace(|| {
+        let (api, node) = start();
+        let Some(mut daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
+        let pod = node.inline("p", FUSE);
+        node.publish_noted(&pod);
+        let entries = fs::read_to_string(node.root.join("entries.yaml")).unwrap();
+        fs::write(node.root.join("entries.yaml"), entries.replacen("namespaces: ['*']", "namespaces: [others]", 1))
+            .unwrap();
+        eventually("the list is taken up", || node.log().contains("changed=1"));
+        let of_this = |api: &Api| told(api).iter().filter(|(_, reason)| reason == "SourceNotPermitted").count();
+        daemon = daemon.restart();
+        eventually("the pod is told", || of_this(&api) == 1);
+        let event = api.created().into_iter().find(|event| event["reason"] == "SourceNotPermitted").unwrap();
+        let note = event["note"].as_str().unwrap();
+        assert!(note.contains("may not use the entry data") && !note.contains("/mnt"), "{note}");
+        // Another look, which another volume shows.
+        daemon = daemon.restart();
+        let other = node.inline("q", &[("volume", "flat")]);
+        node.publish_noted(&other);
+        assert_eq!((of_this(&api), lines(&node, "SourceNotPermitted")), (1, 1), "{}", node.log());
+        assert_eq!(node.metric("hostmount_heals_total{outcome=\"refused\"}"), 1.0);
+        node.unpublish_again(&other);
+        node.unpublish_again(&pod);
+        drop(daemon);
+    });
+}

@@ -87,7 +87,7 @@ fn published_volumes_are_listed_and_inspected_and_nothing_is_changed() {
             ("/Health/Status", "Live"),
             ("/SourceHealth/Status", "Live"),
             ("/Shows", "Source"),
-            ("/Healing", "Propagating"),
+            ("/Healing/Status", "On"),
         ] {
             assert_eq!(one.pointer(pointer).and_then(Value::as_str), Some(expected), "{pointer}: {one:#}");
         }
@@ -216,7 +216,7 @@ fn what_healing_put_on_a_volume_is_shown() {
         let node = Node::start();
         let Some(daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
         let pod = node.inline("p", &[("volume", "data"), ("subPath", "fuse"), ("propagation", "HostToContainer")]);
-        node.publish(&pod).unwrap();
+        node.publish_noted(&pod);
         let at = daemon.die();
         unmount(&at);
         let gone = &inspect(&node, &["v"])[0];
@@ -234,6 +234,41 @@ fn what_healing_put_on_a_volume_is_shown() {
         let healed = healed();
         assert_eq!(healed["Layers"].as_array().unwrap().len(), 2, "{healed:#}");
         assert_eq!(healed["Shows"], "Source");
+        drop(daemon);
+    });
+}
+
+#[test]
+fn volumes_whose_containers_have_to_be_restarted_and_those_that_are_not_followed_are_shown() {
+    in_namespace(|| {
+        let node = Node::start();
+        let Some(daemon) = Daemon::start(&node.root.join("data/fuse")) else { return };
+        fs::create_dir(node.root.join("data/b")).unwrap();
+        let renewed = node.inline("p", &[("volume", "data"), ("subPath", "fuse")]);
+        let replaced = node.inline("q", &[("volume", "data"), ("subPath", "b")]);
+        [&renewed, &replaced].into_iter().for_each(|pod| node.publish_noted(pod));
+        let config = node.root.join("entries.yaml").display().to_string();
+        let shown = |name: &str| inspect(&node, &[name, "--config", &config])[0].clone();
+        assert_eq!(
+            (&shown("ml/pod-p/v")["RenewedAt"], &shown("ml/pod-p/v")["PathMountsNoted"]),
+            (&Value::Null, &true.into())
+        );
+        let daemon = daemon.restart();
+        fs::rename(node.root.join("data/b"), node.root.join("data/old")).unwrap();
+        fs::create_dir(node.root.join("data/b")).unwrap();
+        eventually("it is renewed", || node.log().contains("healed: containers that start from now on"));
+        let p = shown("ml/pod-p/v");
+        assert!(p["RenewedAt"].as_str().is_some_and(|at| at.ends_with('Z')), "{p:#}");
+        assert_eq!((p["Shows"].as_str(), p["Healing"]["Status"].as_str()), (Some("Source"), Some("On")), "{p:#}");
+        let listed = text(&volumes(&node, &["ls"]));
+        assert_eq!(listed.matches("Live (renewed)").count(), 1, "{listed}");
+        let q = shown("ml/pod-q/v");
+        assert_eq!(
+            (q["Shows"].as_str(), q["Healing"]["Status"].as_str()),
+            (Some("Replaced"), Some("Refused")),
+            "{q:#}"
+        );
+        assert!(q["Healing"]["Message"].as_str().unwrap().contains("the entry data shows that"), "{q:#}");
         drop(daemon);
     });
 }

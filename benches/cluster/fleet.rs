@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use hostmount::events::Told;
 use hostmount::heal::Volume;
 use hostmount::lookup::Lookup;
 use hostmount::metrics::Metrics;
 use hostmount::note::{Asked, Note, Owner, Shown};
 use hostmount::propagation::MountPropagation;
 use hostmount::sys::stat::MountAttrs;
+use hostmount::vitals::Vital;
 use hostmount::volume::{AbsPath, EntryName, KubeletPath, PodIdentity};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -152,8 +154,8 @@ pub(crate) fn target(uid: &str, volume: &str) -> KubeletPath {
     KubeletPath::parse(&path, &AbsPath::parse("/var/lib/kubelet").unwrap()).unwrap()
 }
 
-/// A published volume of one of the node's pods.
-pub(crate) fn volume(node: usize, n: usize) -> (Arc<Volume>, Arc<PodIdentity>) {
+/// What one of the node's pods is told of its volume when a file server has died.
+pub(crate) fn told(node: usize, n: usize) -> Told {
     let uid = format!("00000000-0000-4000-8000-{node:06}{n:06}");
     let pod = PodIdentity {
         namespace: namespace(node),
@@ -168,8 +170,12 @@ pub(crate) fn volume(node: usize, n: usize) -> (Arc<Volume>, Arc<PodIdentity>) {
         propagation: MountPropagation::HostToContainer,
         attrs: MountAttrs::default(),
         source_mount: 1,
-        given: Vec::new(),
+        path_mounts: None,
+        renewed: None,
     };
     let shown = Arc::new(Shown { device: (0, 40), root: "/".into() });
-    (Arc::new(Volume { path: target(&uid, "data"), note: Arc::new(note), shown, id: 1 }), Arc::new(pod))
+    let path = target(&uid, "data");
+    let volume = Arc::new(Volume { path, note: Arc::new(note), shown, id: 1, path_mounts: None });
+    let dead = Vital::Dead(hostmount::sys::Errno::ESTALE);
+    Told { volume, pod: Arc::new(pod), reason: dead.reason(), text: dead.message(), warning: true }
 }

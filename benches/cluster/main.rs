@@ -21,7 +21,6 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::iter;
 use hostmount::events::Events;
-use hostmount::vitals::Vital;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, Pod};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -404,14 +403,13 @@ async fn events(cluster: &Cluster, args: &Args) {
         .into_iter()
         .enumerate()
         .map(|(node, client)| {
-            let volumes: Vec<_> = (0..args.told).map(|n| fleet::volume(node, n)).collect();
-            (Events::new(client, DRIVER, &pods::node_name(node)), volumes)
+            let told: Vec<_> = (0..args.told).map(|n| fleet::told(node, n)).collect();
+            (Events::new(client, DRIVER, &pods::node_name(node)), told)
         })
         .collect();
     let before = cluster.scrape().await;
     let begun = Instant::now();
-    let dead = Vital::Dead(hostmount::sys::Errno::ESTALE);
-    let telling = join_all(tellers.iter().map(|(events, volumes)| events.tell(volumes, dead)));
+    let telling = join_all(tellers.iter().map(|(events, told)| events.tell(told.clone())));
     let mut rates: BTreeMap<u64, f64> = BTreeMap::new();
     let watching = async {
         let mut last = 0.0;

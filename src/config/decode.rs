@@ -213,11 +213,7 @@ impl<'n> Draft<'n> {
             Some("warn") => ReadOnlyPropagation::Warn,
             _ => ReadOnlyPropagation::Refuse,
         };
-        let heal = match view.text("heal") {
-            Some("Off") => Heal::Off,
-            Some("Containers") => Heal::Containers,
-            _ => Heal::Propagating,
-        };
+        let heal = if view.text("heal") == Some("Off") { Heal::Off } else { Heal::On };
         let missing = match view.object("missing").and_then(|m| m.object("create")) {
             None => Some(Missing::Fail),
             Some(create) => create.parse("mode", parse_mode, sink).map(|mode| Missing::Create {

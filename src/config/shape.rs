@@ -134,11 +134,11 @@ pub(super) const ENTRY: &[Field] = &[
     },
     Field {
         name: "heal",
-        shape: Shape::Word(&["Propagating", "Containers", "Off"]),
-        absent: Absent::Text("Propagating"),
-        about: "Which running pods see the directory again when it comes back after its file system has died, or was \
-                replaced: those with HostToContainer or Bidirectional; all, by entering the mount namespaces of their \
-                containers; or none.",
+        shape: Shape::Word(&["On", "Off"]),
+        absent: Absent::Text("On"),
+        about: "Whether volumes get the directory again when it comes back after its file system has died, or was \
+                replaced: containers with HostToContainer or Bidirectional while they run, others when they are started \
+                again.",
     },
     Field {
         name: "overlaps",

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::request::{self, Publish, Stage, VolumeAt};
 use super::status::CallError;
 use crate::author::ForAuthor;
-use crate::config::{Missing, MountFlags};
+use crate::config::Missing;
 use crate::engine::{self, AttachJob, Attached, Context, TakeSlot};
 use crate::lookup::{Lookup, LookupError};
 use crate::metrics::Kept;
@@ -214,14 +214,16 @@ impl Node {
     async fn stage_new(&self, Stage { volume, staging }: Stage, crew: &Arc<Crew>) -> Result<(), CallError> {
         let list = self.list()?;
         // Staging serves every pod of the volume on this node; who may is asked when it is published.
-        let Grant { entry, sub_path, flags, .. } = policy::decide(&list, &for_the_node(volume))?;
+        let grant = policy::decide(&list, &for_the_node(volume))?;
+        let attrs = grant.attrs(MountAttrs::default());
+        let Grant { entry, sub_path, .. } = grant;
         let job = AttachJob {
             source: SourcePath { entry: entry.path.clone(), sub_path, missing: entry.missing },
             target: staging,
             staging: None,
             relation: entry.ceiling,
             lower: true,
-            attrs: attrs(entry.read_only, flags),
+            attrs,
             single_writer: false,
             user_namespace: false,
             owner: None,
@@ -362,14 +364,14 @@ fn wish(asked: &Publish) -> Wish {
 }
 
 fn publish_job(asked: &Publish, grant: &Grant) -> AttachJob {
-    let Grant { entry, sub_path, propagation, read_only, flags, user_namespace, .. } = grant;
+    let Grant { entry, sub_path, propagation, user_namespace, .. } = grant;
     AttachJob {
         source: SourcePath { entry: entry.path.clone(), sub_path: sub_path.clone(), missing: entry.missing },
         target: asked.target.clone(),
         staging: asked.staging.clone(),
         relation: *propagation,
         lower: false,
-        attrs: attrs(*read_only, *flags).union(asked.asked.attrs),
+        attrs: grant.attrs(asked.asked.attrs),
         single_writer: asked.single_writer,
         user_namespace: *user_namespace,
         owner: Some(owner(asked)),
@@ -384,11 +386,6 @@ fn owner(asked: &Publish) -> Owner {
         pod: asked.pod.clone(),
         asked: asked.asked,
     }
-}
-
-/// The flags that an entry gives, as the kernel has them.
-const fn attrs(read_only: bool, MountFlags { nosuid, nodev, noexec }: MountFlags) -> MountAttrs {
-    MountAttrs { read_only, nosuid, nodev, noexec }
 }
 
 fn pod_of(context: &HashMap<String, String>) -> Option<String> {

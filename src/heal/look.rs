@@ -3,6 +3,9 @@
 //! Kept is little for each volume, since there may be tens of thousands: its path, and what it has in common with others
 //! once for all of them. Which pod it is of is read from its note when that is to be told.
 //!
+//! Where a source is well, it is noted what is mounted on the way to it ([`crate::note::PathMounts`]): what an unmounting
+//! uncovers later is never given. No call does that, since it takes the table.
+//!
 //! And the table is read only if it has changed. What shows without that is a directory which was moved or deleted: for
 //! each directory, however many volumes show it, the kernel is asked for its name (`Book::was_moved`).
 
@@ -11,17 +14,20 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::AllowList;
+use crate::config::{AllowList, Heal};
+use crate::gate::Gate;
 use crate::held;
-use crate::note::{Note, Shown};
+use crate::note::{Note, PathMounts, Shown};
+use crate::observe;
 use crate::site::Site;
 use crate::sys::{Errno, statmount};
 use crate::tree::mountinfo::{self, Table, Walk};
 use crate::volume::KubeletPath;
 
 use super::devices::Devices;
-use super::find::{self, Now, Published, Verdict};
-use super::mend;
+use super::find::{self, ByPoint, Change, Now, Published, Verdict};
+use super::mend::Looked;
+use super::replaced::{self, Untrusted};
 
 /// How many directories are asked for their names at once; of more, each time the next ones.
 const DIRECTORIES: usize = 4096;
@@ -37,6 +43,26 @@ pub struct Volume {
     pub shown: Arc<Shown>,
     /// The id of the lowest mount there: with another one, it is another volume.
     pub id: u64,
+    /// What was noted of the way to its source, as far as other volumes have the same.
+    pub path_mounts: Option<Arc<PathMounts>>,
+}
+
+/// A volume that may need healing.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The volume.
+    pub volume: Arc<Volume>,
+    /// What is known of its source.
+    pub looked: Looked,
+}
+
+/// What is known of a source, once for all volumes that were published the same way.
+#[derive(Default)]
+struct Source<'t> {
+    now: Option<Now<'t>>,
+    path_mounts: Option<Arc<PathMounts>>,
+    /// Asked for only where a directory was replaced.
+    exposed: Option<Option<Arc<Untrusted>>>,
 }
 
 /// A directory that volumes show, by one of them.
@@ -50,11 +76,11 @@ struct Directory {
 
 /// What one reading of the table tells.
 #[derive(Debug, Default)]
-pub(crate) struct Book {
+pub struct Book {
     /// In the order of their paths.
-    pub(crate) volumes: Arc<Vec<Arc<Volume>>>,
+    pub volumes: Arc<Vec<Arc<Volume>>>,
     /// Those that may need healing.
-    pub(crate) candidates: Vec<Arc<Volume>>,
+    pub candidates: Vec<Candidate>,
     /// The paths that volumes were taken from.
     pub(crate) sources: Arc<Sources>,
     /// The file systems that entries and volumes lie on.
@@ -69,6 +95,8 @@ pub(crate) struct Book {
     directories: Vec<Directory>,
     /// The one to ask next.
     next: usize,
+    /// Whether something could not be noted, because somebody works on the volume.
+    unnoted: bool,
 }
 
 /// The paths that volumes were taken from.
@@ -116,11 +144,11 @@ fn one_of<T: std::hash::Hash + Eq>(all: &mut HashSet<Arc<T>>, value: T) -> Arc<T
 
 impl Book {
     /// Reads the table, in the mount namespace of the calling thread. What was known of volumes that are still there is
-    /// kept.
+    /// kept. What is noted beside one is noted with a pass of `gate`.
     ///
     /// # Errors
     /// What reading the table says.
-    pub(crate) fn read(site: &Site, list: &Arc<AllowList>, known: Self) -> Result<Self, Errno> {
+    pub fn read(site: &Site, gate: &Gate, list: &Arc<AllowList>, known: Self) -> Result<Self, Errno> {
         let kubelet_dir = site.kubelet_dir.as_path();
         let named = site.calls.statmount;
         let table = table(site)?;
@@ -129,7 +157,8 @@ impl Book {
         let (mut before, mut foreign) = (before.iter().peekable(), foreign.into_iter().peekable());
         let mut book = Self { list: Some(Arc::clone(list)), next, ..Self::default() };
         let mut directories: HashMap<(Arc<Shown>, bool), u64> = HashMap::new();
-        let mut sources: HashMap<*const Note, Option<Now<'_>>> = HashMap::new();
+        let by_point = ByPoint::of(&table, kubelet_dir, named);
+        let mut sources: HashMap<*const Note, Source<'_>> = HashMap::new();
         let mut volumes = Vec::new();
         for Published { path, top, lowest } in statmount::in_breaths(find::published(&table, &walk, &site.kubelet_dir))
         {
@@ -145,35 +174,61 @@ impl Book {
                 continue;
             }
             let shows = |shown: &Shown| shown.device == top.device && shown.root == top.root;
-            let volume = match same {
+            let mut volume = match same {
                 Some(same) if shows(&same.shown) => Arc::clone(same),
                 same => {
-                    let note = match same {
-                        Some(same) => Some(Arc::clone(&same.note)),
+                    let found = match same {
+                        Some(same) => Some((Arc::clone(&same.note), same.path_mounts.clone())),
                         // One that goes away in between is none of ours any more.
                         None => {
                             // Takes as long as many that are known.
                             std::thread::yield_now();
-                            Note::of(site, &path).map(|note| one_of(&mut notes, note.in_common()))
+                            Note::of(site, &path).map(|note| {
+                                let path_mounts = note.path_mounts.clone();
+                                (one_of(&mut notes, note.in_common()), path_mounts)
+                            })
                         }
                     };
-                    let Some(note) = note else {
+                    let Some((note, path_mounts)) = found else {
                         book.foreign.push((target.to_owned(), lowest.id));
                         continue;
                     };
                     let shown = one_of(&mut shown, Shown { device: top.device, root: top.root.clone() });
-                    Arc::new(Volume { path, note, shown, id: lowest.id })
+                    Arc::new(Volume { path, note, shown, id: lowest.id, path_mounts })
                 }
             };
             // Once for all that were published the same way; it is the same note, too.
-            let now =
-                sources.entry(Arc::as_ptr(&volume.note)).or_insert_with(|| Now::at(&walk, &volume.note.full_path()));
-            let verdict = now.as_ref().map_or(Verdict::Wait, |now| {
+            let source = sources.entry(Arc::as_ptr(&volume.note)).or_insert_with(|| {
+                let path = volume.note.full_path();
+                let now = Now::at(&walk, &path);
+                let path_mounts = now.as_ref().and_then(|now| by_point.on_the_way(&path, now.mount)).map(Arc::new);
+                Source { now, path_mounts, exposed: None }
+            });
+            let verdict = source.now.as_ref().map_or(Verdict::Wait, |now| {
                 find::judge_top((&table, &walk), kubelet_dir, (top, volume.note.propagation), now, None)
             });
-            let due = matches!(verdict, Verdict::Follow | Verdict::Replace);
-            if due && mend::wanted(list, &volume.path, &volume.note).is_some() {
-                book.candidates.push(Arc::clone(&volume));
+            match verdict {
+                // Only of one that is well: else this would be how it is without its source.
+                Verdict::Same if !is_noted(volume.path_mounts.as_deref(), source.path_mounts.as_deref()) => {
+                    if note_path_mounts((site, gate), &volume, source) {
+                        let noted = Volume { path_mounts: source.path_mounts.clone(), ..(*volume).clone() };
+                        volume = Arc::new(noted);
+                    } else {
+                        book.unnoted = true;
+                    }
+                }
+                Verdict::Due(change) if wants_healing(list, &volume.note) => {
+                    let Some(now) = &source.now else { continue };
+                    let ask = || replaced::exposed((&table, &walk), list, kubelet_dir, now).map(Arc::new);
+                    let exposed = match change {
+                        Change::Mounted => None,
+                        Change::Replaced => source.exposed.get_or_insert_with(ask).clone(),
+                    };
+                    let path_mounts = source.path_mounts.clone();
+                    let looked = Looked { mount: now.mount.id, change, path_mounts, exposed };
+                    book.candidates.push(Candidate { volume: Arc::clone(&volume), looked });
+                }
+                _ => {}
             }
             if named {
                 directories.entry((Arc::clone(&volume.shown), top.root_deleted)).or_insert(top.id);
@@ -194,6 +249,11 @@ impl Book {
         Ok(book)
     }
 
+    /// The allow-list by which they were judged; none before the first reading.
+    pub(crate) fn list(&self) -> Option<Arc<AllowList>> {
+        self.list.clone()
+    }
+
     /// Whether this volume is one of them.
     pub(crate) fn has(&self, path: &Path) -> bool {
         self.volumes.binary_search_by(|volume| volume.path.as_path().cmp(path)).is_ok()
@@ -202,7 +262,8 @@ impl Book {
     /// Whether it holds, as far as mounts and the allow-list go: both are as they were when it was read, and how the
     /// directories are called can be asked.
     pub(crate) fn is_by(&self, list: &Arc<AllowList>) -> bool {
-        self.list.as_ref().is_some_and(|by| Arc::ptr_eq(by, list))
+        !self.unnoted
+            && self.list.as_ref().is_some_and(|by| Arc::ptr_eq(by, list))
             && self.directories.is_empty() == self.volumes.is_empty()
     }
 
@@ -219,8 +280,45 @@ impl Book {
     }
 }
 
-/// The mount table, without what is mounted in volumes: there is as much of it as there are volumes.
-fn table(site: &Site) -> Result<Table, Errno> {
+/// Whether a volume that is due is looked at closely: what may be given, and to whom, is asked then.
+fn wants_healing(list: &AllowList, note: &Note) -> bool {
+    list.get(&note.owner.entry).is_none_or(|entry| entry.heal == Heal::On)
+}
+
+/// Whether what was noted of the way to a source is so still.
+fn is_noted(noted: Option<&PathMounts>, now: Option<&PathMounts>) -> bool {
+    match (noted, now) {
+        (Some(noted), Some(now)) => noted.is_as(now),
+        (noted, now) => noted.is_none() && now.is_none(),
+    }
+}
+
+/// Notes beside a volume what is mounted on the way to its source now; nothing where that is too much, since what was noted
+/// isn't so any more. False while somebody works on the volume.
+fn note_path_mounts((site, gate): (&Site, &Gate), volume: &Volume, source: &Source<'_>) -> bool {
+    let Ok(_pass) = gate.enter(volume.path.as_path()) else { return false };
+    let Ok(Some(place)) = observe::open_target(site, &volume.path) else { return true };
+    let Ok(Some(note)) = Note::read(&place) else { return true };
+    // Since the table was read it may have been published anew, from a source with more on the way to it.
+    let same = if site.calls.statmount {
+        statmount::root(volume.id).is_ok()
+    } else {
+        source.now.as_ref().is_some_and(|now| now.mount.id == note.source_mount)
+    };
+    if note.clone().in_common() == *volume.note {
+        // Of which it can't be told, nothing is kept: it isn't given what is on another mount.
+        let path_mounts = source.path_mounts.clone().filter(|_| same);
+        Note { path_mounts, ..note }.write_anew(&place);
+    }
+    true
+}
+
+/// The mount table by which volumes are judged, with the ids that the site's calls tell; without what is mounted in volumes,
+/// where that is told apart: there is as much of it as there are volumes.
+///
+/// # Errors
+/// What reading it says.
+pub(crate) fn table(site: &Site) -> Result<Table, Errno> {
     if !site.calls.statmount {
         return Ok(mountinfo::parse(&site.proc.mountinfo()?));
     }

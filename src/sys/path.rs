@@ -233,6 +233,30 @@ pub fn attribute(dir: impl AsFd, name: &CStr, max: usize) -> Result<Option<Vec<u
     }
 }
 
+/// Who may write a directory, as its file system keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permissions {
+    /// Its owner.
+    pub owner: u32,
+    /// Its mode, with the bits of its type.
+    pub mode: u32,
+    /// Its access ACL as it is kept (acl(5)), if it has one.
+    pub acl: Option<Vec<u8>>,
+}
+
+/// The longest attribute that Linux has (xattr(7)).
+const ATTRIBUTE_MAX: usize = 1 << 16;
+
+/// Who may write a directory.
+///
+/// # Errors
+/// What fstat(2) and getxattr(2) say.
+pub fn permissions(dir: impl AsFd) -> Result<Permissions, Errno> {
+    let found = nix::sys::stat::fstat(&dir)?;
+    let acl = attribute(&dir, c"system.posix_acl_access", ATTRIBUTE_MAX)?;
+    Ok(Permissions { owner: found.st_uid, mode: found.st_mode, acl })
+}
+
 /// Removes an extended attribute of a directory, if it has it.
 ///
 /// # Errors

@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::config::{AllowList, Heal, Missing, reload};
+use crate::config::{AllowList, Missing, reload};
 use crate::containers::judge::{self, Flag};
 use crate::containers::look::look;
 use crate::containers::scan::{Index, Node, PLACES_MAX};
 use crate::containers::{self, Sought, Unknown};
 use crate::engine;
-use crate::heal::find::{self, Published};
-use crate::heal::mend;
+use crate::heal::find::{self, Change, Now, Published, Verdict};
+use crate::heal::mend::{self, Unwanted};
+use crate::heal::{look as healing_look, replaced};
 use crate::held::Written;
 use crate::mount_error::MountError;
 use crate::note::{Note, Shown};
@@ -33,7 +34,7 @@ use crate::visit::{Visit, VisitArgs, find_kubelet};
 use crate::vitals::Vital;
 use crate::volume::{KubeletPath, VolumeRef};
 
-use super::model::{self, Healing, Health, InContainer, Kind, Layer, Pod, Volume};
+use super::model::{self, Healing, Heals, Health, InContainer, Kind, Layer, Pod, Shows, Volume};
 
 /// A volume, and what has to be known to ask how it is.
 struct Found {
@@ -86,8 +87,11 @@ pub(super) fn gather(asked: &VisitArgs, sources: bool, config: Option<&Path>) ->
 fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<(Option<Node>, Vec<Found>), Errno> {
     let table = mountinfo::parse(&site.proc.mountinfo()?);
     let walk = Walk::new(&table);
+    // With the ids that are noted, which mountinfo doesn't show.
+    let healing = healing_look::table(site)?;
+    let healing = (&healing, &Walk::new(&healing));
     let published = find::published(&table, &walk, &site.kubelet_dir).into_iter();
-    let found = published.filter_map(|at| volume(site, driver, list, (&table, &walk), at)).collect();
+    let found = published.filter_map(|at| volume(site, driver, list, (&walk, healing), at)).collect();
     Ok((Node::of(&walk, site.kubelet_dir.as_path()), found))
 }
 
@@ -139,7 +143,7 @@ fn volume(
     site: &Site,
     driver: &str,
     list: Option<&AllowList>,
-    (table, walk): (&Table, &Walk<'_>),
+    (walk, by): (&Walk<'_>, (&Table, &Walk<'_>)),
     at: Published<'_>,
 ) -> Option<Found> {
     let Published { path, top, .. } = at;
@@ -158,17 +162,10 @@ fn volume(
     let entry = note.as_ref().map(|note| note.owner.entry.to_string());
     let sub_path = note.as_ref().map(|note| note.sub_path.as_ref().map(ToString::to_string));
     let source = note.as_ref().map(|note| note.full_path().to_string_lossy().into_owned());
-    let healing = list.map(|list| {
-        let wanted = note.as_ref().and_then(|note| mend::wanted(list, &path, note));
-        match wanted.map(|(_, heal)| heal) {
-            None | Some(Heal::Off) => Healing::Off,
-            Some(Heal::Propagating) => Healing::Propagating,
-            Some(Heal::Containers) => Healing::Containers,
-        }
-    });
-    let shows = note
-        .as_ref()
-        .map(|note| find::judge((table, walk), site.kubelet_dir.as_path(), (path.as_path(), note), None).into());
+    let verdict = note.as_ref().map(|note| find::judge(by, site.kubelet_dir.as_path(), (path.as_path(), note)));
+    let healing = list.map(|list| healing((site, list), &path, note.as_ref().zip(verdict), by));
+    let renewed = note.as_ref().and_then(|note| note.renewed).and_then(|at| i64::try_from(at).ok());
+    let renewed = renewed.and_then(|at| Timestamp::from_second(at).ok());
     let volume = Volume {
         name: name.to_owned(),
         driver: driver.to_owned(),
@@ -189,10 +186,12 @@ fn volume(
         propagation: note.as_ref().map(|note| note.propagation.name().to_owned()),
         options: note.as_ref().map(options).unwrap_or_default(),
         noted: note.is_some(),
+        path_mounts_noted: note.as_ref().is_some_and(|note| note.path_mounts.is_some()),
         layers: walk.stack(top).into_iter().map(Layer::from).collect(),
         health: Health::unknown("it was not asked"),
         source_health: None,
-        shows,
+        shows: verdict.map(Shows::from),
+        renewed_at: renewed.map(|time| time.to_string()),
         healing,
         containers: None,
         containers_unknown: None,
@@ -205,6 +204,33 @@ fn volume(
     };
     let source = note.map(|note| SourcePath { entry: note.path, sub_path: note.sub_path, missing: Missing::Fail });
     Some(Found { volume, shown: Shown { device: top.device, root: top.root.clone() }, path, source, sought })
+}
+
+/// Whether a volume would be healed.
+fn healing(
+    (site, list): (&Site, &AllowList),
+    path: &KubeletPath,
+    noted: Option<(&Note, Verdict)>,
+    (table, walk): (&Table, &Walk<'_>),
+) -> Healing {
+    let told = |status, message: String| Healing { status, message };
+    let Some((note, verdict)) = noted else { return told(Heals::Off, "no note was found beside it".to_owned()) };
+    match mend::wanted(list, path, note) {
+        Err(Unwanted::Off) => return told(Heals::Off, "heal is Off for its entry".to_owned()),
+        Err(Unwanted::NotGiven(why)) => return told(Heals::Refused, why.to_string()),
+        Ok(_) => {}
+    }
+    let place = note.full_path();
+    if verdict == Verdict::Due(Change::Replaced)
+        && let Some(now) = Now::at(walk, &place)
+    {
+        let exposed = replaced::exposed((table, walk), list, site.kubelet_dir.as_path(), &now);
+        let why = exposed.or_else(|| replaced::only_root_writes(site, walk, &place).err());
+        if let Some(why) = why {
+            return told(Heals::Refused, format!("another directory took its place, and is not followed: {why}"));
+        }
+    }
+    told(Heals::On, String::new())
 }
 
 /// When the kubelet made the volume's directory, just before it had the volume published. The volume itself isn't asked:

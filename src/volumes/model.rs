@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::containers::judge::Flag;
-use crate::heal::find::Verdict;
+use crate::heal::find::{Change, Verdict};
 use crate::tree::mountinfo::Mount;
 use crate::vitals::Vital;
 
@@ -43,6 +43,9 @@ pub struct Volume {
     /// Whether the plugin's note was found beside it. Without one, nobody knows what is null here, and the volume isn't
     /// healed.
     pub noted: bool,
+    /// Whether the plugin has noted since what is mounted on the way to the source: before it has, healing gives the volume
+    /// nothing that is on another mount.
+    pub path_mounts_noted: bool,
     /// What is mounted at the target, the lowest first: the published mount, and what healing has put on it.
     pub layers: Vec<Layer>,
     /// How the volume is.
@@ -51,6 +54,9 @@ pub struct Volume {
     pub source_health: Option<Health>,
     /// Whether the volume shows what the source's path leads to now; only of noted ones.
     pub shows: Option<Shows>,
+    /// When healing last replaced what is mounted at the target (RFC 3339, UTC): containers that were started before have
+    /// what was there then, and must be restarted to see this. Null if it never did.
+    pub renewed_at: Option<String>,
     /// Whether it would be healed; only `inspect` knows, if told the allow-list.
     pub healing: Option<Healing>,
     /// Where running containers have it; only `inspect` looks. At most 256 for each volume.
@@ -217,8 +223,10 @@ impl Health {
 pub enum Shows {
     /// The same directory.
     Source,
-    /// Another one, and healing would give it the source's.
+    /// Another one, and a file system was mounted since where the source is: healing gives it that.
     Stale,
+    /// Another one, whose name in its directory the source's has now: healing gives it that if only root can have done so.
+    Replaced,
     /// Another one, and nothing tells that the source's is meant to take its place: it may be the empty directory
     /// beneath an unmounted file system.
     Other,
@@ -230,7 +238,8 @@ impl From<Verdict> for Shows {
     fn from(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Same => Self::Source,
-            Verdict::Follow | Verdict::Replace => Self::Stale,
+            Verdict::Due(Change::Mounted) => Self::Stale,
+            Verdict::Due(Change::Replaced) => Self::Replaced,
             Verdict::Wait => Self::Other,
             Verdict::PeersElsewhere => Self::PeersElsewhere,
         }
@@ -238,12 +247,22 @@ impl From<Verdict> for Shows {
 }
 
 /// Whether a volume would be healed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Healing {
+    /// In one word.
+    pub status: Heals,
+    /// Why not.
+    pub message: String,
+}
+
+/// Whether a volume would be healed, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Healing {
-    /// Not: its entry is gone, was changed, or doesn't want it; or it has no note.
+pub enum Heals {
+    /// It would.
+    On,
+    /// Its entry doesn't want that, or it has no note.
     Off,
-    /// By a mount on it, which reaches containers that propagate.
-    Propagating,
-    /// Also by entering containers.
-    Containers,
+    /// Its pod would not be given it now, or others than root may have put there what is there now.
+    Refused,
 }

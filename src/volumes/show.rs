@@ -39,7 +39,7 @@ pub fn table(volumes: &[Volume], now: Timestamp, whole: bool) -> String {
             pod_path(volume).unwrap_or_else(|| volume.pod.uid.clone()),
             known(volume.propagation.clone()),
             known(volume.created_at.as_deref().and_then(|at| Some(age(at.parse().ok()?, now)))),
-            volume.health.status.name().to_owned(),
+            health(volume),
             volume.mountpoint.clone(),
         ];
         if whole { cells } else { cells.map(shortened) }
@@ -61,6 +61,12 @@ pub fn table(volumes: &[Volume], now: Timestamp, whole: bool) -> String {
         text.push('\n');
     }
     text
+}
+
+/// How the volume is, and whether containers that were started before have another one.
+fn health(volume: &Volume) -> String {
+    let status = volume.health.status.name();
+    if volume.renewed_at.is_some() { format!("{status} (renewed)") } else { status.to_owned() }
 }
 
 /// With the middle left out if it is long: what tells paths apart is their end.
@@ -110,6 +116,7 @@ pub fn lines(volumes: &[Volume]) -> Result<String, serde_json::Error> {
             "Source": volume.source,
             "Propagation": volume.propagation,
             "Health": volume.health,
+            "RenewedAt": volume.renewed_at,
         });
         text.push_str(&serde_json::to_string(&line)?);
         text.push('\n');
@@ -145,10 +152,12 @@ pub(crate) mod tests {
             propagation: Some("HostToContainer".to_owned()),
             options: [].into(),
             noted: true,
+            path_mounts_noted: true,
             layers: Vec::new(),
             health: Vital::Live.into(),
             source_health: None,
             shows: None,
+            renewed_at: None,
             healing: None,
             containers: None,
             containers_unknown: None,
@@ -172,6 +181,8 @@ pub(crate) mod tests {
              models        data    ml/train   HostToContainer   42s   Live     /var/lib/kubel…ubernetes.io~csi/models/mount\n\
              a             -       uid-b      HostToContainer   -     Hung     /var/lib/kubel…mes/kubernetes.io~csi/a/mount\n"
         );
+        let renewed = Volume { renewed_at: Some("2026-11-24T20:00:10Z".to_owned()), ..volumes[0].clone() };
+        assert!(table(&[renewed], now, false).contains("Live (renewed)   /var"));
         let whole = table(&volumes, now, true);
         assert!(whole.contains(&volumes[0].mountpoint) && !whole.contains('…'), "{whole}");
         assert_eq!(names(&volumes), format!("ml/train/models\n{}\n", volumes[1].mountpoint));

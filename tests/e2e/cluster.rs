@@ -153,9 +153,10 @@ fn entries() -> Value {
     read_only["readOnly"] = json!(true);
     let mut team = entry("team", "None");
     team["allow"] = json!([{"namespaces": ["another-team"]}]);
-    let mut entered = entry("entered", "Bidirectional");
-    entered["heal"] = json!("Containers");
-    json!([entry("data", "Bidirectional"), entry("plain", "None"), read_only, team, entered])
+    // Its directory itself is replaced: above it, no pod may write.
+    let mut swapped = entry("swapped", "Bidirectional");
+    swapped["subPaths"] = json!(false);
+    json!([entry("data", "Bidirectional"), entry("plain", "None"), read_only, team, swapped])
 }
 
 /// A release of the chart with the entries of all tests and some values more, as `helm upgrade --install` makes it.

@@ -16,25 +16,12 @@ pub(crate) struct Container {
 impl Container {
     /// `propagation` is mount(8)'s word: rprivate, rslave or rshared.
     pub(crate) fn start(target: &Path, propagation: &str) -> Self {
-        Self::start_for(target.ancestors().nth(4).unwrap(), target, propagation)
-    }
-
-    /// The same without a pod.
-    pub(crate) fn start_as_stranger(target: &Path, propagation: &str) -> Self {
-        Self::start_for(Path::new("/mnt/team"), target, propagation)
-    }
-
-    fn start_for(pod: &Path, target: &Path, propagation: &str) -> Self {
         let volume = PathBuf::from("/mnt/secret");
-        // The kubelet keeps a termination log for each container, and mounts it.
-        let log = pod.join("containers/app/0");
-        fs::create_dir_all(log.parent().unwrap()).unwrap();
-        fs::write(&log, "").unwrap();
-        let script = "mount --bind \"$4\" /mnt/file && mount --rbind \"$1\" \"$2\" && mount --make-\"$3\" \"$2\" \\
-            && mount --make-private /mnt && umount -l \"$1\" && echo started && exec sleep 1000";
+        let script = "mount --make-rslave / && mount --rbind \"$0\" \"$1\" && mount --make-\"$2\" \"$1\" \\
+            && mount --make-private /mnt && umount -l \"$0\" && echo started && exec sleep 1000";
         let mut process = Command::new("unshare")
-            .args(["--mount", "--propagation", "unchanged", "sh", "-c", "mount --make-rslave / && eval \"$0\""])
-            .args([script, target.to_str().unwrap(), volume.to_str().unwrap(), propagation, log.to_str().unwrap()])
+            .args(["--mount", "--propagation", "unchanged", "sh", "-c", script])
+            .args([target.to_str().unwrap(), volume.to_str().unwrap(), propagation])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hostmount::note::Note;
 use hostmount::wire::csi;
 use hostmount::wire::csi::identity_client::IdentityClient;
 use hostmount::wire::csi::node_client::NodeClient;
@@ -331,6 +332,19 @@ impl Node {
         }
     }
 
+    /// Publishes, and waits until the plugin has noted what is mounted on the way to the source: before it has, healing
+    /// gives the volume nothing of another mount.
+    pub(crate) fn publish_noted(&self, request: &csi::NodePublishVolumeRequest) {
+        self.publish(request).unwrap();
+        let parent = fs::File::open(Path::new(&request.target_path).parent().unwrap()).unwrap();
+        // As the mount threads have it: the calls for attributes know descriptors by their numbers there.
+        std::env::set_current_dir("/proc/self/fd").unwrap();
+        eventually("the way to the source is noted", || {
+            let note = hostmount::sys::path::attribute(&parent, c"user.hostmount.volume", 1 << 16).unwrap();
+            note.and_then(|note| Note::parse(&note)).is_some_and(|note| note.path_mounts.is_some())
+        });
+    }
+
     pub(crate) fn unpublish(&self, request: &csi::NodePublishVolumeRequest) -> Result<(), Status> {
         let request = csi::NodeUnpublishVolumeRequest {
             volume_id: request.volume_id.clone(),
@@ -341,7 +355,7 @@ impl Node {
         self.fit_for_events(answer, &[])
     }
 
-    /// As the kubelet does: it comes again while a heal, of which the containers are the first part, still has the volume.
+    /// As the kubelet does: it comes again while healing still has the volume.
     pub(crate) fn unpublish_again(&self, request: &csi::NodePublishVolumeRequest) {
         eventually("the volume is unpublished", || match self.unpublish(request) {
             Ok(()) => true,

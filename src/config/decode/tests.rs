@@ -66,7 +66,7 @@ entries:
         sub_paths: false,
         missing: Missing::Fail,
         read_only_propagation: ReadOnlyPropagation::Refuse,
-        heal: Heal::Propagating,
+        heal: Heal::On,
         overlaps: vec![],
         allow: vec![],
     };
@@ -231,6 +231,18 @@ fn many_entries_are_read_and_many_faults_cut() {
     assert_eq!(decode(&format!("entries:\n{entries}"), &kubelet()).unwrap().len(), 1000);
     let many = faults(&("entries:\n".to_owned() + &"- x\n".repeat(200_000)));
     assert_eq!((many.len(), many[1000].as_str()), (1001, "line 1001: 199001 faults more"));
+}
+
+#[test]
+fn old_words_of_heal_are_faults_that_name_the_new_ones() {
+    for old in ["Propagating", "Containers"] {
+        let faults = decode(&format!("entries: [{{name: a, path: /a, heal: {old}}}]"), &kubelet()).unwrap_err();
+        assert!(faults.to_string().contains(&format!("heal: is {old:?}, but must be one of On, Off")), "{faults}");
+    }
+    for (word, heal) in [("On", Heal::On), ("Off", Heal::Off), ("'Off'", Heal::Off)] {
+        let entries = decode(&format!("entries: [{{name: a, path: /a, heal: {word}}}]"), &kubelet()).unwrap();
+        assert_eq!(entries[0].heal, heal);
+    }
 }
 
 #[test]
