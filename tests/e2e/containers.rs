@@ -34,7 +34,7 @@ fn inspected(place: &Place, pod: &str) -> (Vec<String>, Vec<String>) {
 
 /// How many volumes lack a flag in containers, by the metric, once the plugin has looked again.
 fn until_counted(flag: &str, expected: usize) {
-    until(&format!("{expected} volumes lack {flag}"), Duration::from_secs(150), || {
+    until(&format!("{expected} volumes lack {flag}"), Duration::from_secs(240), || {
         let at = format!("/api/v1/namespaces/{SYSTEM}/pods/{}:9809/proxy/metrics", plugin_pod());
         let line = format!("hostmount_weaker_volumes{{flag=\"{flag}\"}} {expected}");
         let text = kubectl(&["get", "--raw", &at]);

@@ -112,6 +112,7 @@ fn a_good_node_has_no_fault_and_says_what_was_looked_at() {
         "sockets",
         "allowList",
         "source",
+        "containerFlags",
     ];
     assert_eq!(checks, expected);
 }
