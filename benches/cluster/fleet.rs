@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use hostmount::author::ForAuthor;
 use hostmount::events::Told;
 use hostmount::heal::Volume;
 use hostmount::lookup::Lookup;
@@ -177,5 +178,5 @@ pub(crate) fn told(node: usize, n: usize) -> Told {
     let path = target(&uid, "data");
     let volume = Arc::new(Volume { path, note: Arc::new(note), shown, id: 1, path_mounts: None });
     let dead = Vital::Dead(hostmount::sys::Errno::ESTALE);
-    Told { volume, pod: Arc::new(pod), reason: dead.reason(), text: dead.message(), warning: true }
+    Told { volume, pod: Arc::new(pod), reason: dead.reason(), text: dead.for_author(), warning: true }
 }
