@@ -4,14 +4,24 @@
 //! "Error Scheme"). The guard is per *path*, not per volume: ten pods that mount one volume are ten targets, which
 //! the kernel handles side by side, and turning nine of them away would cost each a retry with back-off.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The paths on which a call is under way.
 #[derive(Debug, Clone, Default)]
-pub struct Gate(Arc<Mutex<HashSet<Arc<OsStr>>>>);
+pub struct Gate(Arc<Mutex<HashMap<Arc<OsStr>, Holder>>>);
+
+/// Who has a [`Pass`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// A call.
+    Call,
+    /// The plugin itself, which looks after what it has published. That takes a moment, as a rule.
+    Own,
+}
 
 /// Another call for the same path is under way.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +29,8 @@ pub struct Gate(Arc<Mutex<HashSet<Arc<OsStr>>>>);
 pub struct Busy {
     /// The path.
     pub path: PathBuf,
+    /// Whose work it is.
+    pub holder: Holder,
 }
 
 /// The right to work on a path, until it is dropped.
@@ -33,12 +45,13 @@ impl Gate {
     ///
     /// # Errors
     /// [`Busy`] while somebody else's [`Pass`] for the path exists.
-    pub fn enter(&self, path: &Path) -> Result<Pass, Busy> {
+    pub fn enter(&self, path: &Path, holder: Holder) -> Result<Pass, Busy> {
         // As they were parsed, paths are equal only if their bytes are.
         let bytes: Arc<OsStr> = path.as_os_str().into();
-        if !self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(&bytes)) {
-            return Err(Busy { path: path.to_owned() });
-        }
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(Arc::clone(&bytes)) {
+            Entry::Occupied(other) => return Err(Busy { path: path.to_owned(), holder: *other.get() }),
+            Entry::Vacant(free) => free.insert(holder),
+        };
         Ok(Pass { gate: self.clone(), path: bytes })
     }
 }
@@ -56,10 +69,11 @@ mod tests {
     #[test]
     fn one_at_a_time_for_each_path() {
         let gate = Gate::default();
-        let pass = gate.enter(Path::new("/a")).unwrap();
-        assert_eq!(gate.enter(Path::new("/a")).unwrap_err().path, Path::new("/a"));
-        assert!(gate.enter(Path::new("/b")).is_ok());
+        let enter = |path: &str, holder| gate.enter(Path::new(path), holder);
+        let pass = enter("/a", Holder::Own).unwrap();
+        assert_eq!(enter("/a", Holder::Call).unwrap_err(), Busy { path: "/a".into(), holder: Holder::Own });
+        assert!(enter("/b", Holder::Call).is_ok());
         drop(pass);
-        assert!(gate.enter(Path::new("/a")).is_ok());
+        assert!(enter("/a", Holder::Call).is_ok());
     }
 }

@@ -35,6 +35,7 @@ use crate::author::ForAuthor;
 use crate::config::AllowList;
 use crate::engine::Context;
 use crate::events::{Events, Told};
+use crate::gate::Holder;
 use crate::mount_error::MountError;
 use crate::note::{Note, Shown};
 use crate::plugin::Plugin;
@@ -346,10 +347,10 @@ async fn heal(
         return Ok(Tried::Busy);
     }
     // Somebody publishes or unpublishes it now.
-    let Ok(pass) = plugin.gate.enter(path.as_path()) else { return Ok(Tried::Busy) };
+    let Ok(pass) = plugin.gate.enter(path.as_path(), Holder::Own) else { return Ok(Tried::Busy) };
     // One that was given up may still be at work. No target is called like that.
     let peers = format!("peers that show {}:{}:{}", shown.device.0, shown.device.1, shown.root.display());
-    let alone = is_peer(note).then(|| plugin.gate.enter(Path::new(&peers))).transpose();
+    let alone = is_peer(note).then(|| plugin.gate.enter(Path::new(&peers), Holder::Own)).transpose();
     let Ok(alone) = alone else { return Ok(Tried::Busy) };
     let (at, looked) = (path.clone(), looked.clone());
     // What it opens is what the path leads to now: that may be on another device than what the volume shows.

@@ -74,6 +74,12 @@ pub enum Argument {
         /// That of what is there.
         found: String,
     },
+    /// Another pod.
+    #[error("for the pod {found}")]
+    Pod {
+        /// That of what is there.
+        found: Arc<PodIdentity>,
+    },
     /// Another entry, or another directory of it.
     #[error("and shows another directory, {}", directory(entry, sub_path.as_ref()))]
     Directory {
@@ -273,6 +279,11 @@ impl Note {
             && found != asked
         {
             return Err(Argument::VolumeId { found: found.to_string() });
+        }
+        if let (Some(found), Some(asked)) = (&was.pod, &owner.pod)
+            && (&found.namespace, &found.name, &found.uid) != (&asked.namespace, &asked.name, &asked.uid)
+        {
+            return Err(Argument::Pod { found: Arc::clone(found) });
         }
         if (&was.entry, self.sub_path.as_ref()) != (&owner.entry, sub_path) {
             return Err(Argument::Directory { entry: was.entry.clone(), sub_path: self.sub_path.clone() });
@@ -508,6 +519,14 @@ pub(crate) mod tests {
         let other = |owner: Owner| of(&there, &owner).unwrap_err();
         let volume_id = Some("csi-1".into());
         assert!(matches!(other(Owner { volume_id, ..owner.clone() }), Argument::VolumeId { .. }));
+        let pod = |uid: &str| {
+            let (namespace, name, account) = ("ml".to_owned(), "p".to_owned(), "default".to_owned());
+            Some(Arc::new(PodIdentity { namespace, name, uid: uid.to_owned(), service_account: account }))
+        };
+        let of_pod = Note { owner: Owner { pod: pod("u"), ..owner.clone() }, ..there.clone() };
+        assert_eq!(of(&of_pod, &Owner { pod: pod("u"), ..owner.clone() }), Ok(()));
+        let claimed = Owner { pod: pod("v"), ..owner.clone() };
+        assert!(matches!(of(&of_pod, &claimed), Err(Argument::Pod { .. })), "nobody else's call is a repetition");
         let entry = EntryName::parse("other").unwrap();
         assert!(matches!(other(Owner { entry, ..owner.clone() }), Argument::Directory { .. }));
         assert!(matches!(there.is_repeated_by(&owner, None), Err(Argument::Directory { .. })));

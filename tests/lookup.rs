@@ -384,7 +384,8 @@ fn a_pod_made_anew_with_the_same_name_is_not_taken_for_the_old_one() {
         api.remove("old");
         all_is_known(&api, &node, "a");
         gets(&node, &request("new"), "HostToContainer");
-        // Until its deadline, and no longer.
+        // Of the old one nothing is published any more: until its deadline, and no longer.
+        node.unpublish(&request("old")).unwrap();
         let status = node.refused(&request("old"), Code::Unavailable, &["ml/db-0"]);
         node.logged(&status, &["(uid old)", "has the uid new"]);
         node.unpublish(&request("old")).unwrap();
@@ -487,7 +488,9 @@ fn a_pod_with_a_user_namespace_is_refused_what_its_runtime_cannot_map() {
         // A file system that can't be mapped.
         let at = node.root.join("data/sub");
         mount(Some("r"), &at, Some("ramfs"), MsFlags::empty(), None::<&str>).unwrap();
-        node.refused(&request, Code::FailedPrecondition, &["the file system \"ramfs\"", "ext4", "hostUsers: false"]);
+        let words = ["the file system \"ramfs\"", "hostUsers: false"];
+        let status = node.refused(&request, Code::FailedPrecondition, &words);
+        node.logged(&status, &["take a directory on", "ext4"]);
         unmount(&at);
         gets(&node, &request, "None");
     });

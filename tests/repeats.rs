@@ -290,7 +290,7 @@ fn other_arguments_already_exist_and_what_the_entry_is_is_none() {
         };
         other(&["the volume \"csi-p\""], &|r| r.volume_id = "csi-q".into());
         other(&["another directory", "\"sub\" of the entry data"], &|r| {
-            set("volume", "warned")(r);
+            set("volume", "private")(r);
             r.volume_context.remove("subPath");
         });
         other(&["another directory", "\"sub\""], &set("subPath", "other"));

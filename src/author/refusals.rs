@@ -238,6 +238,8 @@ impl ForAuthor for Argument {
         };
         match self {
             Self::VolumeId { found } => author!["as the volume ", KnownText::new(found)],
+            // Whose it is, is not this author's to know.
+            Self::Pod { found: _ } => author!["for another pod"],
             Self::Directory { entry, sub_path: None } => author!["and shows another directory, the entry ", *entry],
             Self::Directory { entry, sub_path: Some(sub_path) } => {
                 author!["and shows another directory, ", *sub_path, " of the entry ", *entry]
@@ -256,7 +258,7 @@ impl ForAuthor for Argument {
 
 impl ForAuthor for Busy {
     fn for_author(&self) -> AuthorText {
-        let Self { path: _ } = self;
+        let Self { path: _, holder: _ } = self;
         author!["another call for this volume of the pod is under way: it is tried again when that has ended"]
     }
 }

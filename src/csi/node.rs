@@ -13,6 +13,7 @@ use super::status::CallError;
 use crate::author::ForAuthor;
 use crate::config::Missing;
 use crate::engine::{self, AttachJob, Attached, Context, TakeSlot};
+use crate::gate::{Busy, Holder, Pass};
 use crate::lookup::{Lookup, LookupError};
 use crate::metrics::Kept;
 use crate::mount_error::MountError;
@@ -44,6 +45,10 @@ type Answer<T> = Result<Response<T>, Status>;
 
 /// A way to make a volume appear.
 type Put = fn(&mut Context<'_>, &mut TakeSlot<'_>, &AttachJob) -> Result<Attached, MountError>;
+
+/// How often, and how long, a call waits for the plugin's own work on its volume.
+const OWN_WAITS: u32 = 50;
+const OWN_WAIT: Duration = Duration::from_millis(2);
 
 /// Under which name jobs run that ask the kubelet's own file system only.
 fn notes() -> Source {
@@ -82,6 +87,28 @@ impl Node {
         self.plugin.threads.run_by(Some(&self.lead), crew, on, deadline, job).map(|ran| Ok(ran??))
     }
 
+    /// Enters the gate for a call. The plugin's own work on the volume is waited for a while: the kubelet, turned away, would
+    /// come again only after half a second, or a minute.
+    async fn enter(&self, path: &KubeletPath) -> Result<Pass, Busy> {
+        let enter = || self.plugin.gate.enter(path.as_path(), Holder::Call);
+        match enter() {
+            Err(Busy { holder: Holder::Own, .. }) => {}
+            other => return other,
+        }
+        // Boxed, or each call would carry along the room that a timer takes.
+        Box::pin(async {
+            for _ in 0..OWN_WAITS {
+                tokio::time::sleep(OWN_WAIT).await;
+                match enter() {
+                    Err(Busy { holder: Holder::Own, .. }) => {}
+                    other => return other,
+                }
+            }
+            enter()
+        })
+        .await
+    }
+
     /// A directory of an entry, as what may hang.
     fn source(&self, entry: &EntryName, path: &SourcePath) -> Source {
         let device = self.plugin.devices().of_entry(entry, path.sub_path.is_some());
@@ -112,7 +139,7 @@ impl Node {
         how: Put,
     ) -> Result<(Attached<()>, AttachJob), CallError> {
         // While a hung job may still change the target, nobody else gets at it; before it does, who unpublishes does.
-        let hold = Hold::once_begun([Some(self.plugin.gate.enter(job.target.as_path())?), None]);
+        let hold = Hold::once_begun([Some(self.enter(&job.target).await?), None]);
         let source = self.source(entry, &job.source);
         self.on_thread(crew, source, hold, move |thread, cancelled| {
             let site = Arc::clone(&thread.site);
@@ -154,7 +181,7 @@ impl Node {
             CallError::Request(_) | CallError::Busy(_) | CallError::Caller(_) => return Err(error),
         };
         // What a call that hangs is about to mount, and may take back, isn't there yet.
-        let Ok(pass) = self.plugin.gate.enter(path.as_path()) else { return Err(error) };
+        let Ok(pass) = self.enter(&path).await else { return Err(error) };
         let look =
             move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_kept(&thread.site, &path, of.as_ref());
         // Its source isn't asked, and may hang.
@@ -169,7 +196,7 @@ impl Node {
     }
 
     async fn detach(&self, crew: &Arc<Crew>, at: &VolumeAt, remove: bool) -> Result<(), CallError> {
-        let hold = Hold::to_its_end([Some(self.plugin.gate.enter(at.path.as_path())?), None]);
+        let hold = Hold::to_its_end([Some(self.enter(&at.path).await?), None]);
         let path = at.path.clone();
         self.on_thread(crew, Source::ending(&at.id), hold, move |thread, cancelled| {
             let mut context = Context { site: &thread.site, cancelled, step: &mut |run, step| run.run(step) };

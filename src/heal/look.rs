@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{AllowList, Heal};
-use crate::gate::Gate;
+use crate::gate::{Gate, Holder};
 use crate::held;
 use crate::note::{Note, PathMounts, Shown};
 use crate::observe;
@@ -296,7 +296,7 @@ fn is_noted(noted: Option<&PathMounts>, now: Option<&PathMounts>) -> bool {
 /// Notes beside a volume what is mounted on the way to its source now; nothing where that is too much, since what was noted
 /// isn't so any more. False while somebody works on the volume.
 fn note_path_mounts((site, gate): (&Site, &Gate), volume: &Volume, source: &Source<'_>) -> bool {
-    let Ok(_pass) = gate.enter(volume.path.as_path()) else { return false };
+    let Ok(_pass) = gate.enter(volume.path.as_path(), Holder::Own) else { return false };
     let Ok(Some(place)) = observe::open_target(site, &volume.path) else { return true };
     let Ok(Some(note)) = Note::read(&place) else { return true };
     // Since the table was read it may have been published anew, from a source with more on the way to it.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::gate::Holder;
+use crate::heal::notice::{NotGiven, Notice};
 use crate::plan::{Origin, Place, Step};
 use crate::propagation::{MountPropagation, PropagationState};
 use crate::shortage::{Full, Room};
@@ -148,6 +150,7 @@ fn mounts() -> Vec<MountError> {
     let sub_path = Some(SubPath::parse("a/b").unwrap());
     let mut arguments = every!(Argument:
         VolumeId { found: "csi-1".to_owned() },
+        Pod { found: pod().into() },
         Directory { entry: entry(), sub_path },
         Propagation { asked: Some(asked), found: None },
         ReadOnly { asked: false },
@@ -170,6 +173,14 @@ fn mounts() -> Vec<MountError> {
         all.push(MountError::Workshop { path: path(), errno });
         all.push(MountError::Step { failed: Failed { step, errno, undo: Ok(()) } });
     }
+    all
+}
+
+/// What pods are told of healing.
+fn notices() -> Vec<Notice> {
+    let mut all = every!(Notice: Renewed, NotGiven(NotGiven::SharedWithOthers), NotFollowed);
+    let whys = every!(NotGiven: Denied(denials().remove(0)), OtherDirectory(entry()), SharedWithOthers);
+    all.extend(whys.into_iter().map(Notice::NotGiven));
     all
 }
 
@@ -204,7 +215,7 @@ fn calls() -> Vec<CallError> {
     let mut all = every!(CallError:
         Request(BadRequest::Block),
         Denied(Denied::UnknownEntry { name: entry() }),
-        Busy(Busy { path: path() }),
+        Busy(Busy { path: path(), holder: Holder::Own }),
         NoResult(NoResult::Lost),
         Mount(MountError::Cancelled),
         Lookup(LookupError::NoPodInfo),
@@ -234,6 +245,10 @@ fn no_text_for_a_pod_s_author_has_a_path_of_the_node() {
     for vital in every!(Vital: Live, Dead(Errno::ENOTCONN), Hung, Deleted) {
         let author = vital.for_author().to_string();
         assert!(!author.is_empty() && !author.contains('/'), "{author}");
+    }
+    for notice in notices() {
+        let author = notice.for_author().to_string();
+        assert!(!author.is_empty() && !author.contains(SECRET) && !author.contains("/srv"), "{author}");
     }
 }
 
