@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
 use hostmount::admin::CONNECTIONS;
-use hostmount::threads::{PER_ENTRY, PER_SOURCE};
+use hostmount::threads::PER_ENTRY;
 use hostmount::wire::csi::NodePublishVolumeRequest;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::fuse::Fuse;
@@ -83,7 +83,9 @@ fn six_hundred_sub_paths_of_a_stopped_fuse_take_nothing_from_the_others() {
         }
         let stuck = node.metric("hostmount_stuck_threads");
         assert!((1.0..=8.0).contains(&stuck), "{stuck}");
-        assert!(threads(&node) <= threads_before + PER_ENTRY + PER_SOURCE, "{} threads", threads(&node));
+        // Those of the entry, of the question whether a volume is there already, and the quick ones that are idle for a while: all far
+        // fewer than calls.
+        assert!(threads(&node) <= threads_before + 40, "{} threads, before {threads_before}", threads(&node));
         assert_eq!(node.get("/healthz"), (200, "degraded: sources\n".to_owned()));
         assert_eq!(node.get("/readyz"), (200, "ok\n".to_owned()));
 
