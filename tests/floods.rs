@@ -83,7 +83,8 @@ fn six_hundred_sub_paths_of_a_stopped_fuse_take_nothing_from_the_others() {
         }
         let stuck = node.metric("hostmount_stuck_threads");
         assert!((1.0..=8.0).contains(&stuck), "{stuck}");
-        assert!(threads(&node) <= threads_before + PER_ENTRY + PER_SOURCE, "{} threads", threads(&node));
+        // Beside those that hang there may be as many at work at once as ever: 16, which end when they have had nothing to do for a while.
+        assert!(threads(&node) <= threads_before + PER_ENTRY + 16 + PER_SOURCE, "{} threads", threads(&node));
         assert_eq!(node.get("/healthz"), (200, "degraded: sources\n".to_owned()));
         assert_eq!(node.get("/readyz"), (200, "ok\n".to_owned()));
 
