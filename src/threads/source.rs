@@ -56,7 +56,9 @@ impl Bound {
             Level::Device => (PER_DEVICE, PER_DEVICE),
             Level::Everything => (THREADS - FOR_ENDING, FOR_ENDING),
         };
-        Self { level, key: KEYS.hash_one((level, what)), most, waiting }
+        // There is one of them.
+        let key = if level == Level::Everything { 0 } else { KEYS.hash_one((level, what)) };
+        Self { level, key, most, waiting }
     }
 
     pub(super) fn everything() -> Self {

@@ -86,6 +86,9 @@ impl Tallies {
     /// Whether a job may wait for a thread. Not if all that it could get hang, so that it would wait for nothing: because they
     /// were given up, or because none has come back lately and enough others wait already; of those, `counted` are the job itself.
     pub(super) fn admits(&self, source: &Source, counted: usize, now: Instant) -> Result<(), Full> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
         for bound in source.bounds() {
             let Some(tally) = self.of(bound).filter(|tally| tally.at_work >= bound.most) else { continue };
             let silent = now.saturating_duration_since(tally.begun) >= HANGS;
@@ -98,11 +101,12 @@ impl Tallies {
 
     /// Whether nothing hangs that the source comes under, as far as that is known, and there are threads enough.
     pub(super) fn is_well(&self, source: &Source) -> bool {
-        source.bounds().all(|bound| match self.of(bound) {
-            None => true,
-            Some(tally) if bound.level == Level::Everything => tally.at_work < bound.most,
-            Some(tally) => tally.given_up == 0,
-        })
+        self.0.is_empty()
+            || source.bounds().all(|bound| match self.of(bound) {
+                None => true,
+                Some(tally) if bound.level == Level::Everything => tally.at_work < bound.most,
+                Some(tally) => tally.given_up == 0,
+            })
     }
 
     /// How many threads hang on the source itself, and how many on the file system that it lies on.
