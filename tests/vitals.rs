@@ -184,7 +184,7 @@ fn a_pod_that_may_not_have_its_source_any_more_is_told_so_once() {
         assert!(note.contains("may not use the entry data") && !note.contains("/mnt"), "{note}");
         // Another look, which another volume shows.
         daemon = daemon.restart();
-        let other = node.inline("q", &[("volume", "flat")]);
+        let other = node.inline("q", &[("volume", "team")]);
         node.publish_noted(&other);
         assert_eq!((of_this(&api), lines(&node, "SourceNotPermitted")), (1, 1), "{}", node.log());
         assert_eq!(node.metric("hostmount_heals_total{outcome=\"refused\"}"), 1.0);
