@@ -143,16 +143,6 @@ pub fn attach(
     put(context, take_slot, job, &target, found)
 }
 
-/// The same for a volume whose directory is of no use any more: it is made anew.
-///
-/// # Errors
-/// As [`attach`], but some layers of what is of no use may be gone. What is left is never a bare target, except before
-/// Linux 6.5, where nothing can be put beneath a mount.
-pub fn renew(context: &mut Context<'_>, take_slot: &mut TakeSlot<'_>, job: &AttachJob) -> Result<Attached, MountError> {
-    let target = target_of(context.site, job)?;
-    put(context, take_slot, job, &target, None)
-}
-
 /// Whether what a request asks for is there already: at a target the volume of this owner and sub-path, by what is noted
 /// of it; at a staging path, which has no owner, any mount. It asks the kubelet's own file system and the kernel alone.
 ///
@@ -395,6 +385,8 @@ fn note(job: &AttachJob, owner: &Owner, source: &Source) -> Note {
         source_mount: source.mount.id,
         path_mounts: None,
         renewed: None,
+        left: Vec::new(),
+        user_namespace: job.user_namespace,
     }
 }
 

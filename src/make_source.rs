@@ -363,6 +363,12 @@ fn prove(work: &mut Work<'_>, maker: Maker, since: SystemTime) -> Result<Option<
 /// Gives what was made its mode, its owner and its name. The mode comes first: afterwards it isn't ours any more.
 fn finish(run: Hook<'_>, work: &mut Work<'_>, maker: Maker) -> Result<(), Errno> {
     let Wanted { mode, uid, gid } = work.wanted;
+    // What the parent hands down would let in others than the mode says, as soon as that widens the list's mask, and be handed down
+    // further.
+    if let Some((fd, _)) = &work.new {
+        path::remove_attribute(fd, c"system.posix_acl_access")?;
+        path::remove_attribute(fd, c"system.posix_acl_default")?;
+    }
     run(work, Step::Source(Making::Mode))?;
     if (uid, gid) != (maker.uid, maker.gid) {
         run(work, Step::Source(Making::Owner))?;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::observe::{self, TargetPlace};
 use crate::propagation::MountPropagation;
 use crate::site::Site;
-use crate::sys::stat::MountAttrs;
+use crate::sys::stat::{DirId, MountAttrs};
 use crate::sys::{Errno, path};
 use crate::volume::{AbsPath, EntryName, KubeletPath, PodIdentity, SubPath, VolumeKind};
 
@@ -139,6 +139,10 @@ pub struct Note {
     /// When healing has replaced the mount at the target, in seconds since 1970: containers that were started before have
     /// the one that was there, and get this one when they are started again.
     pub renewed: Option<u64>,
+    /// The directories that it has shown before healing gave it others. Containers that run may still have them, open or mounted.
+    pub left: Vec<DirId>,
+    /// Whether its pod has a user namespace of its own, for which not every source can be mapped.
+    pub user_namespace: bool,
 }
 
 /// What was mounted at a source's path and on the directories above it, when the source was well. All but the uppermost
@@ -216,6 +220,10 @@ struct Written<'a> {
     path_mounts: Option<WrittenPathMounts<'a>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     renewed: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    left: Vec<(u32, u32, u64)>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    user_namespace: bool,
     #[serde(borrow, default)]
     volume_id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -259,6 +267,9 @@ struct WrittenPod<'a> {
 }
 
 impl Note {
+    /// How many directories are kept of [`Note::left`]. A volume whose directory was replaced so often is not given another.
+    pub const LEFT_MAX: usize = 16;
+
     /// Where the source is.
     #[must_use]
     pub fn full_path(&self) -> PathBuf {
@@ -310,6 +321,7 @@ impl Note {
         self.source_mount = 0;
         self.path_mounts = None;
         self.renewed = None;
+        self.left = Vec::new();
         self
     }
 
@@ -339,6 +351,8 @@ impl Note {
                 beneath: mounts.beneath.iter().map(|hash| format!("{hash:08x}")).collect::<String>().into(),
             }),
             renewed: self.renewed,
+            left: self.left.iter().map(|DirId { device, inode }| (device.0, device.1, *inode)).collect(),
+            user_namespace: self.user_namespace,
             volume_id: self.owner.volume_id.as_deref().map(Cow::Borrowed),
             asked: WrittenAsked {
                 propagation: asked.propagation.map(|propagation| propagation.name().into()),
@@ -372,7 +386,8 @@ impl Note {
             let beneath = written.beneath.as_bytes().chunks(8).map(digits).collect::<Option<_>>()?;
             Some(Arc::new(PathMounts { top: written.top, newest: written.newest, beneath }))
         };
-        let Written { read_only, nosuid, nodev, noexec, source_mount, renewed, asked, .. } = written;
+        let Written { read_only, nosuid, nodev, noexec, source_mount, renewed, left, user_namespace, asked, .. } =
+            written;
         Some(Self {
             owner: Owner {
                 entry: EntryName::parse(&written.entry).ok()?,
@@ -397,14 +412,24 @@ impl Note {
             source_mount,
             path_mounts: written.path_mounts.and_then(path_mounts),
             renewed,
+            left: left.into_iter().map(|(major, minor, inode)| DirId { device: (major, minor), inode }).collect(),
+            user_namespace,
         })
     }
 
     /// Notes it beside a target; whether that could be done. Where not, the volume is good all the same; it can't be healed.
     pub fn write(&self, target: &TargetPlace) -> bool {
         let written = path::set_attribute(&target.parent, NAME, &self.encode());
-        if let Err(errno) = written {
-            tracing::debug!(%errno, "the kubelet's file system takes no extended attributes: the volume cannot be healed");
+        match written {
+            Ok(()) => {}
+            Err(errno @ Errno::ENOTSUP) => {
+                tracing::debug!(%errno, "the kubelet's file system takes no extended attributes: the volume cannot be healed");
+            }
+            Err(errno) => tracing::warn!(
+                %errno, entry = self.owner.entry.as_str(),
+                "nothing could be noted beside a volume, as where its paths are too long: it cannot be healed, and is lost to its \
+                 pod if its entry goes and the kubelet asks for it again"
+            ),
         }
         written.is_ok()
     }
@@ -463,6 +488,8 @@ pub(crate) mod tests {
             source_mount: u64::MAX,
             path_mounts: None,
             renewed: None,
+            left: Vec::new(),
+            user_namespace: false,
         }
     }
 
@@ -489,6 +516,8 @@ pub(crate) mod tests {
             propagation: MountPropagation::Bidirectional,
             path_mounts: Some(Arc::new(PathMounts { top: u64::MAX, newest: 7, beneath: vec![0, 0xfff, u32::MAX] })),
             renewed: Some(1_800_000_000),
+            left: vec![DirId { device: (8, 1), inode: u64::MAX }],
+            user_namespace: true,
             ..note()
         };
         for note in [note(), all] {

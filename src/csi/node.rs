@@ -74,17 +74,10 @@ impl Node {
         hold: Hold,
         job: impl Job<Result<T, MountError>>,
     ) -> impl Future<Output = Result<T, CallError>> {
-        self.within(self.plugin.deadline, crew, (source, hold), job)
-    }
-
-    fn within<T: Send + 'static>(
-        &self,
-        deadline: Duration,
-        crew: &Arc<Crew>,
-        on: (Source, Hold),
-        job: impl Job<Result<T, MountError>>,
-    ) -> impl Future<Output = Result<T, CallError>> {
-        self.plugin.threads.run_by(Some(&self.lead), crew, on, deadline, job).map(|ran| Ok(ran??))
+        self.plugin
+            .threads
+            .run_by(Some(&self.lead), crew, (source, hold), self.plugin.deadline, job)
+            .map(|ran| Ok(ran??))
     }
 
     /// Enters the gate for a call. The plugin's own work on the volume is waited for a while: the kubelet, turned away, would
@@ -115,55 +108,27 @@ impl Node {
         Source::directory(&path.full(), entry.as_str(), device)
     }
 
-    /// Makes a volume of an entry appear. Whether it was made; not if it was there.
+    /// Makes a volume of an entry appear. Whether it was made; not if it was there. One whose directory is dead or was deleted stays
+    /// too: what a pod is given in its place is for healing alone to decide.
     async fn attach(&self, crew: &Arc<Crew>, entry: &EntryName, job: AttachJob) -> Result<bool, CallError> {
-        let (attached, job) = self.put(crew, entry, job, engine::attach).await?;
-        match attached {
-            Attached::Made(()) => Ok(true),
-            Attached::There => Ok(false),
-            Attached::Kept { agrees } => {
-                if !agrees {
-                    tracing::warn!("the volume stays as it was published: the allow-list would give it otherwise now");
-                    self.plugin.metrics.kept(Kept::AllowList);
-                }
-                Box::pin(self.renew_if_gone(crew, entry, job)).await
-            }
-        }
-    }
-
-    async fn put(
-        &self,
-        crew: &Arc<Crew>,
-        entry: &EntryName,
-        job: AttachJob,
-        how: Put,
-    ) -> Result<(Attached<()>, AttachJob), CallError> {
         // While a hung job may still change the target, nobody else gets at it; before it does, who unpublishes does.
         let hold = Hold::once_begun([Some(self.enter(&job.target).await?), None]);
         let source = self.source(entry, &job.source);
-        self.on_thread(crew, source, hold, move |thread, cancelled| {
+        let attached = self.on_thread(crew, source, hold, move |thread, cancelled| {
             let site = Arc::clone(&thread.site);
             let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };
-            let attached = how(&mut context, &mut || thread.take_slot(), &job)?;
+            let attached = engine::attach(&mut context, &mut || thread.take_slot(), &job)?;
             // Only after success: what a failed job has left on its slot is cleared before the next use.
-            Ok((attached.giving_back(|slot| thread.give_back(slot)), job))
-        })
-        .await
-    }
-
-    /// Makes a volume anew that was there already, if its directory is dead or was deleted. Whether it did.
-    ///
-    /// Its file system is asked without the target's pass: if it hangs, the volume can be unpublished all the same.
-    async fn renew_if_gone(&self, crew: &Arc<Crew>, entry: &EntryName, job: AttachJob) -> Result<bool, CallError> {
-        let path = job.target.clone();
-        let device = self.plugin.devices().of_volume(&path);
-        let source = Source::published(&job.source.full(), Some(entry.as_str()), device);
-        let look = move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::health(&thread.site, &path);
-        let deadline = self.plugin.deadline.min(ANSWER);
-        match self.within(deadline, crew, (source, Hold::nothing()), look).await {
-            Ok(Some(_gone)) => Ok(self.put(crew, entry, job, engine::renew).await?.0 == Attached::Made(())),
-            // It lives, or nobody knows: it stays.
-            _ => Ok(false),
+            Ok(attached.giving_back(|slot| thread.give_back(slot)))
+        });
+        match attached.await? {
+            Attached::Made(()) => Ok(true),
+            Attached::There | Attached::Kept { agrees: true } => Ok(false),
+            Attached::Kept { agrees: false } => {
+                tracing::warn!("the volume stays as it was published: the allow-list would give it otherwise now");
+                self.plugin.metrics.kept(Kept::AllowList);
+                Ok(false)
+            }
         }
     }
 
@@ -185,7 +150,7 @@ impl Node {
         let look =
             move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_kept(&thread.site, &path, of.as_ref());
         // Its source isn't asked, and may hang.
-        match self.on_thread(crew, notes(), Hold::to_its_end([Some(pass), None]), look).await {
+        match self.on_thread(crew, Source::kept(), Hold::to_its_end([Some(pass), None]), look).await {
             Ok(true) => {
                 tracing::warn!(%error, "the volume stays as it was published: it would be refused now");
                 self.plugin.metrics.kept(whose);

@@ -119,7 +119,8 @@ pub fn judge_top(
     } else {
         // Its id may be that of the one that is gone, where ids are reused.
         let is_new = |mounts: &PathMounts| mounts.is_new(now.id, now.device, &now.root);
-        let alike = top.fs_type == now.fs_type && top.root == shown;
+        // Of one that was deleted it isn't known whether the same name is the same directory: a tenant may have made it anew.
+        let alike = top.fs_type == now.fs_type && top.root == shown && !top.root_deleted;
         (alike && note.is_none_or(|note| path_mounts(note, &is_new))).then_some(Change::Mounted)
     };
     let Some(change) = change else { return Verdict::Wait };

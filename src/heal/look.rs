@@ -20,6 +20,7 @@ use crate::held;
 use crate::note::{Note, PathMounts, Shown};
 use crate::observe;
 use crate::site::Site;
+use crate::sys::stat::DirId;
 use crate::sys::{Errno, statmount};
 use crate::tree::mountinfo::{self, Table, Walk};
 use crate::volume::KubeletPath;
@@ -219,13 +220,18 @@ impl Book {
                 }
                 Verdict::Due(change) if wants_healing(list, &volume.note) => {
                     let Some(now) = &source.now else { continue };
-                    let ask = || replaced::exposed((&table, &walk), list, kubelet_dir, now).map(Arc::new);
                     let exposed = match change {
                         Change::Mounted => None,
-                        Change::Replaced => source.exposed.get_or_insert_with(ask).clone(),
+                        Change::Replaced if source.exposed.is_some() => source.exposed.clone().flatten(),
+                        Change::Replaced => {
+                            // Also what is mounted in volumes: of volumes whose entry is gone nothing else may tell.
+                            let whole = whole_table(site)?;
+                            let exposed = replaced::exposed((&whole, &Walk::new(&whole)), list, kubelet_dir, now);
+                            source.exposed.insert(exposed.map(Arc::new)).clone()
+                        }
                     };
                     let path_mounts = source.path_mounts.clone();
-                    let looked = Looked { mount: now.mount.id, change, path_mounts, exposed };
+                    let looked = Looked { mount: now.mount.id, change, path_mounts, exposed, left: Arc::default() };
                     book.candidates.push(Candidate { volume: Arc::clone(&volume), looked });
                 }
                 _ => {}
@@ -237,6 +243,10 @@ impl Book {
         }
         volumes.shrink_to_fit();
         book.volumes = Arc::new(volumes);
+        if book.candidates.iter().any(|candidate| candidate.looked.change == Change::Replaced) {
+            let left: Arc<[DirId]> = left(site, &book.volumes).into();
+            book.candidates.iter_mut().for_each(|candidate| candidate.looked.left = Arc::clone(&left));
+        }
         book.devices = Arc::new(Devices::of((&table, &walk), list, kubelet_dir, &book.volumes));
         let directory = |((shown, deleted), mount)| Directory { mount, shown, deleted };
         book.directories = directories.into_iter().map(directory).collect();
@@ -311,6 +321,17 @@ fn note_path_mounts((site, gate): (&Site, &Gate), volume: &Volume, source: &Sour
         Note { path_mounts, ..note }.write_anew(&place);
     }
     true
+}
+
+/// The directories that renewed volumes have shown before. Their running containers have them still, wherever they are called by now.
+fn left(site: &Site, volumes: &[Arc<Volume>]) -> Vec<DirId> {
+    let notes = statmount::in_breaths(volumes).filter_map(|volume| Note::of(site, &volume.path));
+    notes.flat_map(|note| note.left).collect()
+}
+
+/// The mount table with all that there is, of which ids don't matter.
+pub(crate) fn whole_table(site: &Site) -> Result<Table, Errno> {
+    if site.calls.statmount { statmount::select(&mut |_| true) } else { table(site) }
 }
 
 /// The mount table by which volumes are judged, with the ids that the site's calls tell; without what is mounted in volumes,

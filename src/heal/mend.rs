@@ -16,6 +16,7 @@ use crate::plan::{Found, Mounted};
 use crate::policy::{self, Wish};
 use crate::propagation::MountPropagation;
 use crate::site::Site;
+use crate::sys::stat::DirId;
 use crate::sys::{Errno, statmount};
 use crate::tree::mountinfo::{self, Mount, Table, Walk};
 use crate::volume::{KubeletPath, PodIdentity, VolumeRef};
@@ -36,6 +37,8 @@ pub struct Looked {
     pub path_mounts: Option<Arc<PathMounts>>,
     /// Why a directory that took another's place there is not followed, if pods may have put it there.
     pub exposed: Option<Arc<Untrusted>>,
+    /// What containers of renewed volumes may still have ([`Note::left`]); asked for only where a directory was replaced.
+    pub left: Arc<[DirId]>,
 }
 
 /// What came of a volume.
@@ -110,7 +113,11 @@ pub fn mend(
     if change == Change::Replaced {
         let trusted = match &looked.exposed {
             Some(why) => Err(why.to_string()),
-            None => replaced::only_root_writes(site, &walk, &place)
+            None if note.left.len() >= Note::LEFT_MAX => Err(format!(
+                "it was replaced {} times already since its pod was started: restart the pod",
+                Note::LEFT_MAX
+            )),
+            None => replaced::only_root_writes(site, &walk, &place, &looked.left)
                 .and_then(|parent| replaced::leads_to(site, &parent, &place, &source))
                 .map_err(|why| why.to_string()),
         };
@@ -125,8 +132,14 @@ pub fn mend(
     // Before it is done: a plugin that is killed right after it could not tell any more.
     let renewed = note.propagation == MountPropagation::None || walk.lowest(top).root_deleted;
     let mut noted = note.clone();
+    // Who has it open, or has the mount of it, has it still.
+    let left = mounted.dir.ok().filter(|_| change == Change::Replaced);
+    noted.left.extend(left);
     if renewed {
         noted.renewed = SystemTime::UNIX_EPOCH.elapsed().ok().map(|since| since.as_secs());
+    }
+    let marked = renewed || left.is_some();
+    if marked {
         noted.write(&target);
     }
     let attached = engine::attach_open(context, take_slot, &job, &target, &source);
@@ -136,7 +149,7 @@ pub fn mend(
             let path_mounts = looked.path_mounts.clone();
             Note { source_mount: opened, attrs: job.attrs, path_mounts, renewed, ..noted }.write_anew(&target);
         }
-        Err(_) if renewed => {
+        Err(_) if marked => {
             note.write(&target);
         }
         Err(_) => {}
@@ -214,8 +227,7 @@ pub(crate) fn wanted(list: &AllowList, path: &KubeletPath, note: &Note) -> Resul
         read_only: owner.asked.read_only,
         pod_read_only: owner.asked.pod_read_only,
         kind: owner.kind(),
-        // Such volumes are private, and what containers that start from now on have of them is mapped by their runtime.
-        user_namespace: false,
+        user_namespace: note.user_namespace,
         pod: owner.pod.clone(),
         check_user: true,
     };

@@ -7,12 +7,14 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::config::AllowList;
+use crate::config::{AllowList, Entry};
 use crate::observe::OpenSource;
+use crate::propagation::MountPropagation;
 use crate::site::Site;
 use crate::sys::path::Permissions;
-use crate::sys::stat::{self, Freshness};
+use crate::sys::stat::{self, DirId, Freshness};
 use crate::sys::{Errno, path};
 use crate::tree::mountinfo::{Mount, Table, Walk};
 use crate::volume::EntryName;
@@ -41,6 +43,12 @@ pub enum Untrusted {
         /// By what.
         why: &'static str,
     },
+    /// Containers that run may still have a directory above it, which a renewed volume has shown before.
+    #[error("containers of a renewed volume may still have {}: restart them", at.display())]
+    Left {
+        /// Which.
+        at: PathBuf,
+    },
     /// A file system above it, or its own, that can't be asked.
     #[error("{} is on a file system of the type {fs_type}, whose owners and modes do not tell who may write it", at.display())]
     FileSystem {
@@ -63,7 +71,8 @@ pub enum Untrusted {
 }
 
 /// Whether pods may write a directory above the one that a source's path leads to now: by an entry of the allow-list that
-/// is not read-only, or by a volume that they have, of whatever driver. Told by what mounts show, not by their paths.
+/// is not read-only, or by a volume that they have, of whatever driver, or what is mounted in one. Told by what mounts show, not by
+/// their paths, so the table has to be the whole one.
 #[must_use]
 pub fn exposed(
     (table, walk): (&Table, &Walk<'_>),
@@ -75,7 +84,9 @@ pub fn exposed(
     let parent = now.shown.parent()?;
     let shows = |device, root: &Path| device == now.mount.device && parent.starts_with(root);
     let mount_shows = |mount: &Mount| shows(mount.device, &mount.root);
-    let entry = list.iter().filter(|entry| !entry.read_only).find(|entry| {
+    // Mounts that propagate into a read-only volume may be written.
+    let writable = |entry: &&Arc<Entry>| !entry.read_only || entry.ceiling > MountPropagation::None;
+    let entry = list.iter().filter(writable).find(|entry| {
         let at = entry.path.as_path();
         Now::at(walk, at).is_some_and(|now| shows(now.mount.device, &now.shown))
             // What is mounted beneath comes with it, by each of its volumes.
@@ -94,11 +105,12 @@ pub fn exposed(
 
 /// That nobody but root may write any of the directories from `/` to the one in which the source at `place` has its name:
 /// gives that. In the mount namespace of the calling thread, of which `walk` has the ways to the source, with ids as the
-/// site's calls tell them. Symlinks are not followed. No file system is asked but those that answer by themselves.
+/// site's calls tell them; nor is one of them among those that containers of renewed volumes may still have (`left`). Symlinks are not
+/// followed. No file system is asked but those that answer by themselves.
 ///
 /// # Errors
 /// [`Untrusted`].
-pub fn only_root_writes(site: &Site, walk: &Walk<'_>, place: &Path) -> Result<OwnedFd, Untrusted> {
+pub fn only_root_writes(site: &Site, walk: &Walk<'_>, place: &Path, left: &[DirId]) -> Result<OwnedFd, Untrusted> {
     let (Some(own), Some(parent)) = (walk.mount_at(place), place.parent()) else { return Err(Untrusted::Changed) };
     let mut way: Vec<&Path> = parent.ancestors().collect();
     way.reverse();
@@ -119,6 +131,10 @@ pub fn only_root_writes(site: &Site, walk: &Walk<'_>, place: &Path) -> Result<Ow
         let dir = dir.map_err(unknown)?;
         if stat::mount_id(&site.proc, site.calls, &dir).map_err(unknown)? != mount {
             return Err(Untrusted::Changed);
+        }
+        let found = stat::directory(&dir, Freshness::Live).map_err(unknown)?;
+        if left.contains(&found.id) {
+            return Err(Untrusted::Left { at: at.to_owned() });
         }
         let permissions = path::permissions(&dir).map_err(unknown)?;
         if let Some(why) = writable_by(&permissions) {

@@ -20,9 +20,11 @@ const FOR_ENDING: usize = 64;
 pub const PER_SOURCE: usize = 4;
 /// How many may be at work for one entry.
 pub const PER_ENTRY: usize = 8;
-/// How many may be at work for one file system: more than for an entry, since several entries lie on one, and since a mount
-/// that was made a moment ago isn't known yet, so that what hangs on it is counted for the file system beneath.
+/// How many may be at work for the published volumes of one file system.
 pub const PER_DEVICE: usize = 32;
+/// How many may be at work for directories that are thought to lie on one file system: as many as a third of all, since a mount that was
+/// made a moment ago isn't known yet, so that what hangs on it is counted for the file system beneath.
+const PER_THOUGHT: usize = 160;
 
 /// What is counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +33,9 @@ pub(super) enum Level {
     Name,
     Entry,
     Device,
+    /// A file system on which directories are thought to lie: something else may be mounted there since. So what is certain to lie
+    /// on it is counted apart, and many more may hang.
+    Thought,
     /// All that isn't the end of a volume.
     Everything,
 }
@@ -54,6 +59,7 @@ impl Bound {
             Level::Name => (PER_SOURCE, PER_SOURCE),
             Level::Entry => (PER_ENTRY, PER_ENTRY),
             Level::Device => (PER_DEVICE, PER_DEVICE),
+            Level::Thought => (PER_THOUGHT, PER_DEVICE),
             Level::Everything => (THREADS - FOR_ENDING, FOR_ENDING),
         };
         // There is one of them.
@@ -92,7 +98,7 @@ impl Source {
     /// A directory beneath an entry that is looked for by its path. The device is the one that it is thought to lie on.
     #[must_use]
     pub fn directory(path: &Path, entry: &str, device: Option<Device>) -> Self {
-        let device = device.map(|device| Bound::new(Level::Device, device));
+        let device = device.map(|device| Bound::new(Level::Thought, device));
         Self::of_entry(path, Some(entry), [Some(Bound::new(Level::Entry, entry)), device])
     }
 
@@ -112,6 +118,13 @@ impl Source {
     #[must_use]
     pub fn ending(volume: &str) -> Self {
         Self::new("volume", volume, [None; 3])
+    }
+
+    /// The question whether a volume is there already. It asks the kubelet's own file system alone, and whoever asks it may lose a volume
+    /// by the answer: it comes under no bound but its own.
+    #[must_use]
+    pub fn kept() -> Self {
+        Self::new("purpose", "kept", [None; 3])
     }
 
     /// One of the plugin's own purposes, on file systems of the node itself.

@@ -225,7 +225,7 @@ fn healing(
         && let Some(now) = Now::at(walk, &place)
     {
         let exposed = replaced::exposed((table, walk), list, site.kubelet_dir.as_path(), &now);
-        let why = exposed.or_else(|| replaced::only_root_writes(site, walk, &place).err());
+        let why = exposed.or_else(|| replaced::only_root_writes(site, walk, &place, &[]).err());
         if let Some(why) = why {
             return told(Heals::Refused, format!("another directory took its place, and is not followed: {why}"));
         }
