@@ -357,6 +357,53 @@ fn a_directory_is_not_followed_where_a_pod_has_its_parent() {
     });
 }
 
+/// Of a volume whose entry is gone nothing else tells that a pod has it.
+#[test]
+fn a_directory_is_not_followed_where_a_pod_has_its_parent_as_a_mount_in_its_volume() {
+    in_namespace(|| {
+        let node = Node::start();
+        let Some((source, _)) = release(&node, "HostToContainer") else { return };
+        let parent = source.parent().unwrap();
+        let nested = node.root.join("team/nested");
+        fs::create_dir(&nested).unwrap();
+        mount(Some(parent), &nested, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        node.publish(&node.inline("a", &[("volume", "team")])).unwrap();
+        unmount(&nested);
+        edit(&node, |entries| {
+            entries.lines().filter(|line| !line.contains("name: team,")).map(|l| format!("{l}\n")).collect()
+        });
+        is_not_followed(&node, &source, &[("volume", "release")], "/mount/nested");
+    });
+}
+
+/// Its running containers have the directory that it showed before, wherever that is called by now, and no table tells so.
+#[test]
+fn a_directory_is_not_followed_where_containers_of_a_renewed_volume_have_one_above() {
+    in_namespace(|| {
+        let node = Node::start();
+        let Some((source, _)) = release(&node, "HostToContainer") else { return };
+        let releases = source.parent().unwrap().to_owned();
+        let (first, kept) = (releases.join("first"), releases.join("kept"));
+        fs::create_dir_all(first.join("b")).unwrap();
+        let at = first.display().to_string();
+        edit(&node, |entries| {
+            let allow = "allow: [{namespaces: ['*']}]";
+            format!(
+                "{entries}  - {{name: first, path: {at}, {allow}}}\n  - {{name: deep, path: {}, propagation: HostToContainer, {allow}}}\n",
+                kept.join("b").display()
+            )
+        });
+        node.publish_noted(&node.inline("a", &[("volume", "first"), ("propagation", "None")]));
+        fs::rename(&first, &kept).unwrap();
+        fs::create_dir(&first).unwrap();
+        eventually("it is renewed", || node.log().contains("healed: containers that start from now on"));
+        edit(&node, |entries| {
+            entries.lines().filter(|line| !line.contains("name: first,")).map(|l| format!("{l}\n")).collect()
+        });
+        is_not_followed(&node, &kept.join("b"), &[("volume", "deep")], "containers of a renewed volume may still have");
+    });
+}
+
 #[test]
 fn a_directory_is_not_followed_where_others_than_root_may_write_one_above() {
     in_namespace(|| {

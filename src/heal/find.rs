@@ -247,6 +247,15 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_was_deleted_before_its_file_system_was_mounted_anew_is_not_taken_for_the_one_of_its_name() {
+        let target = "9 1 7 /b//deleted TARGET shared:9 fuse.x";
+        let note = noted(SLAVE, &[NODE, "2 1 7 /b /src shared:2 fuse.x", "9 1 7 /b TARGET shared:9 fuse.x"]);
+        assert_eq!(judged(&[NODE, target, "10 1 8 /b /src shared:2 fuse.x"], &note), Verdict::Wait);
+        let alive = "9 1 7 /b TARGET shared:9 fuse.x";
+        assert_eq!(judged(&[NODE, alive, "10 1 8 /b /src shared:2 fuse.x"], &note), MOUNTED);
+    }
+
+    #[test]
     fn what_lay_beneath_is_never_followed_whatever_covered_it() {
         let target = "9 1 7 / TARGET shared:9 fuse.x";
         // Stacked; covered by a mount on a directory above; a bind of another directory of the same file system.

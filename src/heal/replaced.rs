@@ -222,6 +222,8 @@ mod tests {
             let above = format!(", {{name: a, path: {path}, overlaps: [b]}}");
             assert_eq!(found(&above, &[]), entry("a"), "{path}");
             assert_eq!(found(&above.replace("overlaps", "readOnly: true, overlaps"), &[]), None, "{path}");
+            let warned = "readOnly: true, propagation: HostToContainer, overlaps";
+            assert_eq!(found(&above.replace("overlaps", warned), &[]), entry("a"), "mounts in it may be written");
         }
         // By a bind mount, of the directory or of one above, at the entry or beneath it.
         let other = ", {name: a, path: /other}";

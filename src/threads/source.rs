@@ -24,7 +24,7 @@ pub const PER_ENTRY: usize = 8;
 pub const PER_DEVICE: usize = 32;
 /// How many may be at work for directories that are thought to lie on one file system: as many as a third of all, since a mount that was
 /// made a moment ago isn't known yet, so that what hangs on it is counted for the file system beneath.
-const PER_THOUGHT: usize = 160;
+pub(super) const PER_THOUGHT: usize = 160;
 
 /// What is counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -162,19 +162,21 @@ mod tests {
 
     #[test]
     fn what_hangs_together_is_counted_together() {
-        use Level::{Device, Entry, Everything, Name};
+        use Level::{Device, Entry, Everything, Name, Thought};
         let at = |path: &str, entry, device| Source::directory(Path::new(path), entry, device);
         let one = at("/d/a", "d", Some((0, 7)));
-        assert_eq!(shared(&one, &at("/d/a", "d", Some((0, 7)))), [Name, Entry, Device, Everything]);
+        assert_eq!(shared(&one, &at("/d/a", "d", Some((0, 7)))), [Name, Entry, Thought, Everything]);
         assert_eq!(shared(&one, &at("/d/b", "d", None)), [Entry, Everything]);
-        assert_eq!(shared(&one, &at("/e", "e", Some((0, 7)))), [Device, Everything]);
+        assert_eq!(shared(&one, &at("/e", "e", Some((0, 7)))), [Thought, Everything]);
         assert_eq!(shared(&one, &at("/e", "e", Some((7, 0)))), [Everything]);
         let volume = |device| Source::published(Path::new("/d/b"), Some("d"), device);
-        assert_eq!(shared(&one, &volume(Some((0, 7)))), [Device, Everything]);
+        assert_eq!(shared(&one, &volume(Some((0, 7)))), [Everything], "on that it lies for certain");
+        assert_eq!(shared(&volume(Some((0, 7))), &volume(Some((0, 7)))), [Name, Device, Everything]);
         assert_eq!(shared(&one, &volume(Some((0, 8)))), [Everything], "its entry may hang elsewhere");
         assert_eq!(shared(&one, &volume(None)), [Entry, Everything]);
         assert_eq!(shared(&one, &Source::own("notes")), [Everything]);
         assert_eq!(shared(&one, &Source::ending("/d/b")), []);
+        assert_eq!(shared(&one, &Source::kept()), []);
         assert_eq!(shared(&Source::own("/d/a"), &Source::ending("/d/a")), []);
     }
 
