@@ -212,8 +212,10 @@ async fn watch_namespace(
                     break;
                 }
             }
+            // In another namespace nothing may ever change.
+            let elsewhere = !is_latest(plugin, crew);
             let changed = watched.has_changed().map_err(|e| format!("mountinfo: {e}"))?;
-            if changed || look == LOOKS_MAX || !book.is_by(&plugin.list()?) {
+            if elsewhere || changed || look == LOOKS_MAX || !book.is_by(&plugin.list()?) {
                 break;
             }
             let moved;
@@ -222,10 +224,15 @@ async fn watch_namespace(
                 break;
             }
         }
-        if plugin.threads.latest().is_none_or(|latest| !Arc::ptr_eq(&latest, crew)) {
+        if !is_latest(plugin, crew) {
             return Ok(());
         }
     }
+}
+
+/// Whether the kubelet still calls from this namespace.
+fn is_latest(plugin: &Plugin, crew: &Arc<Crew>) -> bool {
+    plugin.threads.latest().is_some_and(|latest| Arc::ptr_eq(&latest, crew))
 }
 
 /// What is healed side by side, each group one after the other.

@@ -188,6 +188,18 @@ impl Plugin {
         *self.devices.write().unwrap_or_else(PoisonError::into_inner) = devices;
     }
 
+    /// The mount threads of a node call's caller, which is then taken for the kubelet: whoever only connects, as `hostmount
+    /// check` does in a mount namespace of its own, is not.
+    ///
+    /// # Errors
+    /// [`CallError::Caller`].
+    pub fn crew_of<T>(&self, request: &Request<T>) -> Result<Arc<Crew>, CallError> {
+        let crew = request.extensions().get().map_or(Err("the connection does not know its caller"), Caller::crew);
+        let crew = crew.map_err(|why| CallError::Caller(why.to_owned()))?;
+        self.threads.called_by(&crew);
+        Ok(crew)
+    }
+
     /// Runs a call inside its span, counts it, and turns its error into a status.
     ///
     /// # Errors
@@ -228,13 +240,4 @@ impl Plugin {
 /// The first `most` characters of a text that a caller has given, for the log.
 pub(crate) fn cut(text: &str, most: usize) -> &str {
     text.char_indices().nth(most).map_or(text, |(at, _)| &text[..at])
-}
-
-/// The mount threads of a request's caller.
-///
-/// # Errors
-/// [`CallError::Caller`].
-pub fn crew_of<T>(request: &Request<T>) -> Result<Arc<Crew>, CallError> {
-    let crew = request.extensions().get().map_or(Err("the connection does not know its caller"), Caller::crew);
-    crew.map_err(|why| CallError::Caller(why.to_owned()))
 }

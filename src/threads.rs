@@ -188,12 +188,12 @@ impl Threads {
         Arc::clone(&crews[crews.len() - 1])
     }
 
-    /// The crew of a caller's namespace.
-    #[must_use]
-    pub fn crew_of_caller(&self, namespace: MountNamespace) -> Arc<Crew> {
-        let crew = self.crew(namespace);
-        *lock(&self.caller) = Some(Arc::clone(&crew));
-        crew
+    /// Takes down whose the latest node call was.
+    pub fn called_by(&self, crew: &Arc<Crew>) {
+        let mut caller = lock(&self.caller);
+        if caller.as_ref().is_none_or(|known| !Arc::ptr_eq(known, crew)) {
+            *caller = Some(Arc::clone(crew));
+        }
     }
 
     /// The crew of whoever called last, which is the kubelet; before the first call, that of the namespace that was met

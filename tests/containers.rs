@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use hostmount::wire::csi::NodePublishVolumeRequest;
 use serde_json::Value;
-use support::{Node, eventually, in_namespace};
+use support::{Node, eventually, in_namespace, tmpfs};
 
 /// A container as a runtime makes it: with a root of its own, the kubelet's file and a volume.
 struct Container(Child);
@@ -209,5 +209,49 @@ fn an_attackers_table_is_unknown_and_hides_nobody_elses() {
         drop(forger);
         drop(crowded);
         assert!(Path::new("/mnt/flat/marker").exists());
+    });
+}
+
+/// Where the process that only connects finds the socket.
+const STRANGER: &str = "HOSTMOUNT_TEST_STRANGER";
+
+/// As `hostmount check` does in the plugin's pod, whose mount namespace isn't the kubelet's.
+#[test]
+fn whoever_only_connects_is_not_taken_for_the_kubelet() {
+    if let Some(socket) = std::env::var_os(STRANGER) {
+        let _connection = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        println!("\nconnected");
+        std::thread::sleep(std::time::Duration::from_secs(600));
+        return;
+    }
+    in_namespace(|| {
+        // Without names of mounts each one wakes the plugin, as where a seccomp profile doesn't know statmount(2).
+        let node = Node::start_with(&[OFTEN.as_slice(), &["--old-calls"]].concat());
+        read_only(&node, "a");
+        let container = Container::start(&node, "a", OFF, "", "");
+        eventually("the metric counts the volume", || weaker(&node) == [1.0, 1.0, 1.0, 0.0]);
+        let mut stranger = Command::new("unshare")
+            // There are no volumes in its namespace, as in the plugin's pod.
+            .args(["--mount", "--propagation", "private", "sh", "-c", r#"umount -l "$0" && exec "$@""#])
+            .arg(node.target("a"))
+            .arg(std::env::current_exe().unwrap())
+            .args(["whoever_only_connects_is_not_taken_for_the_kubelet", "--exact", "--nocapture"])
+            .env(STRANGER, node.root.join("csi.sock"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(stranger.stdout.take().unwrap()));
+        assert!(lines.map_while(Result::ok).any(|line| line == "connected"));
+        // Woken by this mount, the plugin asks in whose namespace it is to look for volumes; a further count shows that.
+        tmpfs(&node.root.join("elsewhere"));
+        drop(container);
+        eventually("no container, nothing weaker", || weaker(&node) == [0.0; 4]);
+        read_only(&node, "b");
+        let _container = Container::start(&node, "b", OFF, "", "");
+        eventually("a volume that is new in the kubelet's namespace is known", || {
+            weaker(&node) == [1.0, 1.0, 1.0, 0.0]
+        });
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
     });
 }

@@ -45,7 +45,7 @@ impl Caller {
         };
         static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
         let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-        let crew = found.map(|namespace| threads.crew_of_caller(namespace)).map_err(|errno| {
+        let crew = found.map(|namespace| threads.crew(namespace)).map_err(|errno| {
             let why = match errno {
                 Errno::ESRCH => "it has ended, or is in a PID namespace that this one does not contain: run the plugin with hostPID: true",
                 Errno::EACCES | Errno::EPERM => "it may not be traced: the plugin needs CAP_SYS_PTRACE",

@@ -19,7 +19,7 @@ use crate::metrics::Kept;
 use crate::mount_error::MountError;
 use crate::note::{Asked, Note, Owner};
 use crate::observe::SourcePath;
-use crate::plugin::{Plugin, Subject, crew_of, cut};
+use crate::plugin::{Plugin, Subject, cut};
 use crate::pod::PodWish;
 use crate::policy::{self, Grant, Wish};
 use crate::site::Site;
@@ -227,7 +227,7 @@ impl Node {
     async fn stage(&self, request: &Request<csi::NodeStageVolumeRequest>) -> Result<(), CallError> {
         let read = || Stage::read(request.get_ref(), self.kubelet_dir());
         let asked = read()?;
-        let crew = crew_of(request)?;
+        let crew = self.plugin.crew_of(request)?;
         match self.stage_new(asked, &crew).await {
             Ok(()) => Ok(()),
             // Read once more, or each call would pay for a copy of the path.
@@ -278,7 +278,7 @@ impl Node {
 
     async fn publish(&self, request: &Request<csi::NodePublishVolumeRequest>) -> Result<(), CallError> {
         let asked = Publish::read(request.get_ref(), self.kubelet_dir())?;
-        let crew = crew_of(request)?;
+        let crew = self.plugin.crew_of(request)?;
         match self.publish_new(&asked, &crew).await {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -312,7 +312,7 @@ impl Node {
         let path = &message.volume_path;
         let at = VolumeAt::read_to_look(&message.volume_id, "volume_path", path, self.kubelet_dir())?
             .ok_or_else(|| MountError::NotPublished { path: path.into() })?;
-        self.look(&crew_of(request)?, &at, engine::usage).await
+        self.look(&self.plugin.crew_of(request)?, &at, engine::usage).await
     }
 
     /// Both paths of this request are optional: with neither, the volume's source is looked at.
@@ -324,7 +324,7 @@ impl Node {
         } else {
             &message.volume_publish_path
         };
-        let crew = crew_of(request)?;
+        let crew = self.plugin.crew_of(request)?;
         let looked = if path.is_empty() {
             let volume = request::handle(&id)?;
             let Grant { entry, sub_path, .. } = policy::decide(&*self.list()?, &for_the_node(volume))?;
@@ -445,7 +445,7 @@ impl csi::node_server::Node for Node {
         let work = async {
             let path = &message.staging_target_path;
             let at = VolumeAt::read(&message.volume_id, "staging_target_path", path, self.kubelet_dir())?;
-            self.detach(&crew_of(&request)?, &at, false).await.map(|()| csi::NodeUnstageVolumeResponse {})
+            self.detach(&self.plugin.crew_of(&request)?, &at, false).await.map(|()| csi::NodeUnstageVolumeResponse {})
         };
         self.plugin.call(subject, work).await
     }
@@ -469,7 +469,7 @@ impl csi::node_server::Node for Node {
         let subject = Subject { rpc: "NodeUnpublishVolume", volume: &message.volume_id, pod: None, attributes: None };
         let work = async {
             let at = VolumeAt::read(&message.volume_id, "target_path", &message.target_path, self.kubelet_dir())?;
-            self.detach(&crew_of(&request)?, &at, true).await.map(|()| csi::NodeUnpublishVolumeResponse {})
+            self.detach(&self.plugin.crew_of(&request)?, &at, true).await.map(|()| csi::NodeUnpublishVolumeResponse {})
         };
         self.plugin.call(subject, work).await
     }
@@ -518,7 +518,9 @@ impl csi::node_server::Node for Node {
         self.plugin.call(subject, async { Ok(csi::NodeGetCapabilitiesResponse { capabilities }) }).await
     }
 
-    async fn node_get_info(&self, _: Request<csi::NodeGetInfoRequest>) -> Answer<csi::NodeGetInfoResponse> {
+    async fn node_get_info(&self, request: Request<csi::NodeGetInfoRequest>) -> Answer<csi::NodeGetInfoResponse> {
+        // The kubelet's first call, when it registers the plugin: it is answered also to whom no mount thread is to be had for.
+        let _ = self.plugin.crew_of(&request);
         let key = format!("{}/node", self.plugin.driver);
         let answer = csi::NodeGetInfoResponse {
             node_id: self.plugin.node_id.clone(),

@@ -112,6 +112,8 @@ fn a_volume_whose_entry_became_read_only_is_named_where_containers_still_write()
     });
     place.exec("writer", "c", "echo x > /data/written").unwrap();
     assert!(inspected(&place, "writer").0.contains(&"ro".to_owned()));
+    // `check` has connected to the socket from the mount namespace of the plugin's pod. That is no reason to look for
+    // volumes there: the kubelet's is where it is still looked.
     until_counted("ro", 1);
     place.delete(&["writer"]);
     node(&format!("rm -r {ROOT}/became"));
