@@ -67,7 +67,7 @@ fn six_hundred_sub_paths_of_a_stopped_fuse_take_nothing_from_the_others() {
         before.iter().for_each(|pod| node.publish(pod).unwrap());
         let healthy = node.inline("healthy", &[("volume", "team")]);
         node.publish(&healthy).unwrap();
-        let other = node.inline("other", &[("volume", "flat")]);
+        let other = node.inline("other", &[("volume", "made")]);
         stop.store(true, Ordering::SeqCst);
         let fuse = served.join().unwrap();
 

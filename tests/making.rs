@@ -388,10 +388,12 @@ fn a_parent_with_set_group_id_and_a_default_access_list_changes_nothing() {
             assert_eq!((made.uid(), made.gid()), wanted);
             assert_eq!(names(&parent), BTreeSet::from(["deep".into()]));
             // Whom the parent's list names is let in no more than the mode says.
-            for list in [c"system.posix_acl_access", c"system.posix_acl_default"] {
-                let deep = File::open(parent.join("deep")).unwrap();
-                assert_eq!(hostmount::sys::path::attribute(deep, list, 4096), Ok(None));
-            }
+            let deep = parent.join("deep");
+            on_mount_thread(move || {
+                for list in [c"system.posix_acl_access", c"system.posix_acl_default"] {
+                    assert_eq!(hostmount::sys::path::attribute(File::open(&deep).unwrap(), list, 4096), Ok(None));
+                }
+            });
             node.unpublish(&request).unwrap();
             fs::remove_dir(parent.join("deep")).unwrap();
         }

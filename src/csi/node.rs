@@ -12,7 +12,7 @@ use super::request::{self, Publish, Stage, VolumeAt};
 use super::status::CallError;
 use crate::author::ForAuthor;
 use crate::config::Missing;
-use crate::engine::{self, AttachJob, Attached, Context, TakeSlot};
+use crate::engine::{self, AttachJob, Attached, Context};
 use crate::gate::{Busy, Holder, Pass};
 use crate::lookup::{Lookup, LookupError};
 use crate::metrics::Kept;
@@ -43,9 +43,6 @@ pub struct Node {
 
 type Answer<T> = Result<Response<T>, Status>;
 
-/// A way to make a volume appear.
-type Put = fn(&mut Context<'_>, &mut TakeSlot<'_>, &AttachJob) -> Result<Attached, MountError>;
-
 /// How often, and how long, a call waits for the plugin's own work on its volume.
 const OWN_WAITS: u32 = 50;
 const OWN_WAIT: Duration = Duration::from_millis(2);
@@ -54,8 +51,6 @@ const OWN_WAIT: Duration = Duration::from_millis(2);
 fn notes() -> Source {
     Source::own("notes")
 }
-/// How long a volume that is there already is asked whether it lives. A dead one says so at once.
-const ANSWER: Duration = Duration::from_secs(1);
 
 impl Node {
     fn list(&self) -> Result<Arc<crate::config::AllowList>, CallError> {

@@ -189,12 +189,14 @@ impl Node {
         fs::read_to_string(self.root.join("plugin.log")).unwrap()
     }
 
-    /// SIGKILL, then a new one.
+    /// SIGKILL, then a new one, which the kubelet registers.
     pub(crate) fn kill_and_restart(&mut self) {
         self.plugin.kill().unwrap();
         self.plugin.wait().unwrap();
         self.plugin = Self::spawn(&self.root, &self.args, &self.env);
         self.until_ready(true);
+        let mut client = self.client();
+        self.runtime.block_on(client.node_get_info(csi::NodeGetInfoRequest {})).unwrap();
     }
 
     /// The same with an allow-list that can't be used.
