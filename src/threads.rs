@@ -148,7 +148,7 @@ pub struct Threads {
     driver: String,
     /// Oldest first.
     crews: Mutex<Vec<Arc<Crew>>>,
-    /// The crew of whoever called last.
+    /// The crew of whoever made the latest node call.
     caller: Mutex<Option<Arc<Crew>>>,
 }
 
@@ -196,11 +196,11 @@ impl Threads {
         }
     }
 
-    /// The crew of whoever called last, which is the kubelet; before the first call, that of the namespace that was met
-    /// last.
+    /// The crew of whoever made the latest node call, which is the kubelet; before the first one, that of the namespace that
+    /// was met first. (The kubelet makes one as soon as the plugin registers.)
     #[must_use]
     pub fn latest(&self) -> Option<Arc<Crew>> {
-        lock(&self.caller).clone().or_else(|| lock(&self.crews).last().cloned())
+        lock(&self.caller).clone().or_else(|| lock(&self.crews).first().cloned())
     }
 
     /// Runs a job on a thread of the crew and waits for it, but not past the deadline. `source` says what the job may hang on.
