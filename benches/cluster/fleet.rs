@@ -173,6 +173,8 @@ pub(crate) fn told(node: usize, n: usize) -> Told {
         source_mount: 1,
         path_mounts: None,
         renewed: None,
+        left: Vec::new(),
+        user_namespace: false,
     };
     let shown = Arc::new(Shown { device: (0, 40), root: "/".into() });
     let path = target(&uid, "data");
