@@ -293,6 +293,9 @@ mod tests {
         denied(&entry(allow).replace("HostToContainer", "None"), "allows None at most");
         denied(&entry(&format!("{allow}, readOnly: true")), "read-only");
         denied(&entry(allow).replace("/src", "/another"), "another directory");
+        let mapped = Note { user_namespace: true, ..note.clone() };
+        let refused = given(&entry(allow), &mapped);
+        assert!(matches!(refused, Err(Unwanted::NotGiven(NotGiven::Denied(_)))), "hostUsers: false: {refused:?}");
         // Flags that the entry has now, and those that the volume asked for.
         let asked = Asked { attrs: MountAttrs { noexec: true, ..MountAttrs::default() }, ..Asked::default() };
         let note = Note { owner: Owner { asked, ..note.owner.clone() }, ..note };
