@@ -136,7 +136,6 @@ fn a_restarted_plugin_heals_what_an_earlier_one_published() {
         // The kubelet's repeated call finds it as it should be.
         node.publish(&pod).unwrap();
         assert_eq!(layers(&node.target("p")), 2);
-        // And the call itself heals too, where it comes first.
         node.unpublish_again(&pod);
         drop(daemon);
     });
