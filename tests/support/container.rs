@@ -17,11 +17,16 @@ impl Container {
     /// `propagation` is mount(8)'s word: rprivate, rslave or rshared.
     pub(crate) fn start(target: &Path, propagation: &str) -> Self {
         let volume = PathBuf::from("/mnt/secret");
-        let script = "mount --make-rslave / && mount --rbind \"$0\" \"$1\" && mount --make-\"$2\" \"$1\" \\
-            && mount --make-private /mnt && umount -l \"$0\" && echo started && exec sleep 1000";
+        // The kubelet keeps a termination log for each container, and mounts it: by that the tools know whose it is.
+        let log = target.ancestors().nth(4).unwrap().join("containers/app/0");
+        fs::create_dir_all(log.parent().unwrap()).unwrap();
+        fs::write(&log, "").unwrap();
+        let script = "mount --make-rslave / && mount --bind \"$3\" /mnt/file && mount --rbind \"$0\" \"$1\" \\
+            && mount --make-\"$2\" \"$1\" && mount --make-private /mnt && umount -l \"$0\" && echo started \\
+            && exec sleep 1000";
         let mut process = Command::new("unshare")
             .args(["--mount", "--propagation", "unchanged", "sh", "-c", script])
-            .args([target.to_str().unwrap(), volume.to_str().unwrap(), propagation])
+            .args([target.to_str().unwrap(), volume.to_str().unwrap(), propagation, log.to_str().unwrap()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
