@@ -62,8 +62,6 @@ pub struct Candidate {
 struct Source<'t> {
     now: Option<Now<'t>>,
     path_mounts: Option<Arc<PathMounts>>,
-    /// Asked for only where a directory was replaced.
-    exposed: Option<Option<Arc<Untrusted>>>,
 }
 
 /// A directory that volumes show, by one of them.
@@ -203,7 +201,7 @@ impl Book {
                 let path = volume.note.full_path();
                 let now = Now::at(&walk, &path);
                 let path_mounts = now.as_ref().and_then(|now| by_point.on_the_way(&path, now.mount)).map(Arc::new);
-                Source { now, path_mounts, exposed: None }
+                Source { now, path_mounts }
             });
             let verdict = source.now.as_ref().map_or(Verdict::Wait, |now| {
                 find::judge_top((&table, &walk), kubelet_dir, (top, volume.note.propagation), now, None)
@@ -220,18 +218,9 @@ impl Book {
                 }
                 Verdict::Due(change) if wants_healing(list, &volume.note) => {
                     let Some(now) = &source.now else { continue };
-                    let exposed = match change {
-                        Change::Mounted => None,
-                        Change::Replaced if source.exposed.is_some() => source.exposed.clone().flatten(),
-                        Change::Replaced => {
-                            // Also what is mounted in volumes: of volumes whose entry is gone nothing else may tell.
-                            let whole = whole_table(site)?;
-                            let exposed = replaced::exposed((&whole, &Walk::new(&whole)), list, kubelet_dir, now);
-                            source.exposed.insert(exposed.map(Arc::new)).clone()
-                        }
-                    };
                     let path_mounts = source.path_mounts.clone();
-                    let looked = Looked { mount: now.mount.id, change, path_mounts, exposed, left: Arc::default() };
+                    let (mount, exposed, left) = (now.mount.id, None, Arc::default());
+                    let looked = Looked { mount, change, path_mounts, exposed, left };
                     book.candidates.push(Candidate { volume: Arc::clone(&volume), looked });
                 }
                 _ => {}
@@ -243,10 +232,7 @@ impl Book {
         }
         volumes.shrink_to_fit();
         book.volumes = Arc::new(volumes);
-        if book.candidates.iter().any(|candidate| candidate.looked.change == Change::Replaced) {
-            let left: Arc<[DirId]> = left(site, &book.volumes).into();
-            book.candidates.iter_mut().for_each(|candidate| candidate.looked.left = Arc::clone(&left));
-        }
+        book.ask_who_may_have_replaced(site, list)?;
         book.devices = Arc::new(Devices::of((&table, &walk), list, kubelet_dir, &book.volumes));
         let directory = |((shown, deleted), mount)| Directory { mount, shown, deleted };
         book.directories = directories.into_iter().map(directory).collect();
@@ -257,6 +243,30 @@ impl Book {
         book.sources = Arc::new(Sources(notes.iter().map(|note| note.full_path()).collect()));
         (book.notes, book.shown) = (notes, shown);
         Ok(book)
+    }
+
+    /// Takes down, for each candidate whose directory was replaced, what tells against following the one that took its place.
+    fn ask_who_may_have_replaced(&mut self, site: &Site, list: &AllowList) -> Result<(), Errno> {
+        let is_replaced = |candidate: &&mut Candidate| candidate.looked.change == Change::Replaced;
+        let mut due = self.candidates.iter_mut().filter(is_replaced).peekable();
+        if due.peek().is_none() {
+            return Ok(());
+        }
+        // Also what is mounted in volumes: of volumes whose entry is gone nothing else may tell. It is read once for all of them.
+        let whole = whole_table(site)?;
+        let walk = Walk::new(&whole);
+        let left: Arc<[DirId]> = left(site, &self.volumes).into();
+        let mut known: HashMap<*const Note, Option<Arc<Untrusted>>> = HashMap::new();
+        for Candidate { volume, looked } in due {
+            let ask = || match Now::at(&walk, &volume.note.full_path()) {
+                Some(now) => replaced::exposed((&whole, &walk), list, site.kubelet_dir.as_path(), &now),
+                None => Some(Untrusted::Changed),
+            };
+            let exposed = known.entry(Arc::as_ptr(&volume.note)).or_insert_with(|| ask().map(Arc::new));
+            looked.exposed.clone_from(exposed);
+            looked.left = Arc::clone(&left);
+        }
+        Ok(())
     }
 
     /// The allow-list by which they were judged; none before the first reading.

@@ -146,7 +146,7 @@ impl Source {
     pub(super) fn hanging(&self, level: Level) -> String {
         match (level, &self.entry) {
             (Level::Entry, Some(entry)) => format!("directories of the entry {entry}"),
-            (Level::Device, _) => format!("the file system of {}", self.name),
+            (Level::Device | Level::Thought, _) => format!("the file system of {}", self.name),
             _ => self.name.to_string(),
         }
     }
