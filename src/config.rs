@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::propagation::MountPropagation;
+use crate::sys::stat::MountAttrs;
 use crate::volume::{AbsPath, EntryName};
 
 mod decode;
@@ -59,6 +60,15 @@ pub struct MountFlags {
     pub nodev: bool,
     /// Nothing can be executed.
     pub noexec: bool,
+}
+
+impl MountFlags {
+    /// With these and read-only or not, as the kernel has them.
+    #[must_use]
+    pub const fn attrs(self, read_only: bool) -> MountAttrs {
+        let Self { nosuid, nodev, noexec } = self;
+        MountAttrs { read_only, nosuid, nodev, noexec }
+    }
 }
 
 /// Whether volumes get a directory again that comes back after its file system has died, or was replaced.

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::apply::Failed;
+use crate::author::{AuthorText, author};
 use crate::idmap::NotMappable;
 use crate::make_source::NotMade;
 use crate::note::Argument;
@@ -246,14 +247,15 @@ fn undo_text(failed: &Failed) -> String {
     }
 }
 
-fn describe(difference: Difference) -> String {
+/// In what it differs, for either reader: there is nothing of the node in it.
+pub(crate) fn describe(difference: Difference) -> AuthorText {
     match difference {
-        Difference::Directory => "it shows another directory".to_owned(),
-        Difference::Relation { wished, found } => format!("with propagation {found}, not {wished}"),
-        Difference::ReadOnly { wished: true } => "read-write, not read-only".to_owned(),
-        Difference::ReadOnly { wished: false } => "read-only, not read-write".to_owned(),
-        Difference::Attrs { wished, found } => format!("with the flags {found:?}, not {wished:?}"),
-        Difference::Missing => "nothing is mounted".to_owned(),
-        Difference::Gone => "its directory is gone".to_owned(),
+        Difference::Directory => author!["it shows another directory"],
+        Difference::Relation { wished, found } => author!["with propagation ", found, ", not ", wished],
+        Difference::ReadOnly { wished: true } => author!["read-write, not read-only"],
+        Difference::ReadOnly { wished: false } => author!["read-only, not read-write"],
+        Difference::Attrs { wished, found } => author!["with the flags ", found, ", not ", wished],
+        Difference::Missing => author!["nothing is mounted"],
+        Difference::Gone => author!["its directory is gone"],
     }
 }

@@ -17,6 +17,7 @@ use crate::propagation::MountPropagation;
 use crate::site::Site;
 use crate::sys::stat::{DirId, MountAttrs};
 use crate::sys::{Errno, path};
+use crate::tree::mountinfo::Mount;
 use crate::volume::{AbsPath, EntryName, KubeletPath, PodIdentity, SubPath, VolumeKind};
 
 /// The attribute: of the user kind, which every file system with attributes has. Only root comes to the directory.
@@ -195,6 +196,14 @@ pub struct Shown {
     pub device: (u32, u32),
     /// Its path there.
     pub root: PathBuf,
+}
+
+impl Shown {
+    /// What a mount shows.
+    #[must_use]
+    pub fn by(mount: &Mount) -> Self {
+        Self { device: mount.device, root: mount.root.clone() }
+    }
 }
 
 /// A note as it is written, as JSON.

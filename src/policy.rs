@@ -56,8 +56,7 @@ impl Grant {
     /// The flags of the volume's mount: those that the entry gives, and what else was asked for.
     #[must_use]
     pub const fn attrs(&self, asked: MountAttrs) -> MountAttrs {
-        let MountFlags { nosuid, nodev, noexec } = self.flags;
-        MountAttrs { read_only: self.read_only, nosuid, nodev, noexec }.union(asked)
+        self.flags.attrs(self.read_only).union(asked)
     }
 }
 

@@ -8,9 +8,8 @@ use crate::gate::Busy;
 use crate::idmap::NotMappable;
 use crate::lookup::LookupError;
 use crate::make_source::NotMade;
-use crate::mount_error::{MountError, name_of};
+use crate::mount_error::{MountError, describe, name_of};
 use crate::note::Argument;
-use crate::plan::Difference;
 use crate::policy::{Denied, read_only_advice};
 use crate::propagation::MountPropagation;
 use crate::sys::Errno;
@@ -371,7 +370,7 @@ impl ForAuthor for MountError {
             ],
             Self::TargetDiffers { path: _, difference } => author![
                 "the volume is published for this pod already, but ",
-                told(*difference),
+                describe(*difference),
                 ": it has to be unpublished first"
             ],
             Self::Target { path: _, errno } => {
@@ -411,7 +410,11 @@ impl ForAuthor for MountError {
                 ASK
             ],
             Self::Drift { path: _, difference } => {
-                author!["what was mounted is not what was planned: ", told(*difference), "; the next try makes it anew"]
+                author![
+                    "what was mounted is not what was planned: ",
+                    describe(*difference),
+                    "; the next try makes it anew"
+                ]
             }
             Self::VolumeDead { path: _, errno } => author![
                 "the volume is dead (",
@@ -422,18 +425,6 @@ impl ForAuthor for MountError {
             ],
             Self::Cancelled => author!["the call was given up at its deadline; what it had begun was undone"],
         }
-    }
-}
-
-fn told(difference: Difference) -> AuthorText {
-    match difference {
-        Difference::Directory => author!["it shows another directory"],
-        Difference::Relation { wished, found } => author!["with propagation ", found, ", not ", wished],
-        Difference::ReadOnly { wished: true } => author!["read-write, not read-only"],
-        Difference::ReadOnly { wished: false } => author!["read-only, not read-write"],
-        Difference::Attrs { wished, found } => author!["with the flags ", found, ", not ", wished],
-        Difference::Missing => author!["nothing is mounted"],
-        Difference::Gone => author!["its directory is gone"],
     }
 }
 

@@ -73,7 +73,7 @@ fn volume(
     let (uid, _) = path.pod_volume()?;
     let entry = entries.iter().find(|entry| entry.name == note.owner.entry);
     let pod = note.owner.pod.as_ref().map_or_else(|| uid.to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
-    let shown = walk.stack(top).into_iter().map(|m| Shown { device: m.device, root: m.root.clone() }).collect();
+    let shown = walk.stack(top).into_iter().map(Shown::by).collect();
     let wanted = judge::wanted(&note, entry.map(AsRef::as_ref));
     let name = Name { entry: note.owner.entry.to_string(), pod };
     Some((name, Sought { pod: uid.to_owned(), shown, wanted }))

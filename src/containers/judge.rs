@@ -90,13 +90,7 @@ impl Flag {
 pub fn wanted(note: &Note, entry: Option<&Entry>) -> MountAttrs {
     let asked = note.owner.asked;
     let Some(entry) = entry else { return note.attrs };
-    let of_entry = MountAttrs {
-        read_only: entry.read_only,
-        nosuid: entry.flags.nosuid,
-        nodev: entry.flags.nodev,
-        noexec: entry.flags.noexec,
-    };
-    of_entry.union(asked.attrs).union(MountAttrs { read_only: asked.read_only, ..MountAttrs::default() })
+    entry.flags.attrs(entry.read_only || asked.read_only).union(asked.attrs)
 }
 
 /// What confines a process besides the flags of its mounts.

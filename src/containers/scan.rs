@@ -160,7 +160,7 @@ impl<'i> Scan<'i> {
             return Ok(());
         }
         let Some(mount) = mountinfo::parse_line(line) else { return Ok(()) };
-        if self.lines == 1 && mount.mount_point == Path::new("/") && node.root == shown(&mount) {
+        if self.lines == 1 && mount.mount_point == Path::new("/") && node.root == Shown::by(&mount) {
             return Err(Stop::OfNode);
         }
         if let Some((pod, container)) = kubelet_file(&node.pods, &mount) {
@@ -216,10 +216,6 @@ impl<'i> Scan<'i> {
         };
         pods.into_iter().map(of_pod).collect()
     }
-}
-
-fn shown(mount: &Mount) -> Shown {
-    Shown { device: mount.device, root: mount.root.clone() }
 }
 
 /// Whose file of the kubelet's `pods` directory a mount shows: `UID/etc-hosts`, or `UID/containers/NAME/HASH`.

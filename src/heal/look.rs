@@ -192,7 +192,7 @@ impl Book {
                         book.foreign.push((target.to_owned(), lowest.id));
                         continue;
                     };
-                    let shown = one_of(&mut shown, Shown { device: top.device, root: top.root.clone() });
+                    let shown = one_of(&mut shown, Shown::by(top));
                     Arc::new(Volume { path, note, shown, id: lowest.id, path_mounts })
                 }
             };

@@ -14,10 +14,10 @@ pub enum NotGiven {
     #[error(transparent)]
     Denied(#[from] Denied),
     /// The entry has another directory.
-    #[error("the entry {0} has another directory since the volume was published")]
+    #[error("{}", self.for_author())]
     OtherDirectory(EntryName),
     /// What it is given, others would be given with it.
-    #[error("it shares its mounts with volumes of other pods, which may not all be given the same now")]
+    #[error("{}", self.for_author())]
     SharedWithOthers,
 }
 

@@ -91,7 +91,7 @@ fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<(Option<N
     let healing = healing_look::table(site)?;
     let healing = (&healing, &Walk::new(&healing));
     let published = find::published(&table, &walk, &site.kubelet_dir).into_iter();
-    let found = published.filter_map(|at| volume(site, driver, list, (&walk, healing), at)).collect();
+    let found = published.filter_map(|at| volume(site, driver, list, ((&table, &walk), healing), at)).collect();
     Ok((Node::of(&walk, site.kubelet_dir.as_path()), found))
 }
 
@@ -143,10 +143,11 @@ fn volume(
     site: &Site,
     driver: &str,
     list: Option<&AllowList>,
-    (walk, by): (&Walk<'_>, (&Table, &Walk<'_>)),
+    (whole, by): ((&Table, &Walk<'_>), (&Table, &Walk<'_>)),
     at: Published<'_>,
 ) -> Option<Found> {
     let Published { path, top, .. } = at;
+    let (_, walk) = whole;
     let note = Note::of(site, &path);
     let written = Written::beside(path.as_path());
     match &written {
@@ -163,7 +164,7 @@ fn volume(
     let sub_path = note.as_ref().map(|note| note.sub_path.as_ref().map(ToString::to_string));
     let source = note.as_ref().map(|note| note.full_path().to_string_lossy().into_owned());
     let verdict = note.as_ref().map(|note| find::judge(by, site.kubelet_dir.as_path(), (path.as_path(), note)));
-    let healing = list.map(|list| healing((site, list), &path, note.as_ref().zip(verdict), by));
+    let healing = list.map(|list| healing((site, list), &path, note.as_ref().zip(verdict), (whole, by)));
     let renewed = note.as_ref().and_then(|note| note.renewed).and_then(|at| i64::try_from(at).ok());
     let renewed = renewed.and_then(|at| Timestamp::from_second(at).ok());
     let volume = Volume {
@@ -199,19 +200,19 @@ fn volume(
     let of_entry = note.as_ref().and_then(|note| list?.get(&note.owner.entry));
     let sought = Sought {
         pod: uid.to_owned(),
-        shown: walk.stack(top).into_iter().map(|m| Shown { device: m.device, root: m.root.clone() }).collect(),
+        shown: walk.stack(top).into_iter().map(Shown::by).collect(),
         wanted: note.as_ref().map(|note| judge::wanted(note, of_entry.map(AsRef::as_ref))).unwrap_or_default(),
     };
     let source = note.map(|note| SourcePath { entry: note.path, sub_path: note.sub_path, missing: Missing::Fail });
-    Some(Found { volume, shown: Shown { device: top.device, root: top.root.clone() }, path, source, sought })
+    Some(Found { volume, shown: Shown::by(top), path, source, sought })
 }
 
-/// Whether a volume would be healed.
+/// Whether a volume would be healed. What pods have is told by the whole table, ways by the one with the ids that are noted.
 fn healing(
     (site, list): (&Site, &AllowList),
     path: &KubeletPath,
     noted: Option<(&Note, Verdict)>,
-    (table, walk): (&Table, &Walk<'_>),
+    (whole, (_, walk)): ((&Table, &Walk<'_>), (&Table, &Walk<'_>)),
 ) -> Healing {
     let told = |status, message: String| Healing { status, message };
     let Some((note, verdict)) = noted else { return told(Heals::Off, "no note was found beside it".to_owned()) };
@@ -224,7 +225,7 @@ fn healing(
     if verdict == Verdict::Due(Change::Replaced)
         && let Some(now) = Now::at(walk, &place)
     {
-        let exposed = replaced::exposed((table, walk), list, site.kubelet_dir.as_path(), &now);
+        let exposed = replaced::exposed(whole, list, site.kubelet_dir.as_path(), &now);
         let why = exposed.or_else(|| replaced::only_root_writes(site, walk, &place, &[]).err());
         if let Some(why) = why {
             return told(Heals::Refused, format!("another directory took its place, and is not followed: {why}"));
@@ -243,14 +244,8 @@ fn created(site: &Site, path: &KubeletPath) -> Option<Timestamp> {
 }
 
 fn options(note: &Note) -> BTreeMap<String, String> {
-    let flags = [
-        (note.attrs.read_only, "ro"),
-        (note.attrs.nosuid, "nosuid"),
-        (note.attrs.nodev, "nodev"),
-        (note.attrs.noexec, "noexec"),
-    ];
     let words = ["rbind", note.propagation.propagation().name()].into_iter();
-    let words: Vec<&str> = words.chain(flags.into_iter().filter_map(|(set, word)| set.then_some(word))).collect();
+    let words: Vec<&str> = words.chain(Flag::of(note.attrs).map(Flag::name)).collect();
     BTreeMap::from([
         ("type".to_owned(), "none".to_owned()),
         ("device".to_owned(), note.full_path().to_string_lossy().into_owned()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::gate::Holder;
 use crate::heal::notice::{NotGiven, Notice};
-use crate::plan::{Origin, Place, Step};
+use crate::plan::{Difference, Origin, Place, Step};
 use crate::propagation::{MountPropagation, PropagationState};
 use crate::shortage::{Full, Room};
 use crate::sys::stat::MountAttrs;
