@@ -4,11 +4,8 @@
 mod kernel;
 
 use std::cell::Cell;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
 
-use hostmount::apply::Run;
 use hostmount::config::Missing;
 use hostmount::engine::{self, AttachJob, Attached, Context};
 use hostmount::mount_error::MountError;
@@ -19,14 +16,10 @@ use hostmount::sys::Errno;
 use hostmount::sys::calls::Calls;
 use hostmount::sys::stat::MountAttrs;
 use hostmount::workshop::Workshop;
-use kernel::{ALL_FLAGS, NO_FLAGS, Node, SourceKind, files, in_namespace, on_mount_thread};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::getpid;
+use kernel::killed::{self, Hook};
+use kernel::{ALL_FLAGS, NO_FLAGS, Node, SourceKind, files, in_namespace};
 
 const ERRNOS: [Errno; 6] = [Errno::EPERM, Errno::EINVAL, Errno::ENOMEM, Errno::ENOSPC, Errno::EBUSY, Errno::EIO];
-const CRASH: &str = "HOSTMOUNT_CRASH";
-
-type Hook<'a> = &'a mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Op {
@@ -217,27 +210,15 @@ fn a_failed_step_leaves_everything_as_it_was_and_the_next_call_succeeds() {
     });
 }
 
-/// Not a test: the plugin that gets killed. Does nothing unless it is told which case and where to die.
+/// Not a test: the plugin that gets killed. Does nothing unless it is told which case.
 #[test]
 fn crash_child() {
-    let Ok(order) = std::env::var(CRASH) else { return };
-    on_mount_thread(move || {
-        let mut words = order.split(' ');
-        let (base, case, die) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+    killed::child(|order, step| {
+        let (base, case) = order.split_once(' ').unwrap();
         let case = cases()[case.parse::<usize>().unwrap()];
-        let die: usize = die.parse().unwrap();
         let node = Node::at(Path::new(base)).with_calls(case.calls);
         let workshop = node.workshop();
-        let mut done = 0;
-        let _ = case.run(&node, &workshop, &mut |run, step| {
-            if done == die {
-                kill(getpid(), Signal::SIGKILL).unwrap();
-            }
-            done += 1;
-            run.run(step)
-        });
-        // After the last step.
-        kill(getpid(), Signal::SIGKILL).unwrap();
+        let _ = case.run(&node, &workshop, step);
     });
 }
 
@@ -258,14 +239,7 @@ fn a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend() {
                 let workshop = node.workshop();
                 case.prepare(&node, &workshop);
                 workshop.close(&node.site).unwrap();
-                // Not by its path, which the node's tmpfs may cover.
-                let status = Command::new("/proc/self/exe")
-                    .args(["crash_child", "--exact"])
-                    .env(CRASH, format!("{} {number} {die}", node.base.display()))
-                    .stdout(std::process::Stdio::null())
-                    .status()
-                    .unwrap();
-                assert_eq!(status.signal(), Some(9), "{}: {status}", what());
+                killed::at(die, "crash_child", &format!("{} {number}", node.base.display()), &what());
                 assert_eq!(all_sources(&node), sources, "{}", what());
                 let workshop = node.workshop();
                 case.run(&node, &workshop, &mut |run, step| run.run(step))

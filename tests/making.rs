@@ -9,9 +9,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 
 use hostmount::config::Missing;
@@ -22,16 +20,13 @@ use hostmount::observe::SourcePath;
 use hostmount::plan::{Making, Step};
 use hostmount::propagation::MountPropagation;
 use hostmount::sys::Errno;
-use kernel::{Node, on_mount_thread};
+use kernel::{Node, killed, on_mount_thread};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::getpid;
 use support::fuse::Daemon;
 use tonic::Code;
 
 /// The mode that the entry gives: anybody's. Whatever gets it was given away.
 const MODE: u32 = 0o777;
-const CRASH: &str = "HOSTMOUNT_MAKING_CRASH";
 
 fn job(node: &Node, source: &Path) -> AttachJob {
     let job = node.job(source, node.target("target"), MountPropagation::None);
@@ -275,25 +270,13 @@ fn a_step_that_fails_takes_back_what_was_made_and_the_next_try_makes_it() {
     });
 }
 
-/// Not a test: the plugin that gets killed. Does nothing unless it is told where to die.
+/// Not a test: the plugin that gets killed. Does nothing unless it is told where.
 #[test]
 fn making_crash_child() {
-    let Ok(order) = std::env::var(CRASH) else { return };
-    on_mount_thread(move || {
-        let (base, die) = order.split_once(' ').unwrap();
-        let die: usize = die.parse().unwrap();
+    killed::child(|base, step| {
         let node = Node::at(Path::new(base));
         let workshop = node.workshop();
-        let mut done = 0;
-        let _ = node.attach_with(&workshop, &job(&node, &parent(&node).join("one/two")), &mut |run, step| {
-            if done == die {
-                kill(getpid(), Signal::SIGKILL).unwrap();
-            }
-            done += 1;
-            run.run(step)
-        });
-        // After the last step.
-        kill(getpid(), Signal::SIGKILL).unwrap();
+        let _ = node.attach_with(&workshop, &job(&node, &parent(&node).join("one/two")), step);
     });
 }
 
@@ -306,13 +289,7 @@ fn a_plugin_that_is_killed_while_it_makes_a_source_leaves_what_the_retry_finishe
         let steps = steps(&node);
         for die in 0..=steps.len() {
             let what = format!("killed after {die} of {steps:?}");
-            let status = Command::new("/proc/self/exe")
-                .args(["making_crash_child", "--exact"])
-                .env(CRASH, format!("{} {die}", node.base.display()))
-                .stdout(std::process::Stdio::null())
-                .status()
-                .unwrap();
-            assert_eq!(status.signal(), Some(9), "{what}: {status}");
+            killed::at(die, "making_crash_child", node.base.to_str().unwrap(), &what);
             let workshop = node.workshop();
             let job = job(&node, &parent.join("one/two"));
             node.attach(&workshop, &job).unwrap_or_else(|e| panic!("{what}: {e}"));

@@ -10,13 +10,10 @@ mod kernel;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use hostmount::apply::Run;
 use hostmount::config::AllowList;
 use hostmount::engine::{AttachJob, Context};
 use hostmount::gate::Gate;
@@ -30,14 +27,10 @@ use hostmount::sys::Errno;
 use hostmount::sys::calls::Calls;
 use hostmount::volume::{EntryName, KubeletPath};
 use hostmount::workshop::Workshop;
-use kernel::{Node, Random, SourceKind, bind, files, in_namespace, on_mount_thread, order, tmpfs, unmount};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::getpid;
+use kernel::killed::{self, Hook};
+use kernel::{Node, Random, SourceKind, bind, files, in_namespace, order, tmpfs, unmount};
 
-const CHILD: &str = "HOSTMOUNT_SEQUENCE_CHILD";
 const TARGETS: usize = 3;
-
-type Hook<'a> = &'a mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>;
 
 /// What the calls behind a step can fail with: mkdir(2), mount(2), mount_setattr(2), move_mount(2), umount2(2), rmdir(2).
 /// "Not mounted" and "no such name" are left out where they would be lies that the caller has to believe.
@@ -503,38 +496,22 @@ fn sequence(
 /// Runs an operation in a process of its own, which is killed before step `die` or at its end.
 fn killed(world: &World, op: Op, die: usize) -> bool {
     let Setting { calls, staged, ceiling } = world.setting;
-    let order = format!("{}|{}|{staged}|{ceiling}|{die}|{op}", world.node.base.display(), calls == Calls::ALL);
-    // Not by its path, which the node's tmpfs may cover.
-    let status = Command::new("/proc/self/exe")
-        .args(["sequence_child", "--exact"])
-        .env(CHILD, order)
-        .stdout(std::process::Stdio::null())
-        .status()
-        .unwrap();
-    assert_eq!(status.signal(), Some(9), "{op}: {status}");
+    let order = format!("{}|{}|{staged}|{ceiling}|{op}", world.node.base.display(), calls == Calls::ALL);
+    killed::at(die, "sequence_child", &order, &op.to_string());
     true
 }
 
-/// Not a test: the plugin that gets killed. Does nothing unless it is told what to do and where to die.
+/// Not a test: the plugin that gets killed. Does nothing unless it is told what to do.
 #[test]
 fn sequence_child() {
-    let Ok(order) = std::env::var(CHILD) else { return };
-    on_mount_thread(move || {
+    killed::child(|order, step| {
         let words: Vec<&str> = order.split('|').collect();
-        let [base, all, staged, ceiling, die, op] = words[..] else { panic!("{order}") };
+        let [base, all, staged, ceiling, op] = words[..] else { panic!("{order}") };
         let calls = if all == "true" { Calls::ALL } else { Calls::NONE };
         let setting = Setting { calls, staged: staged == "true", ceiling: ceiling.parse().unwrap() };
         let world = World::new(Node::at(Path::new(base)).with_calls(calls), setting);
         let workshop = world.node.workshop();
-        let (mut done, die): (usize, usize) = (0, die.parse().unwrap());
-        let _ = world.run(&workshop, op.parse().unwrap(), &mut |run, step| {
-            if done == die {
-                kill(getpid(), Signal::SIGKILL).unwrap();
-            }
-            done += 1;
-            run.run(step)
-        });
-        kill(getpid(), Signal::SIGKILL).unwrap();
+        let _ = world.run(&workshop, op.parse().unwrap(), step);
     });
 }
 

@@ -63,8 +63,6 @@ pub(super) struct Queue {
     running: BTreeMap<u64, Running>,
     /// The same, counted by what they may hang on.
     tallies: Tallies,
-    /// How many of those that run the leaders do.
-    led: usize,
     pub(super) idle: usize,
     /// Those of the idle ones that nobody has woken. The one that came last is woken first, so that with little to do
     /// the others have nothing to do for long, and end.
@@ -108,7 +106,6 @@ impl Queue {
     /// Takes down that a job is at work.
     pub(super) fn begin(&mut self, id: u64, job: Running) {
         self.tallies.begins(&job.source, job.since);
-        self.led += usize::from(job.led);
         self.running.insert(id, job);
     }
 
@@ -116,7 +113,6 @@ impl Queue {
     pub(super) fn end(&mut self, id: u64, now: Instant) -> Option<Running> {
         let job = self.running.remove(&id)?;
         self.tallies.ends(&job.source, job.given_up, now);
-        self.led -= usize::from(job.led);
         Some(job)
     }
 
@@ -187,7 +183,7 @@ impl Queue {
     /// Whether a call's job that comes now is to be done by the leader: it is alone, as calls were lately, and nothing hangs that it
     /// may meet. If it isn't alone, that is taken down.
     pub(super) fn is_for_leader(&mut self, source: &Source) -> bool {
-        self.comes_alone() && self.tallies.is_well(source) && self.alive + self.led < THREADS
+        self.comes_alone() && self.tallies.is_well(source) && !self.has_all_threads()
     }
 
     fn comes_alone(&mut self) -> bool {
@@ -249,9 +245,14 @@ impl Queue {
         self.tallies.has_room(source, |_| 0)
     }
 
+    /// Whether there are as many threads as there may be; a leader that is at work counts.
+    fn has_all_threads(&self) -> bool {
+        self.alive + self.running.values().filter(|running| running.led).count() >= THREADS
+    }
+
     /// Whether there is work that no thread will come to at once.
     pub(super) fn wants_thread(&self) -> bool {
-        if self.jobs.len() <= self.idle || self.alive + self.led >= THREADS {
+        if self.jobs.len() <= self.idle || self.has_all_threads() {
             return false;
         }
         let quick = self.running.values().filter(|running| running.since.elapsed() < SLOW).count();
@@ -339,7 +340,10 @@ mod tests {
         assert!(queue(&busy(200), &["x"]).wants_thread());
         assert!(!Queue { idle: 1, ..queue(&busy(200), &["x"]) }.wants_thread());
         assert!(!Queue { alive: THREADS, ..queue(&busy(200), &["x"]) }.wants_thread());
-        assert!(!Queue { alive: THREADS - 1, led: 1, ..queue(&busy(200), &["x"]) }.wants_thread());
+        let mut with_leader = Queue { alive: THREADS - 1, ..queue(&busy(200), &["x"]) };
+        assert!(with_leader.wants_thread());
+        with_leader.begin(99, Running { led: true, ..running("led", Instant::now()) });
+        assert!(!with_leader.wants_thread());
     }
 
     #[test]
@@ -417,7 +421,7 @@ mod tests {
         assert!(!queue.is_for_leader(&directory("/e/b")));
         assert!(queue.is_for_leader(&Source::directory(std::path::Path::new("/f"), "f", None)));
         queue.end(0, Instant::now()).unwrap();
-        assert!(queue.is_for_leader(&directory("/e/b")) && queue.led == 0);
+        assert!(queue.is_for_leader(&directory("/e/b")) && queue.running() == 0);
     }
 
     #[test]

@@ -1,26 +1,26 @@
 //! A small node in a mount namespace of its own, for tests that call the library on the real kernel, as any user.
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
+pub(crate) mod killed;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use hostmount::apply::Run;
 use hostmount::config::Missing;
 use hostmount::engine::{self, AttachJob, Attached, Context};
 use hostmount::mount_error::MountError;
 use hostmount::observe::SourcePath;
-use hostmount::plan::Step;
 use hostmount::propagation::{MountPropagation, PropagationKind};
 use hostmount::site::Site;
-use hostmount::sys::Errno;
 use hostmount::sys::calls::Calls;
 use hostmount::sys::namespace::{self, Proc};
 use hostmount::sys::stat::MountAttrs;
 use hostmount::tree::mountinfo::{self, Mount, Table};
 use hostmount::volume::{AbsPath, KubeletPath};
 use hostmount::workshop::Workshop;
+use killed::Hook;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// The driver's name on the test node.
@@ -231,12 +231,7 @@ impl Node {
         self.attach_with(workshop, job, &mut |run, step| run.run(step))
     }
 
-    pub(crate) fn attach_with(
-        &self,
-        workshop: &Workshop,
-        job: &AttachJob,
-        step: &mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>,
-    ) -> Result<bool, MountError> {
+    pub(crate) fn attach_with(&self, workshop: &Workshop, job: &AttachJob, step: Hook<'_>) -> Result<bool, MountError> {
         let mut take = || Ok(workshop.slot(&self.site, 0).unwrap());
         let made = engine::attach(&mut Context { site: &self.site, cancelled: &|| false, step }, &mut take, job)?;
         Ok(matches!(made, Attached::Made(_)))
@@ -246,12 +241,7 @@ impl Node {
         self.detach_with(path, remove, &mut |run, step| run.run(step))
     }
 
-    pub(crate) fn detach_with(
-        &self,
-        path: &KubeletPath,
-        remove: bool,
-        step: &mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>,
-    ) -> Result<(), MountError> {
+    pub(crate) fn detach_with(&self, path: &KubeletPath, remove: bool, step: Hook<'_>) -> Result<(), MountError> {
         engine::detach(&mut Context { site: &self.site, cancelled: &|| false, step }, path, remove)
     }
 
