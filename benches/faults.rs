@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hostmount::wire::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest};
 use support::Node;
 use support::container::Container;
 use support::fuse::{Daemon, Fuse};
+use wire::csi::{NodePublishVolumeRequest, NodeUnpublishVolumeRequest};
 
 const INSIDE: &str = "HOSTMOUNT_BENCH_INSIDE";
 /// Sources that may hang.

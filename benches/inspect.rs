@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Instant;
 
-use hostmount::machine::gather;
-use hostmount::subtrees::Forest;
-use hostmount::sys::calls::Calls;
-use hostmount::sys::namespace::Proc;
+use kernel::calls::Calls;
+use kernel::namespace::Proc;
+use model::subtrees::Forest;
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{UsageWho, getrusage};
+use node::gather;
 
 const INSIDE: &str = "HOSTMOUNT_BENCH_INSIDE";
 /// The first word of the command line of a process that measures one command.

@@ -8,10 +8,10 @@
 use std::path::Path;
 use std::time::Instant;
 
-use hostmount::machine::{Machine, Namespace};
-use hostmount::propagation::{Propagation, PropagationKind};
-use hostmount::subtrees::{Forest, Operation};
-use hostmount::tree::mountinfo;
+use model::machine::{Machine, Namespace};
+use model::subtrees::{Forest, Operation};
+use mounts::mountinfo;
+use mounts::propagation::{Propagation, PropagationKind};
 
 const NAMESPACES: usize = 200;
 const MOUNTS: usize = 500;

@@ -4,23 +4,28 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use hostmount::author::ForAuthor;
-use hostmount::config::AllowList;
-use hostmount::csi::request::{Publish, Stage, VolumeAt, handle};
-use hostmount::csi::status::{CallError, status};
-use hostmount::heal::find;
-use hostmount::inspect::columns::{Column, View};
-use hostmount::inspect::draw::{self, Style};
-use hostmount::inspect::select::{self, Filter};
-use hostmount::inspect::{json, subtree};
-use hostmount::machine::{Machine, Namespace, Process, names};
-use hostmount::note::Note;
-use hostmount::plan;
-use hostmount::policy::{self, Wish};
-use hostmount::tree::mountinfo::{self, Table, Walk};
-use hostmount::volume::{AbsPath, EntryName, KubeletPath, SubPath, VolumeRef};
-use hostmount::wire::{csi, registration};
+use allowlist::config::AllowList;
+use engine::note::Note;
+use frontend::csi::request::{self, handle};
+use frontend::csi::status::{CallError, status};
+use model::machine::{Machine, Namespace, Process, names};
+use service::heal::find;
+use service::refusals::ForAuthor;
+use service::request::Publish;
+use tools::inspect::columns::{Column, View};
+use tools::inspect::draw;
+use tools::inspect::draw::Style;
+use tools::inspect::select;
+use tools::inspect::select::Filter;
+use tools::inspect::{json, subtree};
+
+use allowlist::names::{AbsPath, EntryName, KubeletPath, SubPath, VolumeRef};
+use allowlist::policy;
+use allowlist::policy::Wish;
+use mounts::mountinfo;
+use mounts::mountinfo::{Table, Walk};
 use prost::Message;
+use wire::{csi, registration};
 
 fn kubelet_dir() -> AbsPath {
     AbsPath::parse("/var/lib/kubelet").unwrap()
@@ -145,7 +150,7 @@ pub fn messages(bytes: &[u8]) {
         0 => {
             let Ok(message) = csi::NodePublishVolumeRequest::decode(bytes) else { return };
             let _ = format!("{message:?}");
-            match Publish::read(&message, &dir) {
+            match request::publish(&message, &dir) {
                 Ok(asked) => {
                     let kind = asked.kind();
                     let Publish { volume, asked, pod, .. } = asked;
@@ -167,7 +172,7 @@ pub fn messages(bytes: &[u8]) {
                             assert!(grant.propagation <= grant.entry.ceiling);
                             assert_eq!(grant.read_only, pod_read_only);
                         }
-                        Err(denied) => refuse(denied.into()),
+                        Err(denied) => refuse(service::error::Error::from(denied).into()),
                     }
                 }
                 Err(bad) => refuse(bad.into()),
@@ -176,33 +181,34 @@ pub fn messages(bytes: &[u8]) {
         1 => {
             let Ok(message) = csi::NodeStageVolumeRequest::decode(bytes) else { return };
             let _ = format!("{message:?}");
-            if let Err(bad) = Stage::read(&message, &dir) {
+            if let Err(bad) = request::stage(&message, &dir) {
                 refuse(bad.into());
             }
         }
         2 => {
             let Ok(message) = csi::NodeUnpublishVolumeRequest::decode(bytes) else { return };
-            if let Err(bad) = VolumeAt::read(&message.volume_id, "target_path", &message.target_path, &dir) {
+            if let Err(bad) = request::volume_at(&message.volume_id, "target_path", &message.target_path, &dir) {
                 refuse(bad.into());
             }
         }
         3 => {
             let Ok(message) = csi::NodeUnstageVolumeRequest::decode(bytes) else { return };
             let path = &message.staging_target_path;
-            if let Err(bad) = VolumeAt::read(&message.volume_id, "staging_target_path", path, &dir) {
+            if let Err(bad) = request::volume_at(&message.volume_id, "staging_target_path", path, &dir) {
                 refuse(bad.into());
             }
         }
         4 => {
             let Ok(message) = csi::NodeGetVolumeStatsRequest::decode(bytes) else { return };
-            if let Err(bad) = VolumeAt::read_to_look(&message.volume_id, "volume_path", &message.volume_path, &dir) {
+            if let Err(bad) = request::volume_to_look_at(&message.volume_id, "volume_path", &message.volume_path, &dir)
+            {
                 refuse(bad.into());
             }
         }
         5 => {
             let Ok(message) = csi::NodeGetVolumeHealthRequest::decode(bytes) else { return };
             let path = &message.volume_publish_path;
-            if let Err(bad) = VolumeAt::read_to_look(&message.volume_id, "volume_publish_path", path, &dir) {
+            if let Err(bad) = request::volume_to_look_at(&message.volume_id, "volume_publish_path", path, &dir) {
                 refuse(bad.into());
             }
         }

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use tools::check::CheckArgs;
+use tools::explain::ExplainArgs;
+use tools::inspect::InspectArgs;
+use tools::try_out::{RoleArgs, TryArgs};
+use tools::volumes::VolumesArgs;
+use tools::watch::WatchArgs;
 
-use crate::check::CheckArgs;
-use crate::explain::ExplainArgs;
-use crate::inspect::InspectArgs;
 use crate::serve::ServeArgs;
 use crate::telemetry::LogFormat;
-use crate::try_out::{RoleArgs, TryArgs};
-use crate::volumes::VolumesArgs;
-use crate::watch::WatchArgs;
 
 /// Kubernetes CSI node plugin: directories of the node in pods, with exactly the mount propagation asked for.
 #[derive(Debug, Parser)]

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
+use allowlist::config::{AllowList, schema};
+use allowlist::names::AbsPath;
 use clap::Parser;
 use hostmount::cli::{Cli, Command};
-use hostmount::config::{AllowList, schema};
-use hostmount::volume::AbsPath;
-use hostmount::{check, explain, inspect, serve, telemetry, try_out, volumes, watch};
+use hostmount::{serve, telemetry};
+use tools::{check, explain, inspect, try_out, volumes, watch};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

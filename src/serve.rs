@@ -2,55 +2,30 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::FutureExt;
+use allowlist::names::{AbsPath, check_driver};
+use engine::site::Site;
+use frontend::csi::door::Door;
+use frontend::csi::plugin::{Plugin, UnderWay};
+use frontend::csi::server;
+use frontend::registration::Registration;
+use frontend::{admin, socket};
+use kernel::calls::Calls;
+use kernel::heap;
+use kernel::namespace::Proc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use pods::events::Events;
+use pods::lookup::Lookup;
+use service::config_store::ConfigStore;
+use service::held::Counter;
+use service::metrics::Metrics;
+use service::{Namespace, Service, containers, heal, vitals};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::oneshot;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::Server;
-
-use crate::admin;
-use crate::config::reload::ConfigStore;
-use crate::containers;
-use crate::csi::caller::{Caller, MountNamespaceOf};
-use crate::csi::connection::Connection;
-use crate::csi::door::Door;
-use crate::csi::services::Services;
-use crate::csi::{identity, node};
-use crate::events::Events;
-use crate::gate::Gate;
-use crate::heal;
-use crate::held::Counter;
-use crate::lookup::Lookup;
-use crate::metrics::Metrics;
-use crate::plugin::{Plugin, UnderWay};
-use crate::registration::Registration;
-use crate::site::Site;
-use crate::socket::{self, Socket};
-use crate::sys::calls::Calls;
-use crate::sys::heap;
-use crate::sys::namespace::Proc;
-use crate::threads::{Lead, Threads};
-use crate::vitals;
-use crate::volume::AbsPath;
-use crate::wire::csi::identity_server::IdentityServer;
-use crate::wire::csi::node_server::NodeServer;
-
-/// The largest message taken, in bytes. A request is a few paths and the pod's names; tokens are the largest part.
-const MESSAGE_MAX: usize = 1 << 20;
-
-/// The most calls at once on one connection; further ones wait. The kubelet makes one. Clients assume 100 until they are
-/// told (RFC 9113, 6.5.2 recommends no less), and a lower number would have calls refused that came before.
-const CALLS_MAX: u32 = 128;
-
-/// How often a stopping plugin looks whether calls are under way, and how long it gives answers to be sent.
-const SETTLE: Duration = Duration::from_millis(50);
+use workers::Threads;
+use workers::gate::Gate;
 
 /// How often free memory is given back to the kernel: how long a node has to do without what a burst of calls or of pods
 /// took. Where nothing was freed meanwhile it costs a few microseconds.
@@ -133,26 +108,21 @@ fn seconds(name: &str, value: f64) -> Result<Duration, String> {
         .ok_or_else(|| format!("--{name} {value} is no time: write seconds above 0"))
 }
 
-/// A driver's name: a domain name of at most 63 bytes (CSI, GetPluginInfoResponse.name).
-pub(crate) fn check_driver(name: &str) -> Result<(), String> {
-    let part = |p: &str| {
-        !p.is_empty()
-            && !p.starts_with('-')
-            && !p.ends_with('-')
-            && p.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-    };
-    if name.len() <= 63 && name.split('.').all(part) {
-        Ok(())
-    } else {
-        Err(format!("--driver-name {name:?} is not a domain name of at most 63 letters, digits, '-' and '.'"))
-    }
+/// In whose mount namespace the mounts are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum MountNamespaceOf {
+    /// Of the process that calls: the kubelet.
+    #[default]
+    Caller,
+    /// The plugin's own. The kubelet then sees the mounts only if its directory is shared with the plugin's.
+    Own,
 }
 
-/// Builds a plugin from its arguments.
+/// Builds the service from its arguments.
 ///
 /// # Errors
 /// What is wrong with an argument, or what the system refuses.
-pub fn build(args: &ServeArgs) -> Result<Plugin, String> {
+pub fn service(args: &ServeArgs) -> Result<Service, String> {
     check_driver(&args.driver_name)?;
     if args.node_id.is_empty() || args.node_id.len() > 256 {
         return Err("--node-id must have 1 to 256 bytes (CSI, NodeGetInfoResponse.node_id)".to_owned());
@@ -164,108 +134,39 @@ pub fn build(args: &ServeArgs) -> Result<Plugin, String> {
     tracing::info!(%calls, "system calls");
     let store = ConfigStore::start(&args.config, kubelet_dir.clone())
         .map_err(|e| format!("the allow-list cannot be watched: {e}"))?;
-    let registration = args.registration_dir.as_deref().map(|directory| {
-        let default = || format!("{kubelet_dir}/plugins/{}/csi.sock", args.driver_name);
-        let endpoint = args.kubelet_endpoint.clone().unwrap_or_else(default);
-        Arc::new(Registration::new(&args.driver_name, &endpoint, directory))
-    });
     let site = Site { proc: Arc::new(proc), calls, kubelet_dir };
-    Ok(Plugin {
+    Ok(Service {
         lookup: None,
-        registration,
         metrics: Arc::new(Metrics::new(&args.driver_name)),
         counter: Arc::new(Counter::new(&args.driver_name)),
         threads: Threads::new(site, &args.driver_name),
         driver: args.driver_name.clone(),
         node_id: args.node_id.clone(),
         deadline: seconds("call-timeout", args.call_timeout)?,
-        whose: args.mount_namespace,
+        namespace: match args.mount_namespace {
+            MountNamespaceOf::Caller => Namespace::Callers,
+            MountNamespaceOf::Own => Namespace::Own,
+        },
         store,
         gate: Gate::default(),
         devices: RwLock::default(),
-        door: Door::new(args.max_connections),
-        under_way: UnderWay::default(),
     })
 }
 
-/// Serves a plugin on a listening socket until `stop`, then lets the calls under way end within `drain`, removes the
-/// socket and what the mount threads made for themselves.
-///
-/// # Errors
-/// What the transport says.
-pub async fn serve(
-    plugin: Arc<Plugin>,
-    (listener, socket): (UnixListener, Socket),
-    stop: impl Future<Output = ()> + Send,
-    drain: Duration,
-) -> Result<(), String> {
-    let serving = Lead::start(Arc::clone(plugin.threads.site())).map_err(|e| format!("no threads: {e}"))?;
-    let lead = serving.share();
-    let (stopping, stopped) = oneshot::channel::<()>();
-    let transport = transport(Arc::clone(&plugin), Arc::clone(&lead), listener, stopped.map(drop));
-    let transport = lead.handle().spawn(transport);
-    let under_way = plugin.under_way.clone();
-    // A client that keeps its connection open and doesn't look at it holds up the transport, but not us.
-    let drained = async move {
-        stop.await;
-        // The transport may have ended by itself; its own result counts then.
-        let _ = stopping.send(());
-        let until = Instant::now() + drain;
-        tokio::time::sleep(SETTLE).await;
-        while under_way.count() > 1 && Instant::now() < until {
-            tokio::time::sleep(SETTLE).await;
-        }
-        let left = under_way.count() - 1;
-        if left > 0 {
-            tracing::warn!(calls = left, ?drain, "calls under way did not end in time and are given up");
-        }
-    };
-    let result = tokio::select! {
-        ended = transport => ended.unwrap_or_else(|e| Err(e.to_string())),
-        () = drained => Ok(()),
-    };
-    drop(serving);
-    drop(socket);
-    plugin.threads.close().await;
-    result
-}
-
-/// Takes connections and answers calls in the runtime that `lead` drives, until `stop`.
-async fn transport(
-    plugin: Arc<Plugin>,
-    lead: Arc<Lead>,
-    listener: UnixListener,
-    stop: impl Future<Output = ()>,
-) -> Result<(), String> {
-    let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| e.to_string())?;
-    let accepting = Arc::clone(&plugin);
-    let incoming = UnixListenerStream::new(listener)
-        .then(|accepted| async {
-            if accepted.is_err() {
-                // Out of descriptors or memory: it will still be so at once.
-                tokio::time::sleep(SETTLE).await;
-            }
-            accepted
-        })
-        .filter_map(move |accepted| match accepted {
-            Ok(stream) => match accepting.door.admit(&stream) {
-                Ok(place) => {
-                    let caller = Caller::of(&stream, &accepting.threads, accepting.whose);
-                    Some(Connection::new(stream, caller, place))
-                }
-                Err(refusal) => {
-                    tracing::warn!(%refusal, "connection closed");
-                    None
-                }
-            },
-            Err(error) => Some(Err(error)),
-        });
-    let services = Services {
-        named: IdentityServer::new(identity::Identity(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX),
-        other: NodeServer::new(node::Node { plugin, lead }).max_decoding_message_size(MESSAGE_MAX),
-    };
-    let server = Server::builder().max_concurrent_streams(CALLS_MAX);
-    server.serve_with_incoming_shutdown(services, incoming, stop).await.map_err(|e| e.to_string())
+/// A service as a plugin of the kubelet's.
+#[must_use]
+pub fn plugin(args: &ServeArgs, service: Service) -> Plugin {
+    let registration = args.registration_dir.as_deref().map(|directory| {
+        let default = || format!("{}/plugins/{}/csi.sock", service.threads.site().kubelet_dir, args.driver_name);
+        let endpoint = args.kubelet_endpoint.clone().unwrap_or_else(default);
+        Arc::new(Registration::new(&args.driver_name, &endpoint, directory))
+    });
+    Plugin {
+        service: Arc::new(service),
+        door: Door::new(args.max_connections),
+        under_way: UnderWay::default(),
+        registration,
+    }
 }
 
 /// Runs `hostmount serve` to its end: SIGTERM or SIGINT.
@@ -276,7 +177,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
     heap::keep_little();
     let drain = seconds("drain-timeout", args.drain_timeout)?;
     let probe_interval = seconds("probe-interval", args.probe_interval)?;
-    let mut plugin = build(args)?;
+    let mut service = service(args)?;
     let path = socket::path_of(&args.endpoint).map_err(|e| e.to_string())?;
     let bound = socket::bind(&path).map_err(|e| e.to_string())?;
     raise_descriptors();
@@ -293,20 +194,21 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
             let deadline = seconds("lookup-timeout", args.lookup_timeout)?;
             let _inside = around.enter();
             let lookup =
-                Arc::new(Lookup::new(client, &args.driver_name, &args.node_id, deadline, Arc::clone(&plugin.metrics)));
+                Arc::new(Lookup::new(client, &args.driver_name, &args.node_id, deadline, service.metrics.clone()));
             around.spawn(Arc::clone(&lookup).watch());
-            plugin.lookup = Some(lookup);
+            service.lookup = Some(lookup);
         }
     }
-    let plugin = Arc::new(plugin);
+    let plugin = Arc::new(plugin(args, service));
+    let service = &plugin.service;
     if let Some(address) = args.admin_address {
         let bound = admin::start(address, Arc::clone(&plugin)).map_err(|e| e.to_string())?;
         tracing::info!(address = %bound, "admin server");
     }
     let result = around.block_on(async {
-        let stop = stop_signal(Arc::clone(&plugin))?;
+        let stop = stop_signal(Arc::clone(service))?;
         tracing::info!(
-            version = env!("CARGO_PKG_VERSION"), driver = plugin.driver, node = plugin.node_id,
+            version = env!("CARGO_PKG_VERSION"), driver = service.driver, node = service.node_id,
             endpoint = %path.display(), "serving"
         );
         // The kubelet calls the CSI socket as soon as it finds the other, so that one comes second, and goes first.
@@ -315,12 +217,12 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
             None => None,
         };
         let (volumes, known) = tokio::sync::watch::channel(Arc::default());
-        let healing = around.spawn(heal::watch(Arc::clone(&plugin), volumes, events.clone()));
-        let comparing = containers::watch::watch(Arc::clone(&plugin), known.clone(), probe_interval * PROBES_A_LOOK);
+        let healing = around.spawn(heal::watch(Arc::clone(service), volumes, events.clone()));
+        let comparing = containers::watch::watch(Arc::clone(service), known.clone(), probe_interval * PROBES_A_LOOK);
         let comparing = around.spawn(comparing);
-        let looking = around.spawn(vitals::watch(Arc::clone(&plugin), known, events, probe_interval));
+        let looking = around.spawn(vitals::watch(Arc::clone(service), known, events, probe_interval));
         let tidying = around.spawn(tidy());
-        let telling = Arc::clone(&plugin);
+        let telling = Arc::clone(service);
         let stop = async move {
             stop.await;
             drop(registering);
@@ -330,7 +232,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
             tidying.abort();
             say_what_stays(&telling).await;
         };
-        serve(Arc::clone(&plugin), bound, stop, drain).await
+        server::serve(Arc::clone(&plugin), bound, stop, drain).await
     });
     // A hung mount thread must not hold up the end of the process.
     around.shutdown_background();
@@ -367,8 +269,8 @@ fn raise_descriptors() {
 }
 
 /// For whoever uninstalls while volumes are in use: nothing is taken from the pods, but they need a plugin to end.
-async fn say_what_stays(plugin: &Plugin) {
-    match plugin.count_held().await {
+async fn say_what_stays(service: &Service) {
+    match service.count_held().await {
         Some(held) if held.published + held.staged > 0 => tracing::warn!(
             published = held.published,
             staged = held.staged,
@@ -393,7 +295,7 @@ pub fn client_of(mut config: kube::Config) -> Result<kube::Client, String> {
 }
 
 /// Ends at SIGTERM or SIGINT; SIGHUP reads the allow-list anew.
-fn stop_signal(plugin: Arc<Plugin>) -> Result<impl Future<Output = ()> + Send, String> {
+fn stop_signal(service: Arc<Service>) -> Result<impl Future<Output = ()> + Send, String> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| signal(kind).map_err(|e| format!("signals cannot be received: {e}"));
     let mut terminate = listen(SignalKind::terminate())?;
@@ -404,7 +306,7 @@ fn stop_signal(plugin: Arc<Plugin>) -> Result<impl Future<Output = ()> + Send, S
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => plugin.store.reload(),
+                _ = hangup.recv() => service.store.reload(),
             }
         }
         tracing::info!("stopping");

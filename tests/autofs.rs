@@ -60,7 +60,7 @@ impl Automount {
 
 /// The type of the file system that is mounted last at a path.
 fn fs_type(at: &Path) -> Option<String> {
-    let table = hostmount::tree::mountinfo::parse(&fs::read("/proc/self/mountinfo").unwrap());
+    let table = mounts::mountinfo::parse(&fs::read("/proc/self/mountinfo").unwrap());
     table.mounts.into_iter().rfind(|m| m.mount_point == at).map(|m| m.fs_type)
 }
 

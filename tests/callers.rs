@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hostmount::wire::csi;
-use hostmount::wire::csi::node_client::NodeClient;
 use support::fuse::Fuse;
 use support::{Node, eventually, in_namespace};
 use tonic::Code;
 use tonic::transport::Endpoint;
+use wire::csi;
+use wire::csi::node_client::NodeClient;
 
 /// The first bytes of an HTTP/2 client: preface and an empty SETTINGS frame (RFC 9113, 3.4).
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";

@@ -8,9 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use hostmount::wire::csi::NodePublishVolumeRequest;
 use serde_json::Value;
 use support::{Node, eventually, in_namespace, tmpfs};
+use wire::csi::NodePublishVolumeRequest;
 
 /// A container as a runtime makes it: with a root of its own, the kubelet's file and a volume.
 struct Container(Child);

@@ -48,8 +48,8 @@ fn requests_are_read_without_a_crash() {
 #[test]
 #[ignore = "writes fuzz/corpus/messages"]
 fn write_message_seeds() {
-    use hostmount::wire::csi;
     use prost::Message;
+    use wire::csi;
     let context = [
         ("volume", "data"),
         ("subPath", "a/b"),

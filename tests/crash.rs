@@ -6,18 +6,17 @@ mod kernel;
 use std::cell::Cell;
 use std::path::Path;
 
-use hostmount::config::Missing;
-use hostmount::engine::{self, AttachJob, Attached, Context};
-use hostmount::mount_error::MountError;
-use hostmount::observe::SourcePath;
-use hostmount::plan::Step;
-use hostmount::propagation::MountPropagation;
-use hostmount::sys::Errno;
-use hostmount::sys::calls::Calls;
-use hostmount::sys::stat::MountAttrs;
-use hostmount::workshop::Workshop;
+use ::kernel::calls::Calls;
+use allowlist::config::Missing;
+use engine::mount_error::MountError;
+use engine::observe::SourcePath;
+use engine::workshop::Workshop;
+use engine::{AttachJob, Attached, Context};
 use kernel::killed::{self, Hook};
 use kernel::{ALL_FLAGS, NO_FLAGS, Node, SourceKind, files, in_namespace};
+use mounts::propagation::MountPropagation;
+use mounts::{Errno, MountAttrs};
+use plan::Step;
 
 const ERRNOS: [Errno; 6] = [Errno::EPERM, Errno::EINVAL, Errno::ENOMEM, Errno::ENOSPC, Errno::EBUSY, Errno::EIO];
 

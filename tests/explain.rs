@@ -47,7 +47,7 @@ impl Other {
     /// The mount points of its namespace.
     fn mounts(&self) -> Vec<String> {
         let table = fs::read(format!("/proc/{}/mountinfo", self.0.id())).unwrap();
-        let table = hostmount::tree::mountinfo::parse(&table);
+        let table = mounts::mountinfo::parse(&table);
         table.mounts.iter().map(|m| m.mount_point.to_str().unwrap().to_owned()).collect()
     }
 }

@@ -11,14 +11,14 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use frontend::admin::CONNECTIONS;
 use futures_util::future::join_all;
-use hostmount::admin::CONNECTIONS;
-use hostmount::threads::PER_ENTRY;
-use hostmount::wire::csi::NodePublishVolumeRequest;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use support::fuse::Fuse;
 use support::{Node, eventually, in_namespace, mounts_beneath};
 use tonic::Code;
+use wire::csi::NodePublishVolumeRequest;
+use workers::PER_ENTRY;
 
 fn threads(node: &Node) -> usize {
     fs::read_dir(format!("/proc/{}/task", node.plugin.id())).unwrap().count()

@@ -9,12 +9,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hostmount::tree::mountinfo;
-use hostmount::wire::csi;
+use mounts::mountinfo;
 use nix::mount::{MsFlags, mount};
 use support::container::Container;
 use support::fuse::Daemon;
 use support::{Node, eventually, in_namespace, mounts_beneath, tmpfs, unmount};
+use wire::csi;
 
 fn layers(target: &Path) -> usize {
     mounts_beneath(target.parent().unwrap()).iter().filter(|at| *at == target).count()
@@ -513,7 +513,7 @@ fn is_refused(node: &Node, words: &str) {
     eventually(words, || node.log().lines().any(told));
 }
 
-fn attributes(target: &Path) -> hostmount::sys::stat::MountAttrs {
+fn attributes(target: &Path) -> mounts::MountAttrs {
     let table = mountinfo::parse(&fs::read("/proc/self/mountinfo").unwrap());
     table.mounts.iter().rfind(|mount| mount.mount_point == target).unwrap().attrs()
 }

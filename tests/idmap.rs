@@ -9,12 +9,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use hostmount::idmap::{self, NotMappable};
-use hostmount::sys::Errno;
-use hostmount::sys::mount::copy_tree;
-use hostmount::tree::mountinfo;
+use ::kernel::mount::copy_tree;
 use linux_raw_sys::general as raw;
+use mounts::{Errno, mountinfo};
 use nix::mount::{MsFlags, mount};
+use plan::idmap::{self, NotMappable};
 use support::fuse::Fuse;
 use support::{eventually, in_namespace_as_root, tmpfs};
 
@@ -127,8 +126,8 @@ fn what_is_offered_to_pods_with_user_namespaces_the_kernel_maps_and_what_is_refu
         // What is mapped is not mapped a second time.
         let mapped = place("mapped");
         let copy = map(&places[0], &namespace).unwrap();
-        hostmount::sys::mount::move_to(
-            hostmount::sys::calls::Calls::probe(),
+        ::kernel::mount::move_to(
+            ::kernel::calls::Calls::probe(),
             &copy,
             File::open(root).unwrap(),
             mapped.file_name().unwrap(),

@@ -29,14 +29,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use frontend::csi::node::Node;
+use frontend::csi::server;
+use frontend::socket;
 use hostmount::cli::{self, Cli};
-use hostmount::csi::node::Node;
-use hostmount::threads::Lead;
-use hostmount::wire::csi;
-use hostmount::wire::csi::identity_client::IdentityClient;
-use hostmount::wire::csi::node_client::NodeClient;
-use hostmount::wire::csi::node_server::Node as _;
-use hostmount::{serve, socket, telemetry};
+use hostmount::{serve, telemetry};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pivot_root};
@@ -44,6 +41,11 @@ use support::{capability, in_namespace, tmpfs};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::Request;
 use tonic::transport::{Channel, Endpoint};
+use wire::csi;
+use wire::csi::identity_client::IdentityClient;
+use wire::csi::node_client::NodeClient;
+use wire::csi::node_server::Node as _;
+use workers::Lead;
 
 const FIGURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/counts/calls.tsv");
 /// How much a figure may grow, in percent.
@@ -148,8 +150,8 @@ fn a_call_carries_little_along() {
     let config = format!("--config={}", config.path().display());
     let cli = Cli::parse_from(["hostmount", "serve", "--node-id=n", &config]);
     let cli::Command::Serve(args) = cli.command else { panic!("serve") };
-    let plugin = Arc::new(serve::build(&args).unwrap());
-    let serving = Lead::start(Arc::clone(plugin.threads.site())).unwrap();
+    let plugin = Arc::new(serve::plugin(&args, serve::service(&args).unwrap()));
+    let serving = Lead::start(Arc::clone(plugin.service.threads.site())).unwrap();
     let node = Node { plugin, lead: serving.share() };
     let publish = node.node_publish_volume(Request::new(csi::NodePublishVolumeRequest::default()));
     let unpublish = node.node_unpublish_volume(Request::new(csi::NodeUnpublishVolumeRequest::default()));
@@ -243,7 +245,7 @@ fn served() {
     let cli = Cli::parse_from(words);
     let cli::Command::Serve(args) = cli.command else { panic!("serve") };
     telemetry::start(&cli.log_level, cli.log_format).unwrap();
-    let plugin = Arc::new(serve::build(&args).unwrap());
+    let plugin = Arc::new(serve::plugin(&args, serve::service(&args).unwrap()));
     let bound = socket::bind(&socket::path_of(&args.endpoint).unwrap()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -258,7 +260,7 @@ fn served() {
                 }
             }
         };
-        serve::serve(plugin, bound, stop, Duration::from_secs(5)).await.unwrap();
+        server::serve(plugin, bound, stop, Duration::from_secs(5)).await.unwrap();
     });
 }
 

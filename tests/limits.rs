@@ -15,15 +15,15 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use hostmount::sys::namespace::Proc;
-use hostmount::threads::PER_SOURCE;
-use hostmount::wire::csi::NodePublishVolumeRequest;
+use ::kernel::namespace::Proc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use support::container::Container;
 use support::fuse::Daemon;
 use support::{Node, change, eventually, in_namespace, mounts_beneath, table, tmpfs, unmount};
 use tonic::{Code, Status};
+use wire::csi::NodePublishVolumeRequest;
+use workers::PER_SOURCE;
 
 /// How many mounts count against the limit in the calling thread's namespace.
 fn count() -> u32 {

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hostmount::wire::csi;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use support::{Node, eventually, in_namespace, table};
 use tonic::Code;
+use wire::csi;
 
 const CALLERS: usize = 16;
 const VOLUMES: usize = 200;

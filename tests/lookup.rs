@@ -10,13 +10,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use api::Api;
-use hostmount::propagation::MountPropagation;
-use hostmount::tree::mountinfo;
-use hostmount::wire::csi;
+use mounts::mountinfo;
+use mounts::propagation::MountPropagation;
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 use support::{Node, capability, eventually, in_namespace, tmpfs, unmount};
 use tonic::Code;
+use wire::csi;
 
 const ALL: [&str; 3] = ["None", "HostToContainer", "Bidirectional"];
 

@@ -12,16 +12,16 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use hostmount::config::Missing;
-use hostmount::engine::AttachJob;
-use hostmount::make_source::NotMade;
-use hostmount::mount_error::MountError;
-use hostmount::observe::SourcePath;
-use hostmount::plan::{Making, Step};
-use hostmount::propagation::MountPropagation;
-use hostmount::sys::Errno;
+use allowlist::config::Missing;
+use engine::AttachJob;
+use engine::make_source::NotMade;
+use engine::mount_error::MountError;
+use engine::observe::SourcePath;
 use kernel::{Node, killed, on_mount_thread};
+use mounts::Errno;
+use mounts::propagation::MountPropagation;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use plan::{Making, Step};
 use support::fuse::Daemon;
 use tonic::Code;
 
@@ -346,7 +346,7 @@ fn a_parent_with_set_group_id_and_a_default_access_list_changes_nothing() {
             list.extend(permissions.to_le_bytes());
             list.extend(id.to_le_bytes());
         }
-        hostmount::sys::path::set_attribute(File::open(&parent).unwrap(), c"system.posix_acl_default", &list).unwrap();
+        ::kernel::path::set_attribute(File::open(&parent).unwrap(), c"system.posix_acl_default", &list).unwrap();
         for (owner, mode) in [("uid: 1000, gid: 16, mode: '2770'", 0o2770), ("uid: 0, gid: 0, mode: '0711'", 0o711)] {
             let entry = format!(
                 "entries:\n  - {{name: made, path: /mnt/made/deep, missing: {{create: {{{owner}}}}}, allow: [{{namespaces: ['*']}}]}}\n"
@@ -368,7 +368,7 @@ fn a_parent_with_set_group_id_and_a_default_access_list_changes_nothing() {
             let deep = parent.join("deep");
             on_mount_thread(move || {
                 for list in [c"system.posix_acl_access", c"system.posix_acl_default"] {
-                    assert_eq!(hostmount::sys::path::attribute(File::open(&deep).unwrap(), list, 4096), Ok(None));
+                    assert_eq!(::kernel::path::attribute(File::open(&deep).unwrap(), list, 4096), Ok(None));
                 }
             });
             node.unpublish(&request).unwrap();

@@ -14,10 +14,10 @@ use std::fs;
 use std::time::Duration;
 
 use api::Api;
-use hostmount::wire::csi;
-use hostmount::wire::csi::node_client::NodeClient;
 use serde_json::Value;
 use support::{Node, eventually, in_namespace};
+use wire::csi;
+use wire::csi::node_client::NodeClient;
 
 /// As many as the kubelet's and more.
 const CALLERS: usize = 16;

@@ -10,13 +10,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hostmount::wire::csi;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proptest::prelude::*;
 use support::fuse::Fuse;
 use support::{Node, capability, in_namespace, mounts_beneath, table, tmpfs, unmount};
 use tonic::Code;
+use wire::csi;
 
 fn sees(at: &Path, name: &str) -> bool {
     at.join(name).join("here").exists()

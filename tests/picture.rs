@@ -10,11 +10,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chromium::Page;
-use hostmount::machine::{Machine, Namespace};
-use hostmount::picture::{self, Options};
-use hostmount::subtrees::Forest;
-use hostmount::tree::mountinfo::{self, Mount};
+use model::machine::{Machine, Namespace};
+use model::subtrees::Forest;
+use mounts::mountinfo::{self, Mount};
 use serde_json::Value;
+use tools::picture::{self, Options};
 
 fn page_of(machine: &Machine) -> String {
     picture::html(machine, machine, &Options::default())

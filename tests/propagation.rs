@@ -10,13 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hostmount::engine::AttachJob;
-use hostmount::propagation::{MountPropagation, Propagation, PropagationKind, PropagationState};
-use hostmount::sys::calls::Calls;
-use hostmount::sys::mount::{self, Change};
-use hostmount::sys::{path, stat};
-use hostmount::tree::mountinfo;
+use ::kernel::calls::Calls;
+use ::kernel::{mount, path, stat};
+use engine::AttachJob;
 use kernel::{ALL_FLAGS, Node, Random, SourceKind, bind, files, in_namespace, order, tmpfs, unmount};
+use mounts::propagation::{MountPropagation, Propagation, PropagationKind, PropagationState};
+use mounts::{Change, mountinfo};
 
 /// The states of sharedsubtree.rst, section 2, with the table of section 6 ("what make-… does to each").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

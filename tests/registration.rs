@@ -8,14 +8,14 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use hostmount::wire::registration::registration_client::RegistrationClient;
-use hostmount::wire::registration::{InfoRequest, PluginInfo, RegistrationStatus};
 use nix::mount::{MsFlags, mount};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{Node, eventually, in_namespace};
 use tonic::transport::Endpoint;
+use wire::registration::registration_client::RegistrationClient;
+use wire::registration::{InfoRequest, PluginInfo, RegistrationStatus};
 
 const ARGS: [&str; 2] = ["--registration-dir=/mnt/kubelet/plugins_registry", "--admin-address=127.0.0.1:0"];
 const REGISTRY: &str = "/mnt/kubelet/plugins_registry";

@@ -10,13 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hostmount::sys::path as sys_path;
-use hostmount::wire::csi;
+use ::kernel::path as sys_path;
 use kernel::on_mount_thread;
 use nix::mount::MsFlags;
 use support::fuse::{Daemon, Fuse};
 use support::{Node, change, eventually, in_namespace, mounts_beneath, table, tmpfs, unmount};
 use tonic::Code;
+use wire::csi;
 
 const ADMIN: &[&str] = &["--admin-address=127.0.0.1:0"];
 

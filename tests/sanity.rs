@@ -8,15 +8,15 @@ mod support;
 
 use std::process::Command;
 
-use hostmount::csi::services::Services;
-use hostmount::wire::csi;
-use hostmount::wire::csi::controller_server::{Controller, ControllerServer};
-use hostmount::wire::csi::controller_service_capability::{Rpc, Type, rpc};
-use hostmount::wire::csi::identity_server::IdentityServer;
-use hostmount::wire::csi::node_server::NodeServer;
+use frontend::csi::services::Services;
 use support::{Node, in_namespace, mounts_beneath};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
+use wire::csi;
+use wire::csi::controller_server::{Controller, ControllerServer};
+use wire::csi::controller_service_capability::{Rpc, Type, rpc};
+use wire::csi::identity_server::IdentityServer;
+use wire::csi::node_server::NodeServer;
 
 struct Shim;
 

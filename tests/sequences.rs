@@ -14,21 +14,21 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use hostmount::config::AllowList;
-use hostmount::engine::{AttachJob, Context};
-use hostmount::gate::Gate;
-use hostmount::heal::look::Book;
-use hostmount::heal::mend;
-use hostmount::mount_error::MountError;
-use hostmount::note::{Argument, Asked, Owner};
-use hostmount::plan::Step;
-use hostmount::propagation::{MountPropagation, PropagationKind};
-use hostmount::sys::Errno;
-use hostmount::sys::calls::Calls;
-use hostmount::volume::{EntryName, KubeletPath};
-use hostmount::workshop::Workshop;
+use ::kernel::calls::Calls;
+use allowlist::config::AllowList;
+use allowlist::names::{EntryName, KubeletPath};
+use engine::mount_error::MountError;
+use engine::note::{Argument, Asked, Owner};
+use engine::workshop::Workshop;
+use engine::{AttachJob, Context};
 use kernel::killed::{self, Hook};
 use kernel::{Node, Random, SourceKind, bind, files, in_namespace, order, tmpfs, unmount};
+use mounts::Errno;
+use mounts::propagation::{MountPropagation, PropagationKind};
+use plan::Step;
+use service::heal::look::Book;
+use service::heal::mend;
+use workers::gate::Gate;
 
 const TARGETS: usize = 3;
 

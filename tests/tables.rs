@@ -10,13 +10,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use hostmount::machine::{Machine, Namespace, gather};
-use hostmount::sys::Errno;
-use hostmount::sys::calls::Calls;
-use hostmount::sys::namespace::{self, Proc};
-use hostmount::sys::statmount;
-use hostmount::tree::mountinfo::{self, Mount, Table};
+use ::kernel::calls::Calls;
+use ::kernel::namespace::{self, Proc};
+use ::kernel::statmount;
+use model::machine::{Machine, Namespace};
+use mounts::Errno;
+use mounts::mountinfo::{self, Mount, Table};
 use nix::mount::{MsFlags, mount};
+use node::gather;
 use support::{change, in_namespace, in_namespace_as_root, tmpfs};
 
 const MARKS: [&[u8]; 4] = [b"new\nline", b"\xff\xfe", b"back\\040slash and #space\t", b"odd//deleted"];

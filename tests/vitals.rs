@@ -12,10 +12,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use api::Api;
-use hostmount::wire::csi::NodePublishVolumeRequest;
 use serde_json::Value;
 use support::fuse::{Daemon, Fuse};
 use support::{Node, eventually, in_namespace};
+use wire::csi::NodePublishVolumeRequest;
 
 const FUSE: &[(&str, &str)] = &[("volume", "data"), ("subPath", "fuse"), ("propagation", "HostToContainer")];
 const ARGS: [&str; 4] = ["--probe-interval=0.1", "--events", "--admin-address=127.0.0.1:0", "--call-timeout=0.5"];

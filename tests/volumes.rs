@@ -93,7 +93,7 @@ fn published_volumes_are_listed_and_inspected_and_nothing_is_changed() {
         }
         assert!(one["Options"]["o"].as_str().unwrap().starts_with("rbind,rslave"), "{one:#}");
         // What the kernel says of the mount.
-        let mounted = hostmount::tree::mountinfo::parse(&fs::read("/proc/self/mountinfo").unwrap());
+        let mounted = mounts::mountinfo::parse(&fs::read("/proc/self/mountinfo").unwrap());
         let mounted = mounted.mounts.iter().find(|m| m.mount_point == node.target("a")).unwrap();
         let layers = one["Layers"].as_array().unwrap();
         assert_eq!((layers.len(), layers[0]["ID"].as_u64()), (1, Some(mounted.id)));

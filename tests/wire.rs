@@ -4,13 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use hostmount::wire::{self, csi, registration};
 use prost::Message;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
     ServiceDescriptorProto,
 };
+use wire::{csi, registration};
 
 /// One line for each fact: package, kind, owner, name, number, type, label, oneof.
 const TABLE: &str = include_str!("wire/csi-1.13.0.tsv");

@@ -5,23 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use allowlist::names::{AbsPath, EntryName, KubeletPath, PodIdentity};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use hostmount::author::ForAuthor;
-use hostmount::events::Told;
-use hostmount::heal::Volume;
-use hostmount::lookup::Lookup;
-use hostmount::metrics::Metrics;
-use hostmount::note::{Asked, Note, Owner, Shown};
-use hostmount::propagation::MountPropagation;
-use hostmount::sys::stat::MountAttrs;
-use hostmount::vitals::Vital;
-use hostmount::volume::{AbsPath, EntryName, KubeletPath, PodIdentity};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
+use pods::events::Told;
+use pods::lookup::Lookup;
+use service::metrics::Metrics;
+use service::refusals::ForAuthor;
+use service::vitals::Vital;
 use tokio::task::JoinHandle;
 
 use crate::pods::{DRIVER, namespace, node_name};
@@ -164,21 +160,15 @@ pub(crate) fn told(node: usize, n: usize) -> Told {
         uid: uid.clone(),
         service_account: "service".to_owned(),
     };
-    let note = Note {
-        owner: Owner { entry: EntryName::parse("data").unwrap(), volume_id: None, pod: None, asked: Asked::default() },
-        path: AbsPath::parse("/mnt/data").unwrap(),
-        sub_path: None,
-        propagation: MountPropagation::HostToContainer,
-        attrs: MountAttrs::default(),
-        source_mount: 1,
-        path_mounts: None,
-        renewed: None,
-        left: Vec::new(),
-        user_namespace: false,
-    };
-    let shown = Arc::new(Shown { device: (0, 40), root: "/".into() });
-    let path = target(&uid, "data");
-    let volume = Arc::new(Volume { path, note: Arc::new(note), shown, id: 1, path_mounts: None });
-    let dead = Vital::Dead(hostmount::sys::Errno::ESTALE);
-    Told { volume, pod: Arc::new(pod), reason: dead.reason(), text: dead.for_author(), warning: true }
+    let dead = Vital::Dead(mounts::Errno::ESTALE);
+    Told {
+        target: target(&uid, "data"),
+        entry: EntryName::parse("data").unwrap(),
+        device: (0, 40),
+        root: "/".into(),
+        pod: Arc::new(pod),
+        reason: dead.reason(),
+        text: dead.for_author(),
+        warning: true,
+    }
 }

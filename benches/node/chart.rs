@@ -5,9 +5,10 @@
 
 use std::fmt::Write;
 
+use tools::picture::text::xml;
+
 use crate::stats::number;
 use crate::table::grouped;
-use hostmount::picture::text::xml;
 
 /// A line of the picture.
 #[derive(Debug, Clone)]

@@ -6,16 +6,15 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{StreamExt, TryStreamExt};
-use hostmount::wire::csi;
-use tokio::runtime::Runtime;
-use tonic::transport::{Channel, Endpoint};
-
 use csi::controller_client::ControllerClient;
 use csi::identity_client::IdentityClient;
 use csi::node_client::NodeClient;
 use csi::node_service_capability::{Type, rpc};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, TryStreamExt};
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
+use wire::csi;
 
 use crate::kept::{Call, Kept};
 use crate::samples::{Burst, Round, Throughput};

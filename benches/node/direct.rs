@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
-use hostmount::propagation::PropagationKind;
-use hostmount::site::Site;
-use hostmount::sys::calls::Calls;
-use hostmount::sys::mount::{self, Change, Unmount};
-use hostmount::sys::namespace::{self, Proc};
-use hostmount::sys::path;
-use hostmount::sys::stat::MountAttrs;
-use hostmount::volume::AbsPath;
-use hostmount::workshop::{Slot, Workshop};
+use allowlist::names::AbsPath;
+use engine::site::Site;
+use engine::workshop::{Slot, Workshop};
+use kernel::calls::Calls;
+use kernel::mount::{self, Unmount};
+use kernel::namespace::{self, Proc};
+use kernel::path;
+use mounts::propagation::PropagationKind;
+use mounts::{Change, MountAttrs};
 
 use crate::place::{Place, Role};
 use crate::samples::{Burst, Throughput};

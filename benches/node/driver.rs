@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use hostmount::sys::namespace::{self, Proc};
+use kernel::namespace::{self, Proc};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 

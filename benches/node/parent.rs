@@ -8,14 +8,13 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use serde::Deserialize;
 
 use crate::args::Args;
-use crate::chart;
 use crate::driver::{Peer, Subject};
 use crate::figures::Figure;
 use crate::report::{DriverFacts, Measured, Report};
 use crate::samples::Round;
 use crate::stats::Spread;
 use crate::worker::{Held, Hello, Job, Order, Size};
-use crate::{Outcome, PLUGIN, WORKER, table};
+use crate::{Outcome, PLUGIN, WORKER, chart, table};
 
 /// A worker as its parent sees it.
 struct Worker {

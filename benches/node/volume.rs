@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use hostmount::wire::csi;
-
 use csi::volume_capability::access_mode::Mode;
 use csi::volume_capability::{AccessMode, AccessType, MountVolume};
+use wire::csi;
 
 /// What a caller knows of a volume.
 #[derive(Debug, Clone)]

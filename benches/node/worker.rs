@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use hostmount::sys::namespace::Proc;
+use kernel::namespace::Proc;
 use serde::{Deserialize, Serialize};
 
 use crate::client::Client;

@@ -5,11 +5,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use hostmount::wire::csi::node_client::NodeClient;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use wire::csi::node_client::NodeClient;
 
 use crate::Outcome;
 use crate::direct::{Direct, Order};

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use hostmount::wire::csi;
+use csi::node_client::NodeClient;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
+use wire::csi;
 
 use crate::Outcome;
 use crate::direct::{Direct, Order};
 use crate::node::{Node, Plugin, text};
-use csi::node_client::NodeClient;
 
 /// Directories of the source that volumes are taken from.
 const SOURCES: usize = 20;

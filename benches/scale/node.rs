@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use hostmount::wire::csi;
-use nix::mount::{MsFlags, mount};
-use tonic::transport::{Channel, Endpoint};
-
-use crate::{Outcome, ran};
 use csi::identity_client::IdentityClient;
 use csi::volume_capability::access_mode::Mode;
 use csi::volume_capability::{AccessMode, AccessType, MountVolume};
+use nix::mount::{MsFlags, mount};
+use tonic::transport::{Channel, Endpoint};
+use wire::csi;
+
+use crate::{Outcome, ran};
 
 /// Unless `HOSTMOUNT_BENCH_BINARY` names another one, to be compared with.
 const PLUGIN: &str = env!("CARGO_BIN_EXE_hostmount");

@@ -6,13 +6,12 @@ mod manifests;
 mod render;
 mod values;
 
+use allowlist::config::AllowList;
+use allowlist::names::AbsPath;
 use clap::Parser;
 use hostmount::cli::Cli;
-use hostmount::config::AllowList;
-use hostmount::volume::AbsPath;
-use serde_json::{Value, json};
-
 use render::{helm, of_kind, one, template, validate};
+use serde_json::{Value, json};
 
 /// Two entries.
 fn entries() -> Value {

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hostmount::config::AllowList;
-use hostmount::csi::request::{Publish, Stage};
-use hostmount::policy::{Wish, decide};
-use hostmount::propagation::MountPropagation;
-use hostmount::volume::{AbsPath, PodIdentity, VolumeKind};
-use hostmount::wire::csi;
-use hostmount::wire::csi::volume_capability::access_mode::Mode;
+use allowlist::config::AllowList;
+use allowlist::names::{AbsPath, PodIdentity, VolumeKind};
+use allowlist::policy::{Wish, decide};
+use frontend::csi::request;
+use mounts::propagation::MountPropagation;
 use serde_json::{Value, json};
+use service::request::Publish;
+use wire::csi;
+use wire::csi::volume_capability::access_mode::Mode;
 
 use crate::render::{here, objects, of_kind, read, template, validate};
 
@@ -97,7 +98,7 @@ fn published(source: &Value, account: &str) -> Publish {
         readonly: source["readOnly"].as_bool().unwrap_or(false),
         ..Default::default()
     };
-    Publish::read(&request, &kubelet_dir()).unwrap()
+    request::publish(&request, &kubelet_dir()).unwrap()
 }
 
 #[test]
@@ -147,7 +148,7 @@ fn kubernetes_and_the_allow_list_take_every_example() {
                 volume_context: context(&volume["spec"]["csi"], &[]),
                 ..Default::default()
             };
-            let read = Stage::read(&request, &kubelet_dir()).unwrap();
+            let read = request::stage(&request, &kubelet_dir()).unwrap();
             assert!(list.get(&read.volume.entry).is_some(), "{file}");
         }
     }

@@ -1,7 +1,7 @@
 //! Values: what is refused, what the users are told, and the policy that is made of the entries.
 
-use hostmount::config::AllowList;
-use hostmount::volume::{AbsPath, PodIdentity};
+use allowlist::config::AllowList;
+use allowlist::names::{AbsPath, PodIdentity};
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use serde_json::{Value, json};
 
@@ -53,7 +53,7 @@ fn what_cannot_be_right_is_refused_with_its_place() {
 #[test]
 fn the_schema_of_the_values_has_the_one_of_the_allow_list() {
     let schema: Value = serde_json::from_str(&read("charts/hostmount/values.schema.json")).unwrap();
-    let own = hostmount::config::schema();
+    let own = allowlist::config::schema();
     assert_eq!(schema["properties"]["entries"], own["properties"]["entries"], "run manifests/generate");
     for file in ["docs/allow-list.example.yaml", "manifests/examples/entries.yaml"] {
         let values = objects(&read(file)).remove(0);

@@ -24,9 +24,9 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use document::{Document, Part, Section};
-use hostmount::picture::{self, Options};
-use hostmount::propagation::MountPropagation;
+use mounts::propagation::MountPropagation;
 use numbers::Numbers;
+use tools::picture::{self, Options};
 
 const GUIDE: &str = "docs/propagation.md";
 /// How each session begins.

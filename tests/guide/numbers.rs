@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use hostmount::machine::Machine;
+use model::machine::Machine;
 use regex::Regex;
 
 /// What a number is of.

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use hostmount::machine::{Machine, Namespace, Process, gather};
-use hostmount::sys::calls::Calls;
-use hostmount::sys::namespace::Proc;
-use hostmount::tree::mountinfo::{self, Mount};
+use ::kernel::calls::Calls;
+use ::kernel::namespace::Proc;
+use model::machine::{Machine, Namespace, Process};
+use mounts::mountinfo::{self, Mount};
+use node::gather;
 use serde_json::{Value, json};
 
 /// Where the guide's examples are mounted.

@@ -3,11 +3,11 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
-use hostmount::apply::Run;
-use hostmount::plan::Step;
-use hostmount::sys::Errno;
+use engine::apply::Run;
+use mounts::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::getpid;
+use plan::Step;
 
 use super::on_mount_thread;
 

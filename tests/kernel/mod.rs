@@ -8,19 +8,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use hostmount::config::Missing;
-use hostmount::engine::{self, AttachJob, Attached, Context};
-use hostmount::mount_error::MountError;
-use hostmount::observe::SourcePath;
-use hostmount::propagation::{MountPropagation, PropagationKind};
-use hostmount::site::Site;
-use hostmount::sys::calls::Calls;
-use hostmount::sys::namespace::{self, Proc};
-use hostmount::sys::stat::MountAttrs;
-use hostmount::tree::mountinfo::{self, Mount, Table};
-use hostmount::volume::{AbsPath, KubeletPath};
-use hostmount::workshop::Workshop;
+use ::kernel::calls::Calls;
+use ::kernel::namespace::{self, Proc};
+use allowlist::config::Missing;
+use allowlist::names::{AbsPath, KubeletPath};
+use engine::mount_error::MountError;
+use engine::observe::SourcePath;
+use engine::site::Site;
+use engine::workshop::Workshop;
+use engine::{AttachJob, Attached, Context};
 use killed::Hook;
+use mounts::MountAttrs;
+use mounts::mountinfo::{self, Mount, Table};
+use mounts::propagation::{MountPropagation, PropagationKind};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// The driver's name on the test node.

@@ -5,9 +5,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use hostmount::machine::{Container, LeftOut, Machine, Namespace, Pod, Process};
-use hostmount::propagation::PropagationState;
-use hostmount::tree::mountinfo::{Mount, Table};
+use model::machine::{Container, LeftOut, Machine, Namespace, Pod, Process};
+use mounts::mountinfo::{Mount, Table};
+use mounts::propagation::PropagationState;
 
 /// Gives out the numbers that are one for the whole machine.
 pub(crate) struct Maker {

@@ -15,13 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hostmount::machine::Machine;
-use hostmount::propagation::{Propagation, PropagationKind};
-use hostmount::subtrees::{Forest, Operation, Seen, Stop};
-use hostmount::sys::namespace::{MountNamespace, Proc};
-use hostmount::tree::mountinfo::Mount;
+use ::kernel::namespace::{MountNamespace, Proc};
 use kernel::{Random, in_namespace};
 use kernel_side::{DIRS, Kernel, pristine, seen};
+use model::machine::Machine;
+use model::subtrees::{Forest, Operation, Seen, Stop};
+use mounts::mountinfo::Mount;
+use mounts::propagation::{Propagation, PropagationKind};
 
 const SEQUENCES: usize = 3000;
 /// On a machine that does other things as well, as many sequences as go into this time; but at least so many.

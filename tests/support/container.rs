@@ -46,7 +46,7 @@ impl Container {
     /// What is mounted at the volume and beneath, as often as it is.
     pub(crate) fn mounts(&self) -> usize {
         let table = fs::read(format!("/proc/{}/mountinfo", self.process.id())).unwrap();
-        let table = hostmount::tree::mountinfo::parse(&table);
+        let table = mounts::mountinfo::parse(&table);
         table.mounts.iter().filter(|m| m.mount_point.starts_with(&self.volume)).count()
     }
 

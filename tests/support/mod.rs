@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use hostmount::note::Note;
-use hostmount::wire::csi;
-use hostmount::wire::csi::identity_client::IdentityClient;
-use hostmount::wire::csi::node_client::NodeClient;
+use engine::note::Note;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+use wire::csi;
+use wire::csi::identity_client::IdentityClient;
+use wire::csi::node_client::NodeClient;
 
 const INSIDE: &str = "HOSTMOUNT_TEST_INSIDE";
 
@@ -93,7 +93,7 @@ pub(crate) fn unmount(at: &Path) {
 
 /// Every mount of this namespace: where, what, and how it propagates (with group numbers left out).
 pub(crate) fn table() -> BTreeSet<String> {
-    let table = hostmount::tree::mountinfo::parse(&fs::read("/proc/self/mountinfo").unwrap());
+    let table = mounts::mountinfo::parse(&fs::read("/proc/self/mountinfo").unwrap());
     table
         .mounts
         .iter()
@@ -115,7 +115,7 @@ pub(crate) fn table() -> BTreeSet<String> {
 
 /// Every mount point beneath a directory, in order, as often as something is mounted there.
 pub(crate) fn mounts_beneath(at: &Path) -> Vec<PathBuf> {
-    let table = hostmount::tree::mountinfo::parse(&fs::read("/proc/self/mountinfo").unwrap());
+    let table = mounts::mountinfo::parse(&fs::read("/proc/self/mountinfo").unwrap());
     let mut found: Vec<_> =
         table.mounts.into_iter().map(|m| m.mount_point).filter(|p| p.starts_with(at) && p != at).collect();
     found.sort();
@@ -342,7 +342,7 @@ impl Node {
         // As the mount threads have it: the calls for attributes know descriptors by their numbers there.
         std::env::set_current_dir("/proc/self/fd").unwrap();
         eventually("the way to the source is noted", || {
-            let note = hostmount::sys::path::attribute(&parent, c"user.hostmount.volume", 1 << 16).unwrap();
+            let note = ::kernel::path::attribute(&parent, c"user.hostmount.volume", 1 << 16).unwrap();
             note.and_then(|note| Note::parse(&note)).is_some_and(|note| note.path_mounts.is_some())
         });
     }

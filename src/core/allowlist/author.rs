@@ -1,0 +1,147 @@
+//! What whoever wrote a pod may read of a node: text that is made of nothing but what they know. Pure.
+//!
+//! Pods' events are read by who creates pods, and hold the messages of gRPC statuses. A path of the node in them tells tenants
+//! what there is beside their own, and a stranger's pod is enough to ask for it. So each refusal has two texts: that of `Display`
+//! for the administrator, with paths and commands, which goes to the log, and an [`AuthorText`], of which alone a status or an event
+//! is made. It takes [`Known`] pieces only, and neither a path nor a text of unknown origin is one:
+//!
+//! ```
+//! use hostmount_allowlist::author::AuthorText;
+//! let tried = 3_usize;
+//! assert_eq!(AuthorText::of(&[&"tried ", &tried, &" times"]).as_str(), "tried 3 times");
+//! ```
+//!
+//! ```compile_fail
+//! use hostmount_allowlist::author::AuthorText;
+//! let tried = std::path::PathBuf::from("/srv/data");
+//! AuthorText::of(&[&"tried ", &tried, &" times"]);
+//! ```
+#![expect(clippy::disallowed_methods, reason = "it makes pieces of names that authors give")]
+
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use mounts::propagation::MountPropagation;
+use mounts::{Errno, MountAttrs};
+
+use crate::names::{EntryName, PodIdentity, SubPath};
+
+/// How many characters of a text that others have written are shown.
+const SHOWN: usize = 120;
+
+/// A text that the author of a pod may read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AuthorText(String);
+
+impl AuthorText {
+    /// The pieces, one behind the other.
+    #[must_use]
+    pub fn of(pieces: &[&dyn Known]) -> Self {
+        let mut text = String::new();
+        pieces.iter().for_each(|piece| piece.write(&mut text));
+        Self(text)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AuthorText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<AuthorText> for String {
+    fn from(text: AuthorText) -> Self {
+        text.0
+    }
+}
+
+/// A text that the author has written, or can read of their own objects: attributes of a volume, names of pods, volumes,
+/// nodes and service accounts. `tests/layers.rs` has the list of files that may say so of a text.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct KnownText(String);
+
+impl KnownText {
+    /// Takes a text, cut to a readable length.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        match text.char_indices().nth(SHOWN) {
+            None => Self(text.to_owned()),
+            Some(_) => Self(text.chars().take(SHOWN - 3).chain("...".chars()).collect()),
+        }
+    }
+}
+
+impl fmt::Debug for KnownText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for KnownText {
+    /// In quotes, as it isn't ours.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+mod sealed {
+    /// Nobody outside can say of a type that authors know it.
+    pub trait Piece {
+        /// Puts it behind a text.
+        fn write(&self, text: &mut String);
+    }
+}
+
+/// What the author of a pod knows, or may know. All such types are listed here.
+pub trait Known: sealed::Piece {}
+
+impl<T: sealed::Piece> Known for T {}
+
+macro_rules! known {
+    ($format:literal: $($type:ty),+) => {
+        $(impl sealed::Piece for $type {
+            fn write(&self, text: &mut String) {
+                // Writing to a String can't fail.
+                let _ = write!(text, $format, self);
+            }
+        })+
+    };
+}
+
+// Text that stands in this program's source.
+known!("{}": &'static str);
+known!("{}": AuthorText, KnownText, EntryName, PodIdentity, MountPropagation, Errno, i32, u32, usize);
+known!("{:?}": Duration, MountAttrs);
+
+impl sealed::Piece for SubPath {
+    fn write(&self, text: &mut String) {
+        let _ = write!(text, "{}", KnownText::new(&self.to_string()));
+    }
+}
+
+/// An [`AuthorText`](crate::author::AuthorText) of its pieces.
+#[macro_export]
+macro_rules! author_text {
+    ($($piece:expr),+ $(,)?) => { $crate::author::AuthorText::of(&[$(&$piece),+]) };
+}
+pub use author_text as author;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_have_written_is_quoted_and_cut() {
+        let text = |text: &str| author!["is ", KnownText::new(text)].to_string();
+        assert_eq!(text("a \"b\"\n"), r#"is "a \"b\"\n""#);
+        let long = text(&"ä".repeat(121));
+        assert!(long.ends_with("ää...\"") && long.chars().count() == 125, "{long}");
+        assert_eq!(text(&"ä".repeat(120)).chars().count(), 125);
+    }
+}

@@ -1,0 +1,230 @@
+//! Words for a mount namespace, and for a place in one, as people write them on a command line. Pure.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::{Machine, Namespace, Pod};
+
+/// The lowest inode number on nsfs (include/linux/proc_fs.h `PROC_DYNAMIC_FIRST`); no process has such a number.
+const FIRST_INODE: u64 = 0xF000_0000;
+
+/// A namespace by one of its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Where {
+    /// That of process 1.
+    Node,
+    /// That of a process.
+    Pid(i32),
+    /// By its inode, as `lsns` prints it.
+    Inode(u64),
+    /// That of a pod's container.
+    Pod {
+        /// The pod's namespace, where it is given.
+        namespace: Option<String>,
+        /// The pod's name, or its uid.
+        name: String,
+        /// The container's name, where it is given.
+        container: Option<String>,
+    },
+}
+
+impl FromStr for Where {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fault = || {
+            format!(
+                "{text:?} names no namespace: write node, a process number, pod/NAMESPACE/NAME[/CONTAINER], or an inode of lsns"
+            )
+        };
+        if text == "node" {
+            return Ok(Self::Node);
+        }
+        let bare = text.strip_prefix("mnt:[").and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        if let Ok(number) = bare.parse::<u64>() {
+            let pid = i32::try_from(number).ok().filter(|&pid| pid > 0).map(Self::Pid);
+            return if number >= FIRST_INODE { Ok(Self::Inode(number)) } else { pid.ok_or_else(fault) };
+        }
+        let parts: Vec<&str> = text.split('/').collect();
+        let own = |text: &str| text.to_owned();
+        match parts.as_slice() {
+            ["pod", name] if !name.is_empty() => Ok(Self::Pod { namespace: None, name: own(name), container: None }),
+            ["pod", namespace, name, rest @ ..] if !namespace.is_empty() && !name.is_empty() && rest.len() <= 1 => {
+                let container = rest.first().map(|name| own(name));
+                Ok(Self::Pod { namespace: Some(own(namespace)), name: own(name), container })
+            }
+            _ => Err(fault()),
+        }
+    }
+}
+
+impl Pod {
+    /// Whether it is called so, or has this uid.
+    #[must_use]
+    pub fn is(&self, namespace: Option<&str>, name: &str) -> bool {
+        (namespace.is_none() && self.uid == name)
+            || self.name.as_ref().is_some_and(|(of, called)| called == name && namespace.is_none_or(|n| n == of))
+    }
+}
+
+impl Pod {
+    /// Whether it is called so in one word: `NAMESPACE/NAME`, a name, or its uid.
+    #[must_use]
+    pub fn is_called(&self, wanted: &str) -> bool {
+        match wanted.split_once('/') {
+            Some((namespace, name)) => self.is(Some(namespace), name),
+            None => self.is(None, wanted),
+        }
+    }
+}
+
+impl Where {
+    /// The namespace that is meant, by its index in [`Machine::namespaces`].
+    ///
+    /// # Errors
+    /// There is none, or more than one; with what there is.
+    pub fn find(&self, machine: &Machine) -> Result<usize, String> {
+        let all = || machine.namespaces.iter().enumerate();
+        let at = |is: &dyn Fn(&Namespace) -> bool| all().find(|(_, namespace)| is(namespace)).map(|(n, _)| n);
+        let of_process = |pid: i32| at(&|namespace| namespace.processes.iter().any(|process| process.pid == pid));
+        let hint = if machine.left_out.is_empty() { "" } else { "; not everything could be read, see above" };
+        match self {
+            Self::Node => of_process(1).ok_or_else(|| format!("process 1 is in no namespace that could be read{hint}")),
+            Self::Pid(pid) => of_process(*pid).ok_or_else(|| format!("there is no process {pid}{hint}")),
+            Self::Inode(inode) => at(&|namespace| namespace.inode == *inode)
+                .ok_or_else(|| format!("there is no mount namespace {inode}: `lsns -t mnt` lists them{hint}")),
+            Self::Pod { namespace, name, container } => {
+                let of_pod =
+                    |n: &&(usize, &Namespace)| n.1.pod.as_ref().is_some_and(|pod| pod.is(namespace.as_deref(), name));
+                let entries: Vec<(usize, &Namespace)> = all().collect();
+                let found: Vec<&(usize, &Namespace)> = entries.iter().filter(of_pod).collect();
+                let called = |n: &Namespace| n.container.as_ref().and_then(|container| container.name.clone());
+                if found.is_empty() {
+                    let list = pods(machine).unwrap_or_else(|| "there are none".to_owned());
+                    return Err(format!("no namespace belongs to a pod {name:?}: {list}{hint}"));
+                }
+                // The pod's sandbox has a namespace too; it is meant by nobody.
+                let mut meant: Vec<&(usize, &Namespace)> = found
+                    .iter()
+                    .copied()
+                    .filter(|(_, n)| match container {
+                        Some(wanted) => called(n).as_ref() == Some(wanted),
+                        None => called(n).is_some(),
+                    })
+                    .collect();
+                if meant.is_empty() && container.is_none() {
+                    meant = found.clone();
+                }
+                match meant.as_slice() {
+                    [(number, _)] => Ok(*number),
+                    _ => {
+                        let names: Vec<String> = found.iter().filter_map(|(_, n)| called(n)).collect();
+                        Err(format!("which container of the pod {name:?}? It has {}", names.join(", ")))
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Which pods there are, in words; none if there are none.
+#[must_use]
+pub fn pods(machine: &Machine) -> Option<String> {
+    /// Enough to see how they are written.
+    const NAMED: usize = 10;
+    let mut pods: Vec<String> =
+        machine.namespaces.iter().filter_map(|namespace| namespace.pod.as_ref().map(Pod::to_string)).collect();
+    pods.sort();
+    pods.dedup();
+    if pods.is_empty() {
+        return None;
+    }
+    let more = pods.len().saturating_sub(NAMED);
+    pods.truncate(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!("there are {}{more}", pods.join(", ")))
+}
+
+/// A path in a namespace, `WHERE:PATH`; without the first part in ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlaceText {
+    /// The namespace; none: that of whoever asks.
+    pub namespace: Option<Where>,
+    /// The path, absolute.
+    pub path: PathBuf,
+}
+
+impl FromStr for PlaceText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') {
+            return Ok(Self { namespace: None, path: text.into() });
+        }
+        let Some((namespace, path)) = text.split_once(":/") else {
+            return Err(format!("{text:?} is no place: write an absolute path, or WHERE:/PATH"));
+        };
+        Ok(Self { namespace: Some(namespace.parse()?), path: format!("/{path}").into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::{Container, LeftOut, Process};
+
+    fn machine() -> Machine {
+        let namespace = |pid, pod: Option<&str>, container: Option<&str>| Namespace {
+            inode: FIRST_INODE + u64::try_from(pid).unwrap(),
+            processes: vec![Process { pid, name: "sh".into() }],
+            pod: pod.map(|name| Pod { uid: format!("u-{name}"), name: Some(("ns".into(), name.into())) }),
+            container: pod.map(|_| Container { id: Some("1".into()), name: container.map(Into::into) }),
+            ..Namespace::default()
+        };
+        let namespaces = vec![
+            namespace(1, None, None),
+            namespace(7, Some("a"), None),
+            namespace(8, Some("a"), Some("main")),
+            namespace(9, Some("b"), Some("x")),
+            namespace(10, Some("b"), Some("y")),
+            namespace(11, Some("c"), None),
+        ];
+        Machine { namespaces, left_out: Vec::new() }
+    }
+
+    #[test]
+    fn namespaces_are_found_by_all_their_names() {
+        let find = |text: &str| text.parse::<Where>().and_then(|place| place.find(&machine()));
+        assert_eq!(find("node"), Ok(0));
+        assert_eq!(find("9"), Ok(3));
+        assert_eq!(find("4026531850"), Ok(4));
+        assert_eq!(find("mnt:[4026531850]"), Ok(4));
+        assert_eq!(find("pod/a"), Ok(2), "not the sandbox");
+        assert_eq!(find("pod/ns/a"), Ok(2));
+        assert_eq!(find("pod/u-c"), Ok(5));
+        assert_eq!(find("pod/ns/b/y"), Ok(4));
+        assert!(find("pod/b").unwrap_err().contains("It has x, y"));
+        assert!(find("pod/ns/b/z").unwrap_err().contains("It has x, y"));
+        assert!(find("pod/other/a").unwrap_err().contains("there are ns/a, ns/b, ns/c"));
+        assert!(find("12").unwrap_err().contains("no process 12"));
+    }
+
+    #[test]
+    fn what_names_nothing_is_refused() {
+        for text in ["", "pod/", "pod//x", "0", "-3", "nodes", "pod/a/b/c/d", "mnt:[x]", "3000000000"] {
+            assert!(text.parse::<Where>().is_err(), "{text}");
+        }
+        let lacking = Machine { left_out: vec![LeftOut { what: "x".into(), why: "y".into() }], ..Machine::default() };
+        assert!(Where::Node.find(&lacking).unwrap_err().contains("not everything could be read"));
+    }
+
+    #[test]
+    fn a_place_is_a_path_with_or_without_a_namespace() {
+        let parse = |text: &str| text.parse::<PlaceText>();
+        assert_eq!(parse("/a:/b"), Ok(PlaceText { namespace: None, path: "/a:/b".into() }));
+        let in_pod = parse("pod/ns/a:/b:/c").unwrap();
+        assert_eq!(in_pod.path, PathBuf::from("/b:/c"));
+        assert_eq!(parse("7:/").unwrap().namespace, Some(Where::Pid(7)));
+        assert!(parse("relative").is_err() && parse("pods:/x").is_err());
+    }
+}

@@ -1,0 +1,186 @@
+//! Unmounting, with all that propagates, and the end of namespaces and detached trees.
+//!
+//! Source: sharedsubtree.rst, section 5d; of the details fs/pnode.c `propagate_umount` as of Linux 6.17 and
+//! Documentation/filesystems/propagate_umount.txt. What is unmounted at a place is unmounted also at the same place on
+//! every mount that receives from its parent, as far as nothing else is mounted strictly inside, and as far as
+//! nothing that a user namespace has locked is shown thereby. What is mounted on the root of something that goes slides
+//! down into its place.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use mounts::Errno;
+use mounts::propagation::PropagationKind;
+
+use super::operation::Stop;
+use super::{Doubt, Forest, HomeNumber, MountNumber, Unknown};
+
+impl Forest {
+    pub(super) fn unmount(&mut self, home: HomeNumber, at: &Path, lazy: bool) -> Result<(), Stop> {
+        let number = self.mount_point(home, at)?;
+        let Some((parent, point)) = self.mount(number).parent else {
+            return Err(Doubt::Root(self.mount(number).id).into());
+        };
+        self.is_free(number)?;
+        if !lazy && !self.mount(number).children.is_empty() {
+            return Err(Errno::EBUSY.into());
+        }
+        let ordered = self.subtree(number);
+        let reached = self.reach(parent);
+        let mut doubts = Vec::new();
+        if let Some(untold) = reached.iter().skip(1).find(|one| self.mount(one.mount).untold) {
+            doubts.push(Doubt::Untold(self.mount(untold.mount).id));
+        }
+        self.unseen_links(parent, point, &reached, &mut doubts);
+        if !doubts.is_empty() {
+            return Err(Unknown { known: Vec::new(), doubts }.into());
+        }
+        // What is unmounted on order is no longer hidden anywhere else (`propagate_mount_unlock`).
+        let unlocked: HashSet<MountNumber> =
+            reached.iter().skip(1).filter_map(|one| self.on.get(&(one.mount, point))).copied().collect();
+        let going = self.also_going(&ordered, &unlocked)?;
+        let all: Vec<MountNumber> = ordered.iter().chain(&going).copied().collect();
+        self.can_leave(&all, false)?;
+        for number in unlocked {
+            self.mount_mut(number).locked = Some(false);
+        }
+        self.slide_down(&going, &all.iter().copied().collect());
+        self.remove(&all);
+        Ok(())
+    }
+
+    /// What goes along with the ordered tree.
+    fn also_going(&self, ordered: &[MountNumber], unlocked: &HashSet<MountNumber>) -> Result<Vec<MountNumber>, Doubt> {
+        let ordered_set: HashSet<MountNumber> = ordered.iter().copied().collect();
+        let mut going = Vec::new();
+        let mut set = ordered_set.clone();
+        for &one in ordered {
+            let Some((parent, point)) = self.mount(one).parent else { continue };
+            for reached in self.reach(parent).iter().skip(1) {
+                if let Some(&same) = self.on.get(&(reached.mount, point))
+                    && set.insert(same)
+                {
+                    going.push(same);
+                }
+            }
+        }
+        self.keep_what_would_shift(&mut going, &mut set);
+        // Keep what is locked and whose parent stays, until nothing more does.
+        loop {
+            let before = going.len();
+            let mut doubt = None;
+            going.retain(|&one| {
+                let mount = self.mount(one);
+                let parent_stays = mount.parent.is_none_or(|(parent, _)| !set.contains(&parent));
+                let locked = if unlocked.contains(&one) { Some(false) } else { mount.locked };
+                if parent_stays && locked.is_none() {
+                    doubt = Some(Doubt::Locked(mount.id));
+                }
+                let stays = parent_stays && locked == Some(true);
+                if stays {
+                    set.remove(&one);
+                }
+                !stays
+            });
+            if let Some(doubt) = doubt {
+                return Err(doubt);
+            }
+            if going.len() == before {
+                return Ok(going);
+            }
+        }
+    }
+
+    /// A mount stays if anything strictly inside it stays, that is anywhere but on its root, or on something inside.
+    fn keep_what_would_shift(&self, going: &mut Vec<MountNumber>, set: &mut HashSet<MountNumber>) {
+        loop {
+            // Everything of which something beneath stays, found from what stays upwards.
+            let mut holds: HashSet<MountNumber> = HashSet::new();
+            for &one in going.iter() {
+                if self.mount(one).children.iter().any(|child| !set.contains(child)) {
+                    let mut at = one;
+                    while set.contains(&at) && holds.insert(at) {
+                        let Some((parent, _)) = self.mount(at).parent else { break };
+                        at = parent;
+                    }
+                }
+            }
+            let before = going.len();
+            let kept: Vec<MountNumber> = going
+                .iter()
+                .copied()
+                .filter(|&one| {
+                    let mount = self.mount(one);
+                    mount.children.iter().any(|&child| {
+                        let inside = self.mount(child).parent.is_some_and(|(_, point)| point != mount.root);
+                        inside && (!set.contains(&child) || holds.contains(&child))
+                    })
+                })
+                .collect();
+            for one in kept {
+                set.remove(&one);
+            }
+            going.retain(|one| set.contains(one));
+            if going.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// What lies on the root of something that goes, and stays, is put where the lowest of those that go lies.
+    fn slide_down(&mut self, going: &[MountNumber], set: &HashSet<MountNumber>) {
+        for &one in going {
+            let root = self.mount(one).root;
+            let Some(&over) = self.on.get(&(one, root)).filter(|over| !set.contains(over)) else { continue };
+            let mut at = one;
+            while let Some((parent, point)) = self.mount(at).parent {
+                if !set.contains(&parent) {
+                    self.take_off(over);
+                    // The lowest goes at once: its place is taken here, and not freed when it is removed.
+                    self.take_off(at);
+                    self.hang(over, parent, point);
+                    break;
+                }
+                at = parent;
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, tree: HomeNumber) -> Result<(), Stop> {
+        let root = self.detached(tree)?;
+        let all = self.subtree(root);
+        self.can_leave(&all, false)?;
+        self.remove(&all);
+        if let Some(tree) = self.homes.get_mut(tree) {
+            tree.root = None;
+            tree.gone = true;
+        }
+        Ok(())
+    }
+
+    /// The end of a namespace unmounts all of it, and nothing of that propagates (fs/namespace.c `put_mnt_ns`).
+    pub(super) fn end(&mut self, home: HomeNumber) {
+        let Some(namespace) = self.homes.get_mut(home) else { return };
+        let roots: Vec<MountNumber> =
+            namespace.root.take().into_iter().chain(namespace.floating.drain(..).map(|(_, root)| root)).collect();
+        namespace.gone = true;
+        for root in roots {
+            let all = self.subtree(root);
+            self.remove(&all);
+        }
+    }
+
+    fn remove(&mut self, all: &[MountNumber]) {
+        for &number in all {
+            self.relate(number, PropagationKind::Private);
+            self.take_off(number);
+        }
+        for &number in all {
+            let id = self.mount(number).id;
+            self.by_id.remove(&id);
+            if let Some(slot) = self.mounts.get_mut(number) {
+                *slot = None;
+            }
+        }
+    }
+}

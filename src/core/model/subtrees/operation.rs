@@ -1,0 +1,193 @@
+//! The operations on mounts, as people order them: what each is called, and what the model makes of it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use mounts::Errno;
+use mounts::propagation::{Propagation, PropagationKind};
+use text::quoted;
+
+use super::walk::Place;
+use super::{Doubt, Forest, HomeNumber, MountNumber, Unknown};
+
+/// Something that a process does to the mounts of the namespace that it is in. Paths are absolute, without symlinks, and
+/// lead to directories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Mounts a file system: mount(2).
+    Mount {
+        /// Its device: one that no other file system has, or that of one that is mounted already.
+        device: (u32, u32),
+        /// Where.
+        at: PathBuf,
+    },
+    /// Mounts a directory at another place: mount(2) with `MS_BIND`.
+    Bind {
+        /// What to show.
+        from: PathBuf,
+        /// Where.
+        to: PathBuf,
+        /// With the mounts beneath it (`MS_REC`).
+        recursive: bool,
+    },
+    /// Moves a mount with all beneath it: mount(2) with `MS_MOVE`.
+    Move {
+        /// The mount point.
+        from: PathBuf,
+        /// The new one.
+        to: PathBuf,
+    },
+    /// Unmounts the topmost mount at a path: umount2(2). The model supposes that no file of it is in use.
+    Unmount {
+        /// The mount point.
+        at: PathBuf,
+        /// With all beneath it, now (`MNT_DETACH`).
+        lazy: bool,
+    },
+    /// Changes the propagation type of the topmost mount at a path: mount(2) with one of four flags.
+    Change {
+        /// The mount point.
+        at: PathBuf,
+        /// The new type.
+        to: Propagation,
+    },
+    /// Makes a new namespace with copies of all mounts: unshare(2), and then what unshare(1) does.
+    Unshare {
+        /// What the copies are made, recursively from the root; None: unchanged.
+        propagation: Option<PropagationKind>,
+        /// In a user namespace that is also new, which makes the copies slaves and locks them (mount_namespaces(7)).
+        user: bool,
+    },
+    /// Makes a mount the root: pivot_root(2).
+    PivotRoot {
+        /// The mount point of what becomes the root.
+        new_root: PathBuf,
+        /// Where the present root goes, beneath it.
+        put_old: PathBuf,
+    },
+    /// Copies a directory into a tree that is attached nowhere: open_tree(2) with `OPEN_TREE_CLONE`.
+    OpenTree {
+        /// What to copy.
+        from: PathBuf,
+        /// With the mounts beneath it (`AT_RECURSIVE`).
+        recursive: bool,
+    },
+    /// Attaches such a tree: move_mount(2).
+    Attach {
+        /// Which, by the number that [`Forest::apply`] has given for it.
+        tree: usize,
+        /// Where.
+        to: PathBuf,
+    },
+    /// Lets go of such a tree without attaching it: close(2).
+    Close {
+        /// Which.
+        tree: usize,
+    },
+    /// The namespace ends: its last process and everything else that holds it goes.
+    End,
+}
+
+/// An operation that doesn't happen. Nothing has been changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// The kernel refuses it.
+    #[error("the kernel refuses it: {0}")]
+    Refused(Errno),
+    /// The model doesn't know what the kernel does.
+    #[error("unknown: {0}")]
+    Unknown(#[from] Unknown),
+}
+
+impl From<Errno> for Stop {
+    fn from(errno: Errno) -> Self {
+        Self::Refused(errno)
+    }
+}
+
+impl From<Doubt> for Stop {
+    fn from(doubt: Doubt) -> Self {
+        Self::Unknown(doubt.into())
+    }
+}
+
+impl Forest {
+    /// Does what the kernel does when a process of a namespace orders the operation. A new namespace or a detached tree
+    /// is given back as its number; both count as one sort of home.
+    ///
+    /// # Errors
+    /// [`Stop::Refused`] with the errno of the system call, or [`Stop::Unknown`]; nothing has been changed.
+    pub fn apply(&mut self, namespace: usize, operation: &Operation) -> Result<Option<usize>, Stop> {
+        match self.homes.get(namespace) {
+            Some(home) if !home.detached && !home.gone => {}
+            _ => return Err(Doubt::NoNamespace(namespace).into()),
+        }
+        match operation {
+            Operation::Mount { device, at } => self.new_mount(namespace, *device, at).map(|()| None),
+            Operation::Bind { from, to, recursive } => self.bind(namespace, from, to, *recursive).map(|()| None),
+            Operation::Move { from, to } => self.relocate(namespace, from, to).map(|()| None),
+            Operation::Unmount { at, lazy } => self.unmount(namespace, at, *lazy).map(|()| None),
+            Operation::Change { at, to } => self.change(namespace, at, *to).map(|()| None),
+            Operation::Unshare { propagation, user } => self.unshare(namespace, *propagation, *user).map(Some),
+            Operation::PivotRoot { new_root, put_old } => self.pivot_root(namespace, new_root, put_old).map(|()| None),
+            Operation::OpenTree { from, recursive } => self.open_tree(namespace, from, *recursive).map(Some),
+            Operation::Attach { tree, to } => self.attach_tree(namespace, *tree, to).map(|()| None),
+            Operation::Close { tree } => self.close(*tree).map(|()| None),
+            Operation::End => {
+                self.end(namespace);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The mount whose root a path leads to.
+    pub(super) fn mount_point(&self, home: HomeNumber, path: &Path) -> Result<MountNumber, Stop> {
+        let place = self.lead(home, path)?;
+        let is_root = place.rest.as_os_str().is_empty() && place.dentry == self.mount(place.mount).root;
+        if is_root { Ok(place.mount) } else { Err(Errno::EINVAL.into()) }
+    }
+
+    /// The place a path leads to, if something can be mounted there.
+    pub(super) fn target(&mut self, home: HomeNumber, path: &Path) -> Result<(MountNumber, usize), Stop> {
+        let place = self.lead_to_top(home, path)?;
+        let mount = self.mount(place.mount);
+        if mount.deleted {
+            return Err(Doubt::Deleted(mount.id).into());
+        }
+        Ok((place.mount, self.known(&place)))
+    }
+
+    /// The directory at a place, made known.
+    pub(super) fn known(&mut self, place: &Place) -> usize {
+        self.dentries.beneath(place.dentry, &place.rest)
+    }
+}
+
+impl fmt::Display for Operation {
+    /// The command of mount(8), unshare(1) or another that does it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mount { at, .. } => write!(f, "mount -t tmpfs none {}", quoted(at)),
+            Self::Bind { from, to, recursive } => {
+                let option = if *recursive { "--rbind" } else { "--bind" };
+                write!(f, "mount {option} {} {}", quoted(from), quoted(to))
+            }
+            Self::Move { from, to } => write!(f, "mount --move {} {}", quoted(from), quoted(to)),
+            Self::Unmount { at, lazy } => write!(f, "umount {}{}", if *lazy { "-l " } else { "" }, quoted(at)),
+            Self::Change { at, to } => write!(f, "mount --make-{to} {}", quoted(at)),
+            Self::Unshare { propagation, user } => {
+                let kind = propagation.map_or("unchanged", |kind| Propagation::new(kind, false).name());
+                write!(f, "unshare {}--mount --propagation {kind}", if *user { "--user " } else { "" })
+            }
+            Self::PivotRoot { new_root, put_old } => {
+                write!(f, "pivot_root {} {}", quoted(new_root), quoted(put_old))
+            }
+            Self::OpenTree { from, recursive } => {
+                write!(f, "open_tree {}{}", if *recursive { "AT_RECURSIVE " } else { "" }, quoted(from))
+            }
+            Self::Attach { tree, to } => write!(f, "move_mount tree {tree} {}", quoted(to)),
+            Self::Close { tree } => write!(f, "close tree {tree}"),
+            Self::End => f.write_str("exit"),
+        }
+    }
+}

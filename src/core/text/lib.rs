@@ -1,0 +1,154 @@
+//! Text for people out of bytes that others have chosen: nothing that was read may write to a terminal, or look like
+//! something else. Pure.
+//!
+//! Mount points, sources and process names are any bytes, and who may mount may choose them. What is no printable
+//! character is shown as `\xNN`, byte by byte, and a backslash as `\x5c`, so that what is shown names one path only.
+#![forbid(unsafe_code)]
+
+pub mod paint;
+
+use std::ffi::OsStr;
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+
+use unicode_width::UnicodeWidthStr;
+
+/// Bytes as text that can be shown.
+#[must_use]
+pub fn visible(bytes: impl AsRef<OsStr>) -> String {
+    let bytes = bytes.as_ref();
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.as_bytes().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c == '\\' || is_hidden(c) {
+                c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| hex(&mut out, byte));
+            } else {
+                out.push(c);
+            }
+        }
+        chunk.invalid().iter().for_each(|&byte| hex(&mut out, byte));
+    }
+    out
+}
+
+fn hex(out: &mut String, byte: u8) {
+    // Writing to a String can't fail.
+    let _ = write!(out, "\\x{byte:02x}");
+}
+
+/// Whether a character does something else than to show: controls, separators, what turns the direction of text, joins or
+/// has no width, by which one path could be made to look like another (Unicode UAX #9, UTS #39), and what XML 1.0 can't
+/// hold at all.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// A path as a word of a shell command, for people who paste it: it stays one word, and nothing in it is run. Not for the inside
+/// of double quotes, where an interactive shell looks for `!`.
+#[must_use]
+pub fn quoted(path: impl AsRef<OsStr>) -> String {
+    let text = visible(path);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
+        return text;
+    }
+    // What was escaped is a path only where the shell undoes it. A shell that can't (`sh` before POSIX.1-2024) sees a `$` before a
+    // text in single quotes; so that it stays one there too, none is in it.
+    if text.contains('\\') {
+        format!("$'{}'", text.replace('\'', r"\x27"))
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+/// How many columns of a terminal a text takes.
+#[must_use]
+pub fn width(text: &str) -> usize {
+    text.width()
+}
+
+/// A text cut to a number of columns, with a mark where it was cut.
+#[must_use]
+pub fn fit(text: &str, columns: usize, ascii: bool) -> String {
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    let mark = if ascii { "~" } else { "…" };
+    let mut out = String::new();
+    let mut used = 0;
+    for c in text.chars() {
+        let next = width(c.encode_utf8(&mut [0; 4]));
+        if used + next + 1 > columns {
+            break;
+        }
+        out.push(c);
+        used += next;
+    }
+    out + mark
+}
+
+/// `1 mount`, `2 mounts`.
+#[must_use]
+pub fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_reaches_the_terminal_but_what_shows() {
+        let shown = |bytes: &[u8]| visible(OsStr::from_bytes(bytes));
+        assert_eq!(shown(b"/a b"), "/a b");
+        assert_eq!(shown("/größe/目录".as_bytes()), "/größe/目录");
+        assert_eq!(shown(b"/a\nb\x1b[2J\xff\\"), r"/a\x0ab\x1b[2J\xff\x5c");
+        assert_eq!(shown("/a\u{202e}b\u{9b}".as_bytes()), r"/a\xe2\x80\xaeb\xc2\x9b");
+        assert_eq!(shown("\u{fffe}\u{feff}".as_bytes()), r"\xef\xbf\xbe\xef\xbb\xbf");
+    }
+
+    #[test]
+    fn words_of_commands_are_quoted() {
+        assert_eq!(quoted("/a-b.c"), "/a-b.c");
+        assert_eq!(quoted("/a b"), "'/a b'");
+        assert_eq!(quoted("/a'b"), r"'/a'\''b'");
+        assert_eq!(quoted("/a\nb'c"), r"$'/a\x0ab\x27c'");
+        assert_eq!(quoted("/$(touch${IFS}pwned)"), "'/$(touch${IFS}pwned)'");
+        assert_eq!((quoted(""), quoted("-rf")), ("''".to_owned(), "'-rf'".to_owned()));
+    }
+
+    #[test]
+    fn what_is_too_wide_is_cut_by_columns() {
+        assert_eq!(fit("/mnt/data", 9, false), "/mnt/data");
+        assert_eq!(fit("/mnt/data", 6, false), "/mnt/…");
+        assert_eq!(fit("目录目录", 5, false), "目录…");
+        assert_eq!(fit("abc", 1, true), "~");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_names_one_path_only(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let shown = visible(OsStr::from_bytes(&bytes));
+            prop_assert!(!shown.chars().any(is_hidden));
+            // Undone, it is the same again.
+            let mut undone = Vec::new();
+            let mut rest = shown.as_bytes();
+            while let Some((&byte, tail)) = rest.split_first() {
+                if byte == b'\\' {
+                    undone.push(u8::from_str_radix(std::str::from_utf8(&tail[1..3]).unwrap(), 16).unwrap());
+                    rest = &tail[3..];
+                } else {
+                    undone.push(byte);
+                    rest = tail;
+                }
+            }
+            prop_assert_eq!(undone, bytes);
+        }
+    }
+}

@@ -1,0 +1,590 @@
+//! The jobs of a mount thread: publish, stage, unpublish, usage and health, each from observing to verifying.
+//!
+//! A job runs wholly on one thread that has entered the kubelet's mount namespace, may hang in any call of a dead
+//! source, and keeps no state beyond itself: what is mounted is asked of the kernel each time.
+#![forbid(unsafe_code)]
+
+pub mod apply;
+pub mod make_source;
+pub mod mount_error;
+pub mod note;
+pub mod observe;
+pub mod shortage;
+pub mod site;
+pub mod workshop;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use allowlist::config::Missing;
+use allowlist::names::{KubeletPath, SubPath};
+use kernel::calls::Calls;
+use kernel::stat::{self, Usage};
+use kernel::{mount as sys_mount, statmount};
+use mounts::mountinfo::{self, Table};
+use mounts::propagation::MountPropagation;
+use mounts::{Errno, MountAttrs};
+use plan::{Clear, Decision, Difference, Found, Gone, Mounted, Place, Refused, Source, Step, Wish, idmap};
+
+use crate::apply::{Failed, Run, Stopped, Work, run_all, take_back};
+use crate::make_source::{Made, NotMade};
+use crate::mount_error::MountError;
+use crate::note::{Argument, Note, Owner};
+use crate::observe::{Look, OpenSource, SourcePath, TargetPlace};
+use crate::shortage::{Full, Room};
+use crate::site::Site;
+use crate::workshop::Slot;
+
+/// What to put where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachJob {
+    /// The node's directory.
+    pub source: SourcePath,
+    /// Where it shall appear.
+    pub target: KubeletPath,
+    /// Where the volume was staged, if it was.
+    pub staging: Option<KubeletPath>,
+    /// What must cross; for staging the entry's ceiling, which is lowered to what the source can give.
+    pub relation: MountPropagation,
+    /// Whether `relation` may be lowered (staging).
+    pub lower: bool,
+    /// Flags to set.
+    pub attrs: MountAttrs,
+    /// Whether the volume may be published at one target only.
+    pub single_writer: bool,
+    /// Whether the owners of its files will be mapped by the pod's runtime (`hostUsers: false`), which not every source allows.
+    pub user_namespace: bool,
+    /// Whose it is, to be noted for `service::heal`; none for staging.
+    pub owner: Option<Owner>,
+    /// Whether this is for healing: see [`Wish::follow`].
+    pub follow: bool,
+}
+
+/// What a job runs with.
+pub struct Context<'a> {
+    /// The node.
+    pub site: &'a Site,
+    /// Whether nobody waits any more.
+    pub cancelled: &'a dyn Fn() -> bool,
+    /// Runs each step; the identity, except in tests that make a step fail.
+    pub step: &'a mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>,
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("site", self.site).finish_non_exhaustive()
+    }
+}
+
+/// Gives the thread's place in the workshop, or says where none can be made and why.
+pub type TakeSlot<'a> = dyn FnMut() -> Result<Slot, (PathBuf, Errno)> + 'a;
+
+struct Hooked<'a, 'b> {
+    work: Work<'a>,
+    step: &'b mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>,
+}
+
+impl Run for Hooked<'_, '_> {
+    fn run(&mut self, step: Step) -> Result<(), Errno> {
+        (self.step)(&mut self.work, step)
+    }
+}
+
+/// What came of a job that was to make a volume appear; `S` is the slot on which it was put together.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Attached<S = Slot> {
+    /// It was made.
+    Made(S),
+    /// It was there, as it would be made now.
+    There,
+    /// This very volume was there, by what is noted of it. It was left as it is, and nothing but the kubelet's own file
+    /// system was asked.
+    Kept {
+        /// Whether it would be made the same way now.
+        agrees: bool,
+    },
+}
+
+impl<S> Attached<S> {
+    /// The same after the slot was given back.
+    pub fn giving_back(self, give: impl FnOnce(S)) -> Attached<()> {
+        match self {
+            Self::Made(slot) => {
+                give(slot);
+                Attached::Made(())
+            }
+            Self::There => Attached::There,
+            Self::Kept { agrees } => Attached::Kept { agrees },
+        }
+    }
+}
+
+/// Makes a volume appear at its target.
+///
+/// A volume that is there already, of this id and with these arguments, stays: a running pod has it, and whatever
+/// allow-list and source have become, failing the kubelet's repeated call would cost the pod its volume
+/// (kubernetes#139045). A copy at a staging path stays too, whatever it shows: the kubelet names that path after the
+/// volume's id, and no publish uses the copy without comparing it with the source.
+///
+/// The slot is taken only once it is clear that something will be mounted: a refused call makes no workshop either.
+///
+/// # Errors
+/// [`MountError`]; then the mount table is as it was before.
+pub fn attach(
+    context: &mut Context<'_>,
+    take_slot: &mut TakeSlot<'_>,
+    job: &AttachJob,
+) -> Result<Attached, MountError> {
+    let target = target_of(context.site, job)?;
+    let found = match look(context.site, &job.target, &target)? {
+        Look::Unmounted(found) => Some(found),
+        Look::Mount if job.lower => return Ok(Attached::Kept { agrees: true }),
+        Look::Mount => {
+            let note = job.owner.as_ref().map_or(Ok(None), |_| read_note(&job.target, &target))?;
+            if let (Some(note), Some(owner)) = (note, &job.owner) {
+                note.is_repeated_by(owner, job.source.sub_path.as_ref())
+                    .map_err(|argument| other_arguments(&job.target, argument))?;
+                return Ok(Attached::Kept { agrees: agrees(&note, job) });
+            }
+            None
+        }
+    };
+    put(context, take_slot, job, &target, found)
+}
+
+/// Whether what a request asks for is there already: at a target the volume of this owner and sub-path, by what is noted
+/// of it; at a staging path, which has no owner, any mount. It asks the kubelet's own file system and the kernel alone.
+///
+/// # Errors
+/// [`MountError`].
+pub fn is_kept(site: &Site, path: &KubeletPath, of: Option<&(Owner, Option<SubPath>)>) -> Result<bool, MountError> {
+    let Some(target) = observe::open_target(site, path)? else { return Ok(false) };
+    if look(site, path, &target)? != Look::Mount {
+        return Ok(false);
+    }
+    let Some((owner, sub_path)) = of else { return Ok(true) };
+    let note = read_note(path, &target)?;
+    Ok(note.is_some_and(|note| note.is_repeated_by(owner, sub_path.as_ref()).is_ok()))
+}
+
+fn target_of(site: &Site, job: &AttachJob) -> Result<TargetPlace, MountError> {
+    observe::open_target(site, &job.target)?
+        .ok_or_else(|| MountError::TargetParentMissing { path: job.target.as_path().to_owned() })
+}
+
+fn target_error(path: &KubeletPath, errno: Errno) -> MountError {
+    MountError::Target { path: path.as_path().to_owned(), errno }
+}
+
+fn look(site: &Site, path: &KubeletPath, target: &TargetPlace) -> Result<Look, MountError> {
+    observe::look(site, target).map_err(|errno| target_error(path, errno))
+}
+
+fn read_note(path: &KubeletPath, target: &TargetPlace) -> Result<Option<Note>, MountError> {
+    Note::read(target).map_err(|errno| target_error(path, errno))
+}
+
+fn other_arguments(path: &KubeletPath, argument: Argument) -> MountError {
+    MountError::OtherArguments { path: path.as_path().to_owned(), argument }
+}
+
+/// Whether a volume would be published now as it was. Flags that it has besides were its entry's, or are its mount's.
+fn agrees(note: &Note, job: &AttachJob) -> bool {
+    note.path == job.source.entry
+        && note.propagation == job.relation
+        && note.attrs.read_only == job.attrs.read_only
+        && note.attrs.covers(job.attrs)
+}
+
+/// From the source, which is made if it is missing and its entry says so.
+fn put(
+    context: &mut Context<'_>,
+    take_slot: &mut TakeSlot<'_>,
+    job: &AttachJob,
+    target: &TargetPlace,
+    found: Option<Found>,
+) -> Result<Attached, MountError> {
+    let site = context.site;
+    let slot = match observe::open_source(site, &job.source) {
+        Err(MountError::SourceMissing { .. }) if job.source.missing != Missing::Fail => {
+            let made = make_source::make(context.step, context.cancelled, &job.source)?;
+            let result = open_made(site, &job.source, &made)
+                .and_then(|open| attach_found(context, take_slot, job, (target, found), &open));
+            if result.is_err() {
+                made.forget();
+            }
+            result?
+        }
+        open => attach_found(context, take_slot, job, (target, found), &open?)?,
+    };
+    Ok(slot.map_or(Attached::There, Attached::Made))
+}
+
+/// Opens what was made by its path, and looks whether that leads to it.
+fn open_made(site: &Site, source: &SourcePath, made: &Made) -> Result<OpenSource, MountError> {
+    let open = observe::open_source(site, source)?;
+    if made.source().is_some_and(|id| id != open.source.dir) {
+        return Err(MountError::SourceNotMade { path: source.full(), why: NotMade::Exchanged });
+    }
+    Ok(open)
+}
+
+/// The same, from a source that is open already, so that what was looked at is what is mounted.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_open(
+    context: &mut Context<'_>,
+    take_slot: &mut TakeSlot<'_>,
+    job: &AttachJob,
+    target: &TargetPlace,
+    open: &OpenSource,
+) -> Result<Option<Slot>, MountError> {
+    attach_found(context, take_slot, job, (target, None), open)
+}
+
+/// The same, where it may have been found already what is at the target, if that is no mount.
+fn attach_found(
+    context: &mut Context<'_>,
+    take_slot: &mut TakeSlot<'_>,
+    job: &AttachJob,
+    (target, looked): (&TargetPlace, Option<Found>),
+    open: &OpenSource,
+) -> Result<Option<Slot>, MountError> {
+    let site = context.site;
+    let source = &open.source;
+    let place = || job.target.as_path().to_owned();
+    let relation =
+        if job.lower { plan::staging_relation(job.relation, source.mount.propagation) } else { job.relation };
+    let wish = Wish { relation, attrs: job.attrs, follow: job.follow };
+    let staging = find_staging(site, job)?;
+    let staged = staging.as_ref().map(|(mounted, _)| mounted);
+    let decide = |found: &Found| plan::attach(source, staged, found, wish).map_err(|refused| refusal(refused, job));
+    let find = || {
+        let found = observe::find(site, target).map_err(|errno| MountError::Target { path: place(), errno })?;
+        decide(&found)
+    };
+    let Decision::Attach(attach) = looked.map_or_else(find, |found| decide(&found))? else { return Ok(None) };
+    // Opening the source may have hung; from here on something is changed.
+    if (context.cancelled)() {
+        return Err(MountError::Cancelled);
+    }
+    if job.single_writer
+        && let Some(other) = other_writer(site, open, job)?
+    {
+        return Err(MountError::SecondWriter { other });
+    }
+    if job.user_namespace {
+        can_be_mapped(site, open, job)?;
+    }
+    let slot = take_slot().map_err(|(path, errno)| match Room::now(site) {
+        room if errno == Errno::ENOSPC && room.is_full() => {
+            MountError::TooManyMounts { path: place(), full: Full::Callers, room }
+        }
+        _ => MountError::Workshop { path, errno },
+    })?;
+    let work = Work {
+        site,
+        source: Some(&open.fd),
+        staging: staging.as_ref().map(|(_, root)| root),
+        slot: Some(&slot),
+        target,
+        copy: None,
+    };
+    let mut run = Hooked { work, step: &mut *context.step };
+    let attach = match attach.clear {
+        Clear::Nothing => attach,
+        // What was beneath a layer may be just what is wished: a peer's healing reaches its peers' targets too.
+        Clear::Layers { .. } => loop {
+            match find()? {
+                Decision::Done => return Ok(Some(slot)),
+                Decision::Attach(attach) => {
+                    if take_layer(site, target, &mut run)? {
+                        continue;
+                    }
+                    break attach;
+                }
+            }
+        },
+    };
+    let noted = job.owner.as_ref().filter(|_| !job.follow).map(|owner| {
+        // What is mounted there still, if that is to be covered, is as it was noted before.
+        let before = (attach.clear != Clear::Nothing).then(|| Note::read(target).ok().flatten()).flatten();
+        note(job, owner, source).write(target);
+        before
+    });
+    let stopped = |why| stopped(site, job.target.as_path(), why);
+    let made = match attach.steps.split_last() {
+        Some((Step::MoveBeneath, made)) => replace(site, target, &mut run, (made, context.cancelled), &stopped),
+        _ => run_all(&mut run, &attach.steps, context.cancelled).map_err(stopped),
+    };
+    let checked = made.and_then(|()| {
+        let checked = match observe::find(site, target) {
+            Ok(Found::Mount(made)) => plan::compare(source, staged, &made, wish),
+            _ => Err(Difference::Missing),
+        };
+        checked.map_err(|difference| match take_back(&mut run, &attach.steps) {
+            Ok(()) => MountError::Drift { path: place(), difference },
+            Err((step, errno)) => step_failed(step, errno),
+        })
+    });
+    if let (Err(_), Some(before)) = (&checked, noted) {
+        match before {
+            Some(before) => {
+                before.write(target);
+            }
+            None => Note::forget(target),
+        }
+    }
+    checked.map(|()| Some(slot))
+}
+
+/// Which mount namespace was full, if that is why a step failed and nothing of it is left. The bind is onto our private
+/// workshop, which nobody receives; the move is what everybody who shares the kubelet's directory gets a copy of.
+const fn full(failed: &Failed) -> Option<Full> {
+    match (failed.step, failed.errno, failed.undo) {
+        (Step::Bind(_), Errno::ENOSPC, Ok(())) => Some(Full::Callers),
+        (Step::Move | Step::MoveBeneath, Errno::ENOSPC, Ok(())) => Some(Full::Receivers),
+        _ => None,
+    }
+}
+
+fn stopped(site: &Site, place: &Path, why: Stopped) -> MountError {
+    match why {
+        Stopped::Cancelled => MountError::Cancelled,
+        Stopped::Failed(failed) => match full(&failed) {
+            Some(full) => MountError::TooManyMounts { path: place.to_owned(), full, room: Room::now(site) },
+            None => MountError::Step { failed },
+        },
+    }
+}
+
+/// Makes a copy by the steps in `made`, puts it beneath the only mount at a target, and takes that one off.
+///
+/// Before Linux 6.5 nothing can be put beneath a mount: there the old one goes just before the move, and a process that
+/// is killed between the two leaves the target bare.
+fn replace(
+    site: &Site,
+    target: &TargetPlace,
+    run: &mut dyn Run,
+    (made, cancelled): (&[Step], &dyn Fn() -> bool),
+    stopped: &dyn Fn(Stopped) -> MountError,
+) -> Result<(), MountError> {
+    run_all(run, made, cancelled).map_err(stopped)?;
+    let mut step = Step::MoveBeneath;
+    let mut moved = run.run(step);
+    if moved == Err(Errno::EINVAL) && !sys_mount::can_move_beneath() {
+        step = Step::Move;
+        moved = take_off(site, target, run).map_or(Err(Errno::EBUSY), |_| run.run(step));
+    }
+    if let Err(errno) = moved {
+        return Err(stopped(Stopped::Failed(Failed { step, errno, undo: take_back(run, made) })));
+    }
+    while take_layer(site, target, run)? {}
+    Ok(())
+}
+
+fn note(job: &AttachJob, owner: &Owner, source: &Source) -> Note {
+    Note {
+        owner: owner.clone(),
+        path: job.source.entry.clone(),
+        sub_path: job.source.sub_path.clone(),
+        propagation: job.relation,
+        attrs: job.attrs,
+        source_mount: source.mount.id,
+        path_mounts: None,
+        renewed: None,
+        left: Vec::new(),
+        user_namespace: job.user_namespace,
+    }
+}
+
+fn refusal(refused: Refused, job: &AttachJob) -> MountError {
+    let source = job.source.full();
+    let target = job.target.as_path().to_owned();
+    match refused {
+        Refused::SourcePrivate { asked, found } => MountError::SourcePrivate { path: source, asked, found },
+        Refused::SourceUnbindable => MountError::SourceUnbindable { path: source },
+        Refused::Differs(difference) => MountError::TargetDiffers { path: target, difference },
+        Refused::NotEmpty => MountError::TargetNotEmpty { path: target },
+        Refused::NotDirectory { symlink: true } => MountError::TargetSymlink { path: target },
+        Refused::NotDirectory { symlink: false } => MountError::TargetNotDirectory { path: target },
+    }
+}
+
+/// The staged copy, if there is one. None is no error: the publish is then taken from the source.
+fn find_staging(site: &Site, job: &AttachJob) -> Result<Option<(Mounted, OwnedFd)>, MountError> {
+    let Some(path) = &job.staging else { return Ok(None) };
+    let Some(place) = observe::open_target(site, path)? else { return Ok(None) };
+    match observe::find_open(site, &place) {
+        Ok((Found::Mount(mounted), Some(root))) => Ok(Some((mounted, root))),
+        Ok(_) => Ok(None),
+        Err(errno) => Err(MountError::Target { path: path.as_path().to_owned(), errno }),
+    }
+}
+
+/// Where else the source's directory is published; the staged copy, wherever the caller has put it, is no publication.
+/// This reads the whole mount table, which only single-writer volumes pay for: there is no list but the kernel's.
+fn other_writer(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<Option<PathBuf>, MountError> {
+    let fail = |errno| MountError::Source { path: job.source.full(), errno };
+    let table = mountinfo::parse(&site.proc.mountinfo().map_err(fail)?);
+    let id = stat::mount_id(&site.proc, Calls::NONE, &open.fd).map_err(fail)?;
+    let kubelet = site.kubelet_dir.as_path();
+    Ok(table
+        .bound_from(id, &job.source.full())
+        .map(|m| &m.mount_point)
+        .find(|point| {
+            point.as_path() != job.target.as_path()
+                && job.staging.as_ref().is_none_or(|staging| point.as_path() != staging.as_path())
+                && point.strip_prefix(kubelet).is_ok_and(|below| {
+                    !below.starts_with("plugins") && below.iter().all(|part| part != "volume-subpaths")
+                })
+        })
+        .cloned())
+}
+
+/// Whether the pod's runtime can map the owners of the source's files. This reads the whole mount table, which only
+/// volumes of pods with `hostUsers: false` pay for: what is mounted in the source is listed nowhere else on all kernels.
+fn can_be_mapped(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<(), MountError> {
+    let fail = |errno| MountError::Source { path: job.source.full(), errno };
+    let table = mountinfo::parse(&site.proc.mountinfo().map_err(fail)?);
+    let id = stat::mount_id(&site.proc, Calls::NONE, &open.fd).map_err(fail)?;
+    // It isn't in the table if it was unmounted meanwhile, or the table was torn: the kubelet's next try tells.
+    Ok(idmap::judge(&table, id, &job.source.full()).ok_or_else(|| fail(Errno::ESTALE))??)
+}
+
+/// Makes a volume vanish from its target: every layer that is mounted there, then, with `remove`, the directory.
+/// Idempotent, and asks a dead file system nothing. (A staging directory is the kubelet's own to remove.)
+///
+/// # Errors
+/// [`MountError`]; the call can be repeated.
+pub fn detach(context: &mut Context<'_>, path: &KubeletPath, remove: bool) -> Result<(), MountError> {
+    let site = context.site;
+    let Some(target) = observe::open_target(site, path)? else { return Ok(()) };
+    let work = Work { site, source: None, staging: None, slot: None, target: &target, copy: None };
+    let mut run = Hooked { work, step: &mut *context.step };
+    if !remove {
+        return clear(site, &target, &mut run);
+    }
+    loop {
+        let unmounted = take_off(site, &target, &mut run)?;
+        match run.run(Step::RemoveTarget) {
+            Ok(()) => return Ok(()),
+            // There is another layer. Asking the kernel for one each time would cost every volume a call.
+            Err(Errno::EBUSY) if unmounted => {}
+            Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
+                return Err(MountError::TargetNotEmpty { path: path.as_path().to_owned() });
+            }
+            Err(Errno::ENOTDIR) => return Err(MountError::TargetNotDirectory { path: path.as_path().to_owned() }),
+            Err(errno) => return Err(step_failed(Step::RemoveTarget, errno)),
+        }
+    }
+}
+
+/// Unmounts every layer at a target.
+fn clear(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<(), MountError> {
+    while take_off(site, target, run)? {}
+    Ok(())
+}
+
+/// Unmounts the top layer at a target, unless it is the only one. Whether it was not.
+fn take_layer(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, MountError> {
+    let fail = |errno| step_failed(Step::UnmountIdle(Place::Target), errno);
+    let (table, id) = top_and_below(site, target).map_err(fail)?;
+    let point = |id| table.mounts.iter().find(|m| m.id == id).map(|m| (&m.mount_point, m.parent));
+    let stacked = point(id).is_some_and(|(at, parent)| point(parent).is_some_and(|(below, _)| at == below));
+    Ok(stacked && take_off(site, target, run)?)
+}
+
+fn step_failed(step: Step, errno: Errno) -> MountError {
+    MountError::Step { failed: Failed { step, errno, undo: Ok(()) } }
+}
+
+/// Unmounts the top layer at a target, with what is mounted beneath it. Whether there was one.
+fn take_off(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, MountError> {
+    let gone = |errno| matches!(errno, Errno::EINVAL | Errno::ENOENT);
+    let idle = Step::UnmountIdle(Place::Target);
+    match run.run(idle) {
+        Ok(()) => return Ok(true),
+        Err(errno) if gone(errno) => return Ok(false),
+        Err(Errno::EBUSY) => {}
+        Err(errno) => return Err(step_failed(idle, errno)),
+    }
+    let (table, id) = table_and_top(site, target).map_err(|errno| step_failed(idle, errno))?;
+    for step in plan::detach_steps(&table, id) {
+        match run.run(step) {
+            Ok(()) => {}
+            // Whoever else took it away may have left a layer beneath: nobody but the kernel knows.
+            Err(errno) if gone(errno) => match run.run(idle) {
+                Ok(()) => return Ok(true),
+                Err(now) if gone(now) => return Ok(false),
+                Err(_) => return Err(step_failed(step, errno)),
+            },
+            Err(errno) => return Err(step_failed(step, errno)),
+        }
+    }
+    Ok(true)
+}
+
+/// The top mount at a target and what it is mounted on, and the id of the former; where the kernel can't be asked for
+/// them alone, the mount table.
+fn top_and_below(site: &Site, target: &TargetPlace) -> Result<(Table, u64), Errno> {
+    if !site.calls.statmount {
+        return table_and_top(site, target);
+    }
+    let top = kernel::path::open_child(&target.parent, &target.name)?;
+    let id = stat::mount_id(&site.proc, site.calls, &top)?;
+    Ok((statmount::ways_to(&[id])?, id))
+}
+
+/// The mount table, and in it the id of the top mount at a target.
+fn table_and_top(site: &Site, target: &TargetPlace) -> Result<(Table, u64), Errno> {
+    let top = kernel::path::open_child(&target.parent, &target.name)?;
+    let id = stat::mount_id(&site.proc, Calls::NONE, &top)?;
+    Ok((mountinfo::parse(&site.proc.mountinfo()?), id))
+}
+
+fn published(site: &Site, path: &KubeletPath) -> Result<(Mounted, OwnedFd), MountError> {
+    let not_published = || MountError::NotPublished { path: path.as_path().to_owned() };
+    let target = observe::open_target(site, path)?.ok_or_else(not_published)?;
+    match observe::find_open(site, &target) {
+        Ok((Found::Mount(mounted), Some(root))) => Ok((mounted, root)),
+        // Unpublished while it was looked at: the descriptor's mount is in no namespace any more.
+        Ok(_) | Err(Errno::ENOENT) => Err(not_published()),
+        Err(errno) => Err(MountError::Target { path: path.as_path().to_owned(), errno }),
+    }
+}
+
+/// How full a published volume is.
+///
+/// # Errors
+/// [`MountError::NotPublished`], [`MountError::VolumeDead`].
+pub fn usage(site: &Site, path: &KubeletPath) -> Result<Usage, MountError> {
+    let (mounted, root) = published(site, path)?;
+    let dead = |errno| MountError::VolumeDead { path: path.as_path().to_owned(), errno };
+    if let Err(Gone::Dead(errno)) = mounted.dir {
+        return Err(dead(errno));
+    }
+    stat::usage(root).map_err(dead)
+}
+
+/// Whether a volume's source can be used: `Ok` with what is wrong, if anything.
+///
+/// # Errors
+/// [`MountError`], but for a source that is dead or was removed.
+pub fn source_health(site: &Site, source: &SourcePath) -> Result<Option<Gone>, MountError> {
+    match observe::open_source(site, source) {
+        Ok(_) => Ok(None),
+        Err(MountError::SourceDead { errno, .. }) => Ok(Some(Gone::Dead(errno))),
+        Err(MountError::SourceMissing { .. }) => Ok(Some(Gone::Deleted)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a published volume can be used: `Ok` with what is wrong, if anything.
+///
+/// # Errors
+/// [`MountError::NotPublished`].
+pub fn health(site: &Site, path: &KubeletPath) -> Result<Option<Gone>, MountError> {
+    published(site, path).map(|(mounted, _)| mounted.dir.err())
+}

@@ -1,0 +1,264 @@
+//! Why a mount job failed, in words for the administrator: what was asked, what was found and what to do, with the paths and
+//! commands of the node. What the pod's author reads is in `service::refusals`.
+
+use std::path::PathBuf;
+
+use allowlist::author::{AuthorText, author};
+use mounts::Errno;
+use mounts::propagation::{MountPropagation, PropagationState};
+use plan::idmap::NotMappable;
+use plan::{Difference, Making, Step};
+use text::{quoted, visible};
+
+use crate::apply::Failed;
+use crate::make_source::NotMade;
+use crate::note::Argument;
+use crate::shortage::{self, Full, Room};
+
+/// Why a job failed. `csi::status` turns each into a gRPC status.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MountError {
+    /// The source directory isn't there.
+    #[error(
+        "the source directory {} does not exist: create it on the node, or set `missing: {{create: {{}}}}` for its entry",
+        visible(path)
+    )]
+    SourceMissing {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The way to the source leads over a symlink.
+    #[error(
+        "the source path {} leads over a symlink or out of its entry: symlinks are never followed; name the real path",
+        visible(path)
+    )]
+    SourceSymlink {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The source isn't a directory.
+    #[error("the source {} is not a directory: only directories can be published", visible(path))]
+    SourceNotDirectory {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The source's file system has lost its server.
+    #[error(
+        "the source {} is dead ({errno}): its file system's server is gone; restart it on the node, the call is then retried",
+        visible(path)
+    )]
+    SourceDead {
+        /// Where.
+        path: PathBuf,
+        /// What the file system said.
+        errno: Errno,
+    },
+    /// The source is missing and could not be made as the entry says.
+    #[error("the source directory {} does not exist and is not made: {why}", path.display())]
+    SourceNotMade {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        why: NotMade,
+    },
+    /// The source can't be opened for another reason.
+    #[error("the source {} cannot be opened: {errno}{}", visible(path), shortage::advice(*errno))]
+    Source {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The source's mount passes nothing on.
+    #[error(
+        "{asked} was asked for, but the mount that {} lies on is {found}, so no mount can cross: run `findmnt -n -o TARGET -T {} | xargs -d '\\n' mount --make-rshared` on the node, or ask for None",
+        visible(path),
+        quoted(path)
+    )]
+    SourcePrivate {
+        /// Where.
+        path: PathBuf,
+        /// What was asked.
+        asked: MountPropagation,
+        /// What the mount is.
+        found: PropagationState,
+    },
+    /// The source's mount can't be bound.
+    #[error(
+        "the mount that {} lies on is unbindable: run `findmnt -n -o TARGET -T {} | xargs -d '\\n' mount --make-private` on the node",
+        visible(path),
+        quoted(path)
+    )]
+    SourceUnbindable {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The pod has a user namespace of its own, and the owners of the source's files can't be mapped into it.
+    #[error(transparent)]
+    SourceNotMappable(#[from] NotMappable),
+    /// The directory that the target lies in isn't there.
+    #[error(
+        "the directory of {} does not exist: the caller has to make it (CSI: NodePublishVolume, target_path)",
+        visible(path)
+    )]
+    TargetParentMissing {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The way to the target leads over a symlink.
+    #[error(
+        "the path {} leads over a symlink or out of the kubelet's directory: nothing is mounted or unmounted there",
+        visible(path)
+    )]
+    TargetSymlink {
+        /// The target.
+        path: PathBuf,
+    },
+    /// Something that isn't a directory is at the target.
+    #[error("{} exists and is not a directory: remove it on the node", visible(path))]
+    TargetNotDirectory {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target holds files.
+    #[error("{} exists and is not empty: a mount would hide its files; move them away on the node", visible(path))]
+    TargetNotEmpty {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The target is published already, but not as asked.
+    #[error("{} is published already, but {}: unpublish it first", visible(path), describe(*difference))]
+    TargetDiffers {
+        /// The target.
+        path: PathBuf,
+        /// In what.
+        difference: Difference,
+    },
+    /// The target is published already, with other arguments.
+    #[error("{} is published already, {argument}: unpublish it first", path.display())]
+    OtherArguments {
+        /// The target.
+        path: PathBuf,
+        /// In which they differ.
+        argument: Argument,
+    },
+    /// The target can't be used for another reason.
+    #[error("{} cannot be used: {errno}{}", visible(path), shortage::advice(*errno))]
+    Target {
+        /// The target.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The kubelet's directory can't be opened.
+    #[error("the kubelet directory {} cannot be opened in the caller's mount namespace: {errno}{}", visible(path), or_else(*errno, "; set --kubelet-dir to the kubelet's --root-dir"))]
+    KubeletDir {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The workshop can't be set up.
+    #[error("the workshop {} cannot be mounted in the caller's mount namespace: {errno}{}", visible(path), or_else(*errno, "; the plugin needs CAP_SYS_ADMIN there"))]
+    Workshop {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// Nothing is mounted where a volume should be.
+    #[error("no volume is published at {}", visible(path))]
+    NotPublished {
+        /// Where.
+        path: PathBuf,
+    },
+    /// A single-writer volume is published elsewhere.
+    #[error(
+        "the volume allows a single writer and is published at {} already: unpublish it there first",
+        visible(other)
+    )]
+    SecondWriter {
+        /// Where.
+        other: PathBuf,
+    },
+    /// A mount namespace holds as many mounts as the kernel allows.
+    #[error("{} cannot be mounted: {} ({room}): raise the sysctl fs.mount-max on the node, or have fewer volumes or fewer mounts there", visible(path), full.text())]
+    TooManyMounts {
+        /// Where the volume should have been.
+        path: PathBuf,
+        /// Which namespace has no room.
+        full: Full,
+        /// How many mounts there are, and how many there may be.
+        room: Room,
+    },
+    /// A step failed.
+    #[error("{} failed: {}{}{}", name_of(failed.step), failed.errno, shortage::advice(failed.errno), undo_text(failed))]
+    Step {
+        /// The step, and how the undo went.
+        failed: Failed,
+    },
+    /// What was made isn't what was planned.
+    #[error("what was mounted at {} is not what was planned: {}; the next try makes it anew", visible(path), describe(*difference))]
+    Drift {
+        /// The target.
+        path: PathBuf,
+        /// In what.
+        difference: Difference,
+    },
+    /// The volume's file system has lost its server.
+    #[error("the volume at {} is dead ({errno}): its file system's server is gone", visible(path))]
+    VolumeDead {
+        /// Where.
+        path: PathBuf,
+        /// What the file system said.
+        errno: Errno,
+    },
+    /// Nobody waits any more.
+    #[error("the call was given up at its deadline; what it had begun was undone")]
+    Cancelled,
+}
+
+/// What a step does, as the beginning of a sentence.
+#[must_use]
+pub const fn name_of(step: Step) -> &'static str {
+    match step {
+        Step::MakeTarget => "making the target directory",
+        Step::Bind(_) => "binding the source",
+        Step::Change(_) => "setting propagation and flags",
+        Step::Move | Step::MoveBeneath => "moving the volume to its target",
+        Step::UnmountIdle(_) | Step::Detach(_) => "unmounting",
+        Step::MakePrivate(_) => "making the volume private before unmounting it",
+        Step::Source(Making::Directory) => "making the source directory",
+        Step::Source(Making::Mode) => "setting the mode of the source directory",
+        Step::Source(Making::Owner) => "setting the owner of the source directory",
+        Step::Source(Making::Name) => "giving the source directory its name",
+        Step::Source(Making::Remove) => "removing the source directory",
+        Step::RemoveTarget => "removing the target directory",
+    }
+}
+
+/// What to do about a shortage, or what else there is to say.
+const fn or_else(errno: Errno, otherwise: &'static str) -> &'static str {
+    if shortage::is_shortage(errno) { shortage::advice(errno) } else { otherwise }
+}
+
+fn undo_text(failed: &Failed) -> String {
+    match failed.undo {
+        Ok(()) => String::new(),
+        Err((step, errno)) => format!("; undoing it, {} failed too: {errno}", name_of(step)),
+    }
+}
+
+/// In what it differs, for either reader: there is nothing of the node in it.
+#[must_use]
+pub fn describe(difference: Difference) -> AuthorText {
+    match difference {
+        Difference::Directory => author!["it shows another directory"],
+        Difference::Relation { wished, found } => author!["with propagation ", found, ", not ", wished],
+        Difference::ReadOnly { wished: true } => author!["read-write, not read-only"],
+        Difference::ReadOnly { wished: false } => author!["read-only, not read-write"],
+        Difference::Attrs { wished, found } => author!["with the flags ", found, ", not ", wished],
+        Difference::Missing => author!["nothing is mounted"],
+        Difference::Gone => author!["its directory is gone"],
+    }
+}

@@ -1,0 +1,12 @@
+//! CSI over gRPC: messages become typed requests, errors become statuses, each in one place.
+
+pub mod caller;
+pub mod connection;
+pub mod door;
+pub mod identity;
+pub mod node;
+pub mod plugin;
+pub mod request;
+pub mod server;
+pub mod services;
+pub mod status;

@@ -1,0 +1,112 @@
+//! Serves CSI on a socket: one accept loop, a bound for all that is open, and an end that lets calls finish.
+
+use std::future::Future;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use wire::csi::identity_server::IdentityServer;
+use wire::csi::node_server::NodeServer;
+use workers::Lead;
+
+use super::caller::Caller;
+use super::connection::Connection;
+use super::plugin::Plugin;
+use super::services::Services;
+use super::{identity, node};
+use crate::socket::Socket;
+
+/// The largest message taken, in bytes. A request is a few paths and the pod's names; tokens are the largest part.
+const MESSAGE_MAX: usize = 1 << 20;
+
+/// The most calls at once on one connection; further ones wait. The kubelet makes one. Clients assume 100 until they are
+/// told (RFC 9113, 6.5.2 recommends no less), and a lower number would have calls refused that came before.
+const CALLS_MAX: u32 = 128;
+
+/// How often a stopping plugin looks whether calls are under way, and how long it gives answers to be sent.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Serves a plugin on a listening socket until `stop`, then lets the calls under way end within `drain`, removes the
+/// socket and what the mount threads made for themselves.
+///
+/// # Errors
+/// What the transport says.
+pub async fn serve(
+    plugin: Arc<Plugin>,
+    (listener, socket): (UnixListener, Socket),
+    stop: impl Future<Output = ()> + Send,
+    drain: Duration,
+) -> Result<(), String> {
+    let serving = Lead::start(Arc::clone(plugin.service.threads.site())).map_err(|e| format!("no threads: {e}"))?;
+    let lead = serving.share();
+    let (stopping, stopped) = oneshot::channel::<()>();
+    let transport = transport(Arc::clone(&plugin), Arc::clone(&lead), listener, stopped.map(drop));
+    let transport = lead.handle().spawn(transport);
+    let under_way = plugin.under_way.clone();
+    // A client that keeps its connection open and doesn't look at it holds up the transport, but not us.
+    let drained = async move {
+        stop.await;
+        // The transport may have ended by itself; its own result counts then.
+        let _ = stopping.send(());
+        let until = Instant::now() + drain;
+        tokio::time::sleep(SETTLE).await;
+        while under_way.count() > 1 && Instant::now() < until {
+            tokio::time::sleep(SETTLE).await;
+        }
+        let left = under_way.count() - 1;
+        if left > 0 {
+            tracing::warn!(calls = left, ?drain, "calls under way did not end in time and are given up");
+        }
+    };
+    let result = tokio::select! {
+        ended = transport => ended.unwrap_or_else(|e| Err(e.to_string())),
+        () = drained => Ok(()),
+    };
+    drop(serving);
+    drop(socket);
+    plugin.service.threads.close().await;
+    result
+}
+
+/// Takes connections and answers calls in the runtime that `lead` drives, until `stop`.
+async fn transport(
+    plugin: Arc<Plugin>,
+    lead: Arc<Lead>,
+    listener: UnixListener,
+    stop: impl Future<Output = ()>,
+) -> Result<(), String> {
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| e.to_string())?;
+    let accepting = Arc::clone(&plugin);
+    let incoming = UnixListenerStream::new(listener)
+        .then(|accepted| async {
+            if accepted.is_err() {
+                // Out of descriptors or memory: it will still be so at once.
+                tokio::time::sleep(SETTLE).await;
+            }
+            accepted
+        })
+        .filter_map(move |accepted| match accepted {
+            Ok(stream) => match accepting.door.admit(&stream) {
+                Ok(place) => {
+                    let caller = Caller::of(&stream, &accepting.service.threads, accepting.service.namespace);
+                    Some(Connection::new(stream, caller, place))
+                }
+                Err(refusal) => {
+                    tracing::warn!(%refusal, "connection closed");
+                    None
+                }
+            },
+            Err(error) => Some(Err(error)),
+        });
+    let services = Services {
+        named: IdentityServer::new(identity::Identity(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX),
+        other: NodeServer::new(node::Node { plugin, lead }).max_decoding_message_size(MESSAGE_MAX),
+    };
+    let server = Server::builder().max_concurrent_streams(CALLS_MAX);
+    server.serve_with_incoming_shutdown(services, incoming, stop).await.map_err(|e| e.to_string())
+}

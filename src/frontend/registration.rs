@@ -1,0 +1,326 @@
+//! Registration with the kubelet: a socket in its directory `plugins_registry`, kept there, and what comes of it.
+//!
+//! The kubelet is the client. It sees the socket appear, asks who is there, calls the CSI socket, and says whether it
+//! took the plugin in. If one of these fails it tries again, but after a back-off that doubles up to two minutes and
+//! is kept *by the path of the socket* (pkg/kubelet/pluginmanager/operationexecutor); a socket that a reboot has left
+//! behind may have used it up before the plugin has even started. So a socket for which the kubelet doesn't come is
+//! given up for one of another name, which starts without back-off. A socket that works keeps its name: two names at
+//! once would let the end of the old one deregister the new one.
+//!
+//! The `@` in the name is for HTTP/2. The kubelet's gRPC client sends the path of this socket, with its slashes as
+//! `%2F`, as the `:authority` of its requests, and our server (h2, by way of http::uri::Authority) refuses a host with
+//! a percent sign in it as a protocol error. In a user name it takes one: what stands before an `@`.
+//!
+//! All this runs on a thread and runtime of its own, where looking at a directory may block.
+
+use std::os::linux::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use service::health::{Effect, Finding, Part};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+use wire::registration::registration_server::{self, RegistrationServer};
+use wire::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
+
+use crate::socket::{self, Socket};
+
+/// How often the socket is looked for. A look costs 2 µs, and unlike an inotify watch can't miss anything.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long the kubelet may take to come, the first time. It looks every second, and gives its calls one second each.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// And after many times. The kubelet may simply not be running; a new name costs it nothing.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Where a registration stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// There is no socket that the kubelet could find: why.
+    NoSocket(String),
+    /// The kubelet has not come yet.
+    Waiting,
+    /// The kubelet sends volumes.
+    Registered,
+    /// The kubelet said no: why.
+    Refused(String),
+}
+
+impl State {
+    /// Why the kubelet sends no volumes.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        match self {
+            Self::Registered => Ok(()),
+            Self::Waiting => Err("the kubelet has not registered the plugin yet".to_owned()),
+            Self::NoSocket(why) => Err(format!("the kubelet cannot find the plugin: {why}")),
+            Self::Refused(why) => Err(format!("the kubelet refused to register the plugin: {why}")),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Progress {
+    state: State,
+    /// When the kubelet was last heard of, or the socket was put up.
+    since: Instant,
+    registered: u64,
+    refused: u64,
+}
+
+/// The registration of a plugin.
+#[derive(Debug)]
+pub struct Registration {
+    info: PluginInfo,
+    directory: PathBuf,
+    progress: Mutex<Progress>,
+}
+
+/// The number in the name of a driver's registration socket; `None` if the name is no such socket's.
+pub fn socket_number(driver: &str, name: &str) -> Option<u32> {
+    let middle = name.strip_prefix(driver)?.strip_prefix("@reg")?.strip_suffix(".sock")?;
+    match middle.strip_prefix('-') {
+        Some(number) => number.parse().ok(),
+        None => middle.is_empty().then_some(0),
+    }
+}
+
+/// Why a socket is no longer put up.
+enum End {
+    Vanished,
+    Unanswered,
+    Stopped,
+}
+
+impl Registration {
+    /// What is wrong with it now.
+    #[must_use]
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        if let Err(detail) = self.state().ready() {
+            found.push(Finding { part: Part::Registration, effect: Effect::NotReady, detail });
+        }
+        if self.directory_deleted() {
+            let detail = "it was deleted; a restart finds the one that is there now".to_owned();
+            found.push(Finding { part: Part::RegistrationDirectory, effect: Effect::Failed, detail });
+        }
+        found
+    }
+
+    /// A registration of `driver`, whose CSI socket the kubelet finds at `endpoint`, by a socket in `directory`.
+    #[must_use]
+    pub fn new(driver: &str, endpoint: &str, directory: &Path) -> Self {
+        let info = PluginInfo {
+            r#type: "CSIPlugin".to_owned(),
+            name: driver.to_owned(),
+            endpoint: endpoint.to_owned(),
+            supported_versions: vec!["1.0.0".to_owned()],
+        };
+        let progress = Progress { state: State::Waiting, since: Instant::now(), registered: 0, refused: 0 };
+        Self { info, directory: directory.to_owned(), progress: Mutex::new(progress) }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.with(|progress| progress.state.clone())
+    }
+
+    /// How often the kubelet has registered and refused the plugin.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        self.with(|progress| (progress.registered, progress.refused))
+    }
+
+    /// Whether the directory was deleted while we hold it, so that no socket in it can ever be found. In a container
+    /// only a restart mends this: its hostPath volume leads to the deleted directory until then.
+    #[must_use]
+    pub fn directory_deleted(&self) -> bool {
+        std::fs::metadata(&self.directory).is_ok_and(|found| found.st_nlink() == 0)
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Progress) -> T) -> T {
+        look(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, state: State) {
+        self.with(|progress| {
+            progress.state = state;
+            progress.since = Instant::now();
+        });
+    }
+
+    fn path(&self, number: u32) -> PathBuf {
+        let name = &self.info.name;
+        let file = if number == 0 { format!("{name}@reg.sock") } else { format!("{name}@reg-{number}.sock") };
+        self.directory.join(file)
+    }
+
+    /// The number of the socket that an earlier process has left, and all but that one away. It is taken over under
+    /// its name, because the kubelet may hold a registration by it.
+    fn left_behind(&self) -> u32 {
+        let mut found: Option<(std::time::SystemTime, u32)> = None;
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| socket_number(&self.info.name, name));
+            let made = entry.metadata().and_then(|m| m.modified());
+            let (Some(number), Ok(made)) = (number, made) else { continue };
+            if let Some((_, older)) = found.filter(|(when, _)| *when <= made) {
+                socket::remove_stale(&self.path(older));
+            }
+            match found {
+                Some((when, _)) if when > made => socket::remove_stale(&self.path(number)),
+                _ => found = Some((made, number)),
+            }
+        }
+        found.map_or(0, |(_, number)| number)
+    }
+
+    /// Puts up the socket and keeps it there until `stop`, then takes it away.
+    async fn keep(self: &Arc<Self>, stop: CancellationToken) {
+        let mut number = self.left_behind();
+        let mut patience = PATIENCE;
+        loop {
+            let path = self.path(number);
+            match socket::bind(&path) {
+                Ok((listener, socket)) => {
+                    self.set(State::Waiting);
+                    tracing::info!(path = %path.display(), "registration socket is up");
+                    match self.present(listener, &socket, patience, &stop).await {
+                        End::Stopped => return,
+                        End::Vanished => {
+                            tracing::warn!(path = %path.display(), "registration socket vanished; making it anew");
+                        }
+                        End::Unanswered => {
+                            let why = self.state().ready().err().unwrap_or_default();
+                            number = number.wrapping_add(1);
+                            patience = (patience * 2).min(PATIENCE_MAX);
+                            tracing::warn!(why, "not registered; trying again with a socket of another name");
+                        }
+                    }
+                }
+                Err(error) => {
+                    if !matches!(self.state(), State::NoSocket(_)) {
+                        tracing::error!(%error, "no registration socket; trying again");
+                    }
+                    self.set(State::NoSocket(error.to_string()));
+                    tokio::select! {
+                        () = tokio::time::sleep(LOOK) => {}
+                        () = stop.cancelled() => return,
+                    }
+                }
+            }
+            if self.state() == State::Registered {
+                patience = PATIENCE;
+            }
+        }
+    }
+
+    /// Serves a socket for as long as it is there and the kubelet comes.
+    async fn present(
+        self: &Arc<Self>,
+        listener: UnixListener,
+        socket: &Socket,
+        patience: Duration,
+        stop: &CancellationToken,
+    ) -> End {
+        let listener = match tokio::net::UnixListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "the registration socket cannot be served");
+                return End::Unanswered;
+            }
+        };
+        let service = RegistrationServer::new(Service(Arc::clone(self)));
+        let serving = Server::builder().serve_with_incoming(service, UnixListenerStream::new(listener));
+        let looking = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if !socket.is_there() {
+                    return End::Vanished;
+                }
+                let overdue = |p: &mut Progress| p.state != State::Registered && p.since.elapsed() >= patience;
+                if self.with(overdue) {
+                    return End::Unanswered;
+                }
+            }
+        };
+        tokio::select! {
+            ended = serving => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "serving the registration socket ended");
+                }
+                End::Vanished
+            }
+            end = looking => end,
+            () = stop.cancelled() => End::Stopped,
+        }
+    }
+
+    /// Keeps the plugin registered until the answer is dropped or told to stop.
+    ///
+    /// # Errors
+    /// If the thread or its runtime can't be had.
+    pub fn start(self: &Arc<Self>) -> std::io::Result<Registering> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let stop = CancellationToken::new();
+        let (this, stopped) = (Arc::clone(self), stop.clone());
+        let thread = std::thread::Builder::new()
+            .name("registration".to_owned())
+            .stack_size(512 * 1024)
+            .spawn(move || runtime.block_on(this.keep(stopped)))?;
+        Ok(Registering { stop, thread: Some(thread) })
+    }
+}
+
+/// A registration under way. Dropped, it takes the socket away, and returns when that is done.
+#[derive(Debug)]
+pub struct Registering {
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Registering {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            // Err is a panic of the thread, which has been reported.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Service(Arc<Registration>);
+
+#[tonic::async_trait]
+impl registration_server::Registration for Service {
+    async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
+        // A sign of life: what follows may take the kubelet a while.
+        self.0.with(|progress| progress.since = Instant::now());
+        Ok(Response::new(self.0.info.clone()))
+    }
+
+    async fn notify_registration_status(
+        &self,
+        request: Request<RegistrationStatus>,
+    ) -> Result<Response<RegistrationStatusResponse>, Status> {
+        let RegistrationStatus { plugin_registered, error } = request.into_inner();
+        if plugin_registered {
+            tracing::info!("registered with the kubelet");
+            self.0.with(|progress| progress.registered += 1);
+            self.0.set(State::Registered);
+        } else {
+            tracing::error!(error, "the kubelet refused the registration");
+            self.0.with(|progress| progress.refused += 1);
+            self.0.set(State::Refused(error));
+        }
+        Ok(Response::new(RegistrationStatusResponse {}))
+    }
+}

@@ -1,0 +1,195 @@
+//! Kubernetes events on pods: what `kubectl describe pod` shows whoever wonders why the application fails.
+//!
+//! An event's name is made of what it says, so that a restarted plugin which sees the same again doesn't repeat it: the
+//! API server has it already, for the hour that it keeps events.
+//!
+//! A file server that dies may have volumes on every node of the cluster, and each node tells all its pods. So a node
+//! tells a few at once and the others one a second: what 5,000 nodes write is then theirs to write (docs/scale.md).
+#![expect(clippy::disallowed_methods, reason = "the volume's name in the author's own Pod")]
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use allowlist::author::{AuthorText, KnownText, author};
+use allowlist::names::{EntryName, KubeletPath, PodIdentity};
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::{Api, Client};
+
+/// How many requests are under way at once.
+const AT_ONCE: usize = 4;
+/// How many events a node makes at once, if it has made none for that many times [`EACH`].
+const BURST: u32 = 10;
+/// Then one in this time.
+const EACH: Duration = Duration::from_secs(1);
+/// How long telling the pods of one change may take: enough for a full node (110 pods by default).
+const TELLING: Duration = Duration::from_secs(180);
+/// What an event's note may have, in characters (the API server's limit is 1024 bytes).
+const NOTE_MAX: usize = 800;
+
+/// When the next event may be made: [`BURST`] at once, then one each [`EACH`].
+#[derive(Debug, Default)]
+struct Pace {
+    /// When all that were let through would have been, one each [`EACH`].
+    even: Option<Instant>,
+}
+
+impl Pace {
+    /// How long the next one has to wait.
+    fn wait(&mut self, now: Instant) -> Duration {
+        let even = self.even.map_or(now, |even| even.max(now)) + EACH;
+        self.even = Some(even);
+        even.duration_since(now).saturating_sub(EACH * BURST)
+    }
+}
+
+/// What a pod is told of one of its volumes.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// The volume's target path.
+    pub target: KubeletPath,
+    /// Its entry.
+    pub entry: EntryName,
+    /// Major and minor number of the file system that it shows.
+    pub device: (u32, u32),
+    /// The directory of that file system.
+    pub root: PathBuf,
+    /// Its pod.
+    pub pod: Arc<PodIdentity>,
+    /// What has happened, in one word.
+    pub reason: &'static str,
+    /// What has happened and what to do.
+    pub text: AuthorText,
+    /// Whether something is to be done.
+    pub warning: bool,
+}
+
+/// Tells pods what happens to their volumes.
+#[derive(Clone)]
+pub struct Events {
+    client: Client,
+    driver: String,
+    node: String,
+    pace: Arc<Mutex<Pace>>,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").field("driver", &self.driver).finish_non_exhaustive()
+    }
+}
+
+impl Events {
+    /// Events of this driver on this node.
+    #[must_use]
+    pub fn new(client: Client, driver: &str, node: &str) -> Self {
+        Self { client, driver: driver.to_owned(), node: node.to_owned(), pace: Arc::default() }
+    }
+
+    /// One event for each, on its pod, at the node's pace. What can't be told, or not within three minutes, is logged:
+    /// nothing else depends on it.
+    pub async fn tell(&self, all: Vec<Told>) {
+        let reason = all.first().map(|told| told.reason);
+        let requests: Vec<(String, Event)> =
+            all.iter().map(|told| (told.pod.namespace.clone(), self.event(told))).collect();
+        let until = Instant::now() + TELLING;
+        let failures: Vec<String> = futures_util::stream::iter(requests)
+            .map(|(namespace, event)| async move {
+                let left = until.saturating_duration_since(Instant::now());
+                match tokio::time::timeout(left, self.create(&namespace, &event)).await {
+                    Ok(Ok(())) => None,
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some(format!("no time is left of {TELLING:?}")),
+                }
+            })
+            .buffer_unordered(AT_ONCE)
+            .filter_map(std::future::ready)
+            .collect()
+            .await;
+        if let Some(error) = failures.first() {
+            tracing::warn!(error, count = failures.len(), reason, "pods could not be told by events");
+        }
+    }
+
+    /// Makes an event when it is its turn. One that is there already is as good.
+    async fn create(&self, namespace: &str, event: &Event) -> Result<(), kube::Error> {
+        let wait = self.pace.lock().unwrap_or_else(PoisonError::into_inner).wait(Instant::now());
+        tokio::time::sleep(wait).await;
+        let api: Api<Event> = Api::namespaced(self.client.clone(), namespace);
+        match api.create(&PostParams::default(), event).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+            created => created.map(|_| ()),
+        }
+    }
+
+    fn event(&self, told: &Told) -> Event {
+        let Told { target, entry, device, root, pod, reason, text, warning } = told;
+        let mut hasher = DefaultHasher::new();
+        (target.as_path(), reason, text, device, root).hash(&mut hasher);
+        let name: String = pod.name.chars().take(200).collect();
+        let note = note(target, entry, text);
+        Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{name}.{:016x}", hasher.finish())),
+                namespace: Some(pod.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            event_time: Some(MicroTime(Timestamp::now())),
+            reporting_controller: Some(self.driver.clone()),
+            reporting_instance: Some(self.node.chars().take(128).collect()),
+            action: Some("LookAtVolume".to_owned()),
+            reason: Some((*reason).to_owned()),
+            type_: Some(if *warning { "Warning" } else { "Normal" }.to_owned()),
+            regarding: Some(ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                namespace: Some(pod.namespace.clone()),
+                name: Some(pod.name.clone()),
+                uid: Some(pod.uid.clone()),
+                ..ObjectReference::default()
+            }),
+            note: Some(note.as_str().chars().take(NOTE_MAX).collect()),
+            ..Event::default()
+        }
+    }
+}
+
+/// What an event says of a volume.
+fn note(target: &KubeletPath, entry: &EntryName, text: &AuthorText) -> AuthorText {
+    match target.pod_volume() {
+        Some((_, name)) => author!["volume ", KnownText::new(name), " (entry ", *entry, "): ", *text],
+        None => author!["volume of the entry ", *entry, ": ", *text],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_at_once_then_one_a_second() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        let mut waits = |at: u64, count: usize| -> Vec<u64> {
+            let now = start + Duration::from_secs(at);
+            (0..count).map(|_| pace.wait(now).as_secs()).collect()
+        };
+        assert_eq!(waits(0, 12), [[0; 10].as_slice(), &[1, 2]].concat());
+        // Two seconds later those two have been made, and the next has to wait for one second.
+        assert_eq!(waits(2, 2), [1, 2]);
+        // After a pause there are as many at once as before.
+        assert_eq!(waits(100, 11), [[0; 10].as_slice(), &[1]].concat());
+    }
+
+    #[test]
+    fn a_full_node_is_told_in_time() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let last = (0..110).map(|_| pace.wait(now)).max();
+        assert!(last.is_some_and(|last| last < TELLING / 3 * 2), "{last:?}");
+    }
+}

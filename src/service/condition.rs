@@ -1,0 +1,87 @@
+//! How full a volume is, and whether its source is alive.
+
+use std::path::Path;
+
+use allowlist::author::AuthorText;
+use allowlist::config::Missing;
+use allowlist::names::{KubeletPath, VolumeRef};
+use allowlist::policy::{self, Grant};
+use engine::mount_error::MountError;
+use engine::note::Note;
+use engine::observe::SourcePath;
+use engine::site::Site;
+use kernel::stat::Usage;
+use plan::Gone;
+use workers::{Hold, MountThread, NoResult, Source};
+
+use crate::error::Error;
+use crate::refusals::ForAuthor;
+use crate::request::VolumeAt;
+use crate::stage::for_the_node;
+use crate::vitals::Vital;
+use crate::{By, Service};
+
+/// Under which name jobs run that ask the kubelet's own file system only.
+fn notes() -> Source {
+    Source::own("notes")
+}
+
+impl Service {
+    /// What of a volume's file system is used (CSI, NodeGetVolumeStats).
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn stats(&self, by: By<'_>, at: &VolumeAt) -> Result<Usage, Error> {
+        self.look(by, at, engine::usage).await
+    }
+
+    /// Whether a volume that was published or staged is alive (CSI, NodeGetVolumeHealth). A file system that doesn't answer is no
+    /// error: it is the answer.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn health(&self, by: By<'_>, at: &VolumeAt) -> Result<(Vital, AuthorText), Error> {
+        told(self.look(by, at, engine::health).await)
+    }
+
+    /// Whether the source of a volume is alive, wherever it is published.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn source_health(&self, by: By<'_>, volume: VolumeRef) -> Result<(Vital, AuthorText), Error> {
+        let Grant { entry, sub_path, .. } = policy::decide(&*self.list()?, &for_the_node(volume))?;
+        let source = SourcePath { entry: entry.path.clone(), sub_path, missing: Missing::Fail };
+        let on = self.source(&entry.name, &source);
+        let look = move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::source_health(&thread.site, &source);
+        told(self.on_thread(by, on, Hold::nothing(), look).await)
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        by: By<'_>,
+        at: &VolumeAt,
+        look: fn(&Site, &KubeletPath) -> Result<T, MountError>,
+    ) -> Result<T, Error> {
+        // Whatever source the volume is of: what hangs is counted there, however many volumes it has.
+        let path = at.path.clone();
+        let noted = move |thread: &mut MountThread, _: &dyn Fn() -> bool| Ok(Note::of(&thread.site, &path));
+        let note = self.on_thread(by, notes(), Hold::nothing(), noted).await?;
+        let device = self.devices().of_volume(&at.path);
+        let source = match note {
+            Some(note) => Source::published(&note.full_path(), Some(note.owner.entry.as_str()), device),
+            None => Source::published(Path::new(&at.id), None, device),
+        };
+        let path = at.path.clone();
+        self.on_thread(by, source, Hold::nothing(), move |thread, _| look(&thread.site, &path)).await
+    }
+}
+
+fn told(looked: Result<Option<Gone>, Error>) -> Result<(Vital, AuthorText), Error> {
+    match looked {
+        Ok(gone) => Ok((Vital::from(gone), Vital::from(gone).for_author())),
+        Err(Error::NoResult(hung @ (NoResult::Deadline { .. } | NoResult::Stuck { .. }))) => {
+            Ok((Vital::Hung, hung.for_author()))
+        }
+        Err(error) => Err(error),
+    }
+}

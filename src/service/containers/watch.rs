@@ -1,0 +1,99 @@
+//! Looks into the containers of a running plugin's pods now and then, and takes down in a metric how many volumes are
+//! weaker there than they shall be.
+//!
+//! After a look that took much comes a long rest, so that it costs a bounded share of a core on any node.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use allowlist::config::AllowList;
+use engine::site::Site;
+use kernel::{path, stat, statmount};
+use mounts::Errno;
+use mounts::mountinfo::{self, Walk};
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::watch::Receiver;
+use workers::Source;
+
+use super::Sought;
+use super::judge::{Counts, Tally, wanted};
+use super::look::look;
+use super::scan::{Index, Node};
+use crate::Service;
+use crate::heal::Volume;
+
+/// It is looked again after so many times the processor's time that the look took: 0.02 % of a core at most. Of 180 namespaces
+/// it is 20 ms, nearly all of it the kernel's.
+const REST: u32 = 5000;
+/// But after so many intervals at the latest.
+const INTERVALS_MAX: u32 = 15;
+/// How long a look may take. What was not looked at then is unknown.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long it is waited for.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Looks for ever, every `interval` at most.
+pub async fn watch(service: Arc<Service>, volumes: Receiver<Arc<Vec<Arc<Volume>>>>, interval: Duration) {
+    let mut rest = interval;
+    loop {
+        tokio::time::sleep(rest).await;
+        let known = Arc::clone(&volumes.borrow());
+        let Some(crew) = service.threads.latest() else { continue };
+        if known.is_empty() {
+            service.metrics.weaker(Counts::default());
+            rest = interval;
+            continue;
+        }
+        let list = service.list().ok();
+        let looking = service.threads.run(&crew, Source::own("containers"), DEADLINE, move |thread, _| {
+            let start = own_time()?;
+            let counts = count(&thread.site, &known, list.as_deref())?;
+            Ok::<_, Errno>((counts, own_time()?.saturating_sub(start)))
+        });
+        rest = interval;
+        match looking.await {
+            Ok(Ok((counts, took))) => {
+                service.metrics.weaker(counts);
+                tracing::debug!(?took, ?counts, "looked into the containers of pods");
+                rest = (took * REST).clamp(interval, interval * INTERVALS_MAX);
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "the containers of pods cannot be looked into"),
+            Err(error) => tracing::warn!(%error, "the containers of pods cannot be looked into"),
+        }
+    }
+}
+
+/// The processor's time that the calling thread has had.
+fn own_time() -> Result<Duration, Errno> {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from)
+}
+
+/// How many of the volumes are weaker in some container.
+fn count(site: &Site, volumes: &[Arc<Volume>], list: Option<&AllowList>) -> Result<Counts, Errno> {
+    let sought = |volume: &Arc<Volume>| {
+        let (pod, _) = volume.path.pod_volume()?;
+        Some(Sought {
+            pod: pod.to_owned(),
+            shown: vec![volume.shown.as_ref().clone()],
+            wanted: wanted(&volume.note, list.and_then(|list| list.get(&volume.note.owner.entry)).map(AsRef::as_ref)),
+        })
+    };
+    let sought: Vec<Sought> = volumes.iter().filter_map(sought).collect();
+    let index = Index::new(node(site)?, &sought);
+    let mut tally = Tally::new(&sought);
+    let unknown = look(&site.proc, &index, Instant::now() + LOOK, &mut |container| tally.see(&container))?;
+    Ok(tally.counts(&unknown))
+}
+
+/// The node, by the calling thread's mount table; where the kernel can be asked for a single mount, without reading it all.
+fn node(site: &Site) -> Result<Node, Errno> {
+    let kubelet_dir = site.kubelet_dir.as_path();
+    let table = if site.calls.statmount {
+        let id = |path: &Path| stat::mount_id(&site.proc, site.calls, path::open_trusted(path)?);
+        statmount::ways_to(&[id(&kubelet_dir.join("pods"))?, id(Path::new("/"))?])?
+    } else {
+        mountinfo::parse(&site.proc.mountinfo()?)
+    };
+    Node::of(&Walk::new(&table), kubelet_dir).ok_or(Errno::ENOENT)
+}

@@ -1,0 +1,310 @@
+//! Heals one volume: looks again, closely, and covers or replaces what is dead or gone with what the source's path leads to
+//! now.
+//!
+//! What is given is decided as if the pod's volume were published now: by the allow-list that is in force, with what was
+//! noted of the pod and of what it asked for.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use allowlist::config::{AllowList, Heal, Missing};
+use allowlist::names::{KubeletPath, PodIdentity, VolumeRef};
+use allowlist::policy::{self, Wish};
+use engine::mount_error::MountError;
+use engine::note::{Note, PathMounts};
+use engine::observe::{self, OpenSource, SourcePath};
+use engine::site::Site;
+use engine::workshop::Slot;
+use engine::{AttachJob, Context, TakeSlot};
+use kernel::statmount;
+use mounts::mountinfo::{self, Mount, Table, Walk};
+use mounts::propagation::MountPropagation;
+use mounts::{DirId, Errno};
+use plan::{Found, Mounted};
+
+use super::find::{self, Change, Verdict};
+use super::notice::{NotGiven, Notice};
+use super::replaced::{self, Untrusted};
+
+/// What the look that found a volume due knows of its source, by a table which takes long to read.
+#[derive(Debug, Clone)]
+pub struct Looked {
+    /// The id of the mount that its path led to.
+    pub mount: u64,
+    /// What has happened to it, as far as that can be told without the volume's note.
+    pub change: Change,
+    /// What was mounted on the way to it; none if it is too much to be kept.
+    pub path_mounts: Option<Arc<PathMounts>>,
+    /// Why a directory that took another's place there is not followed, if pods may have put it there.
+    pub exposed: Option<Arc<Untrusted>>,
+    /// What containers of renewed volumes may still have ([`Note::left`]); asked for only where a directory was replaced.
+    pub left: Arc<[DirId]>,
+}
+
+/// What came of a volume.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is healed.
+    Healed {
+        /// On which the new mount was put together.
+        slot: Slot,
+        /// Whether only containers that start from now on have it, because the mount at the target was replaced.
+        renewed: bool,
+    },
+    /// Nothing is to be done, or not yet.
+    Left(Verdict),
+    /// It is due, and left as it is: what is to be told, and why, for the administrator.
+    Refused(Notice, String),
+    /// It isn't ours any more, or its entry wants no healing.
+    NotWanted,
+}
+
+/// Heals the volume at `path`, if it needs it and may have it. The pod that it is of, as far as that is noted, is told too.
+///
+/// # Errors
+/// [`MountError`]; then the volume is as it was, or has fewer layers of what is dead.
+pub fn mend(
+    context: &mut Context<'_>,
+    take_slot: &mut TakeSlot<'_>,
+    list: &AllowList,
+    (path, looked): (&KubeletPath, &Looked),
+) -> Result<(Outcome, Option<Arc<PodIdentity>>), MountError> {
+    let site = context.site;
+    let fail = |errno| MountError::Target { path: path.as_path().to_owned(), errno };
+    let nobody = |outcome| Ok((outcome, None));
+    let Some(target) = observe::open_target(site, path)? else { return nobody(Outcome::NotWanted) };
+    let Some(note) = Note::read(&target).map_err(fail)? else { return nobody(Outcome::NotWanted) };
+    let pod = note.owner.pod.clone();
+    let job = match wanted(list, path, &note) {
+        Err(Unwanted::Off) => return nobody(Outcome::NotWanted),
+        job => job,
+    };
+    let Found::Mount(mounted) = observe::find(site, &target).map_err(fail)? else {
+        return nobody(Outcome::Left(Verdict::Wait));
+    };
+    let source = observe::open_source(site, &source_of(&note))?;
+    if mounted.dir == Ok(source.source.dir) {
+        return nobody(Outcome::Left(Verdict::Same));
+    }
+    let table = table(site, (&mounted, &source), note.propagation).map_err(fail)?;
+    let walk = Walk::new(&table);
+    // What is open is what will be given, so it must be what the path leads to in this table too, and what the look has
+    // looked at. If not, somebody mounts or unmounts there just now, and the event of that asks for the next look.
+    let place = note.full_path();
+    let opened = source.source.mount.id;
+    let seen = looked.mount == opened && walk.mount_at(&place).is_some_and(|mount| mount.id == opened);
+    let Some(top) = walk.mount_at(path.as_path()).filter(|_| seen) else {
+        return nobody(Outcome::Left(Verdict::Wait));
+    };
+    let verdict = find::judge((&table, &walk), site.kubelet_dir.as_path(), (path.as_path(), &note));
+    let Verdict::Due(change) = verdict else { return nobody(Outcome::Left(verdict)) };
+    if change != looked.change {
+        return nobody(Outcome::Left(Verdict::Wait));
+    }
+    let peers = || peers_are_given_the_same(site, (&table, &walk), (list, top), &note);
+    let job = match job.and_then(|job| peers().map(|()| job)) {
+        Ok(job) => job,
+        Err(Unwanted::Off) => return nobody(Outcome::NotWanted),
+        Err(Unwanted::NotGiven(why)) => {
+            let text = why.to_string();
+            return Ok((Outcome::Refused(Notice::NotGiven(why), text), pod));
+        }
+    };
+    if change == Change::Replaced {
+        let trusted = match &looked.exposed {
+            Some(why) => Err(why.to_string()),
+            None if note.left.len() >= Note::LEFT_MAX => Err(format!(
+                "it was replaced {} times already since its pod was started: restart the pod",
+                Note::LEFT_MAX
+            )),
+            None => replaced::only_root_writes(site, &walk, &place, &looked.left)
+                .and_then(|parent| replaced::leads_to(site, &parent, &place, &source))
+                .map_err(|why| why.to_string()),
+        };
+        if let Err(why) = trusted {
+            return Ok((Outcome::Refused(Notice::NotFollowed, why), pod));
+        }
+    }
+    // Opening the source may have hung; from here on something is changed.
+    if (context.cancelled)() {
+        return Err(MountError::Cancelled);
+    }
+    // Before it is done: a plugin that is killed right after it could not tell any more.
+    let renewed = note.propagation == MountPropagation::None || walk.lowest(top).root_deleted;
+    let mut noted = note.clone();
+    // Who has it open, or has the mount of it, has it still.
+    let left = mounted.dir.ok().filter(|_| change == Change::Replaced);
+    noted.left.extend(left);
+    if renewed {
+        noted.renewed = SystemTime::UNIX_EPOCH.elapsed().ok().map(|since| since.as_secs());
+    }
+    let marked = renewed || left.is_some();
+    if marked {
+        noted.write(&target);
+    }
+    let attached = engine::attach_open(context, take_slot, &job, &target, &source);
+    match &attached {
+        Ok(slot) => {
+            let renewed = if slot.is_some() { noted.renewed } else { note.renewed };
+            let path_mounts = looked.path_mounts.clone();
+            Note { source_mount: opened, attrs: job.attrs, path_mounts, renewed, ..noted }.write_anew(&target);
+        }
+        Err(_) if marked => {
+            note.write(&target);
+        }
+        Err(_) => {}
+    }
+    let outcome = match attached? {
+        Some(slot) => Outcome::Healed { slot, renewed },
+        None => Outcome::Left(Verdict::Same),
+    };
+    Ok((outcome, pod))
+}
+
+/// As much of the mount table as judging a volume takes, by the ids that the site's calls tell: the ways to the volume and to
+/// its source. Where its peers are asked for, it is the whole one. With a thousand volumes to heal it makes a difference.
+fn table(
+    site: &Site,
+    (mounted, source): (&Mounted, &OpenSource),
+    propagation: MountPropagation,
+) -> Result<Table, Errno> {
+    if !site.calls.statmount {
+        return Ok(mountinfo::parse(&site.proc.mountinfo()?));
+    }
+    if propagation == MountPropagation::Bidirectional {
+        return statmount::select(&mut |_| true);
+    }
+    statmount::ways_to(&[mounted.mount.id, source.source.mount.id])
+}
+
+/// That what this volume is given is given to all whose mounts are peers of its own: they get it with it, with its flags.
+fn peers_are_given_the_same(
+    site: &Site,
+    (table, walk): (&Table, &Walk<'_>),
+    (list, top): (&AllowList, &Mount),
+    note: &Note,
+) -> Result<(), Unwanted> {
+    if note.propagation != MountPropagation::Bidirectional {
+        return Ok(());
+    }
+    let groups: Vec<u64> = walk.stack(top).iter().filter_map(|mount| mount.propagation.peer_group).collect();
+    let is_peer = |mount: &&Mount| mount.propagation.peer_group.is_some_and(|group| groups.contains(&group));
+    let mut flags = None;
+    for mount in table.mounts.iter().filter(is_peer) {
+        // What is no volume of ours is asked for by `find::judge`.
+        let path = mount.mount_point.to_str().and_then(|at| KubeletPath::parse(at, &site.kubelet_dir).ok());
+        let Some((path, note)) = path.and_then(|path| Note::of(site, &path).map(|note| (path, note))) else { continue };
+        let attrs = wanted(list, &path, &note).map(|job| job.attrs);
+        if !attrs.is_ok_and(|attrs| *flags.get_or_insert(attrs) == attrs) {
+            return Err(Unwanted::NotGiven(NotGiven::SharedWithOthers));
+        }
+    }
+    Ok(())
+}
+
+/// Why a volume is not to be healed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unwanted {
+    /// Its entry says so.
+    Off,
+    /// The pod may not have it any more.
+    NotGiven(NotGiven),
+}
+
+fn source_of(note: &Note) -> SourcePath {
+    SourcePath { entry: note.path.clone(), sub_path: note.sub_path.clone(), missing: Missing::Fail }
+}
+
+/// How a volume is to be healed: as it would be published now.
+pub fn wanted(list: &AllowList, path: &KubeletPath, note: &Note) -> Result<AttachJob, Unwanted> {
+    let owner = &note.owner;
+    if list.get(&owner.entry).is_some_and(|entry| entry.heal == Heal::Off) {
+        return Err(Unwanted::Off);
+    }
+    let wish = Wish {
+        volume: VolumeRef { entry: owner.entry.clone(), sub_path: note.sub_path.clone() },
+        propagation: Some(note.propagation),
+        read_only: owner.asked.read_only,
+        pod_read_only: owner.asked.pod_read_only,
+        kind: owner.kind(),
+        user_namespace: note.user_namespace,
+        pod: owner.pod.clone(),
+        check_user: true,
+    };
+    let grant = policy::decide(list, &wish).map_err(|denied| Unwanted::NotGiven(denied.into()))?;
+    if grant.entry.path != note.path {
+        return Err(Unwanted::NotGiven(NotGiven::OtherDirectory(owner.entry.clone())));
+    }
+    Ok(AttachJob {
+        source: source_of(note),
+        target: path.clone(),
+        staging: None,
+        relation: grant.propagation,
+        lower: false,
+        attrs: grant.attrs(owner.asked.attrs),
+        single_writer: false,
+        user_namespace: grant.user_namespace,
+        owner: Some(owner.clone()),
+        follow: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refusals::ForAuthor;
+    use allowlist::names::AbsPath;
+    use engine::note::{Asked, Owner};
+    use mounts::MountAttrs;
+
+    /// What a volume of the entry `data`, of a pod in the namespace `ml`, would be given by an entry like this.
+    fn given(entry: &str, note: &Note) -> Result<MountAttrs, Unwanted> {
+        let kubelet = AbsPath::parse("/k").unwrap();
+        let list = AllowList::parse(&format!("entries: [{entry}]"), &kubelet).unwrap_or_else(|e| panic!("{e}"));
+        let path = KubeletPath::parse("/k/pods/u/volumes/kubernetes.io~csi/v/mount", &kubelet).unwrap();
+        wanted(&list, &path, note).map(|job| job.attrs)
+    }
+
+    #[test]
+    fn what_is_given_is_what_a_publish_would_be_given_now() {
+        let pod = PodIdentity {
+            namespace: "ml".into(),
+            name: "p".into(),
+            uid: "u".into(),
+            service_account: "default".into(),
+        };
+        let owner = Owner { pod: Some(Arc::new(pod)), ..crate::fixture::note().owner };
+        let note = Note { owner, ..crate::fixture::note() };
+        let entry = |more: &str| format!("{{name: data, path: /src, propagation: HostToContainer{more}}}");
+        let allow = ", allow: [{namespaces: [ml]}]";
+        let flags = MountAttrs { nosuid: true, nodev: true, ..MountAttrs::default() };
+        assert_eq!(given(&entry(allow), &note), Ok(flags));
+        assert_eq!(given(&entry(&format!("{allow}, heal: 'Off'")), &note), Err(Unwanted::Off));
+        let denied = |entry: &str, word: &str| match given(entry, &note) {
+            Err(Unwanted::NotGiven(why)) => {
+                let text = why.for_author();
+                assert!(text.as_str().contains(word) && !text.as_str().contains("/src"), "{text}");
+            }
+            other => panic!("{entry}: {other:?}"),
+        };
+        denied(&entry(", allow: [{namespaces: [other]}]"), "may not use");
+        denied(&entry(""), "may not use");
+        denied("{name: other, path: /src}", "does not have");
+        denied(&entry(allow).replace("HostToContainer", "None"), "allows None at most");
+        denied(&entry(&format!("{allow}, readOnly: true")), "read-only");
+        denied(&entry(allow).replace("/src", "/another"), "another directory");
+        let mapped = Note { user_namespace: true, ..note.clone() };
+        let refused = given(&entry(allow), &mapped);
+        assert!(matches!(refused, Err(Unwanted::NotGiven(NotGiven::Denied(_)))), "hostUsers: false: {refused:?}");
+        // Flags that the entry has now, and those that the volume asked for.
+        let asked = Asked { attrs: MountAttrs { noexec: true, ..MountAttrs::default() }, ..Asked::default() };
+        let note = Note { owner: Owner { asked, ..note.owner.clone() }, ..note };
+        let all = MountAttrs { noexec: true, ..flags };
+        assert_eq!(given(&entry(allow), &note), Ok(all));
+        assert_eq!(given(&entry(&format!("{allow}, nosuid: false, nodev: false")), &note), Ok(asked.attrs));
+        // Read-only as the volume asked.
+        let asked = Asked { read_only: true, pod_read_only: true, ..Asked::default() };
+        let note = Note { owner: Owner { asked, ..note.owner.clone() }, propagation: MountPropagation::None, ..note };
+        assert_eq!(given(&entry(allow), &note), Ok(MountAttrs { read_only: true, ..flags }));
+    }
+}

@@ -1,0 +1,127 @@
+//! The jobs that use cases hand to mount threads: with whose pass, on what that may hang, and what an outcome means.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use allowlist::names::{EntryName, KubeletPath, SubPath};
+use engine::mount_error::MountError;
+use engine::note::Owner;
+use engine::observe::SourcePath;
+use engine::{AttachJob, Attached, Context};
+use futures_util::FutureExt;
+use workers::gate::{Busy, Holder, Pass};
+use workers::{Hold, Job, MountThread, Source};
+
+use crate::error::Error;
+use crate::metrics::Kept;
+use crate::request::VolumeAt;
+use crate::{By, Service};
+
+/// How often, and how long, a call waits for the plugin's own work on its volume.
+const OWN_WAITS: u32 = 50;
+const OWN_WAIT: Duration = Duration::from_millis(2);
+
+impl Service {
+    /// Runs a job on a mount thread of the caller.
+    pub(crate) fn on_thread<T: Send + 'static>(
+        &self,
+        by: By<'_>,
+        source: Source,
+        hold: Hold,
+        job: impl Job<Result<T, MountError>>,
+    ) -> impl Future<Output = Result<T, Error>> {
+        self.threads.run_by(by.lead, by.crew, (source, hold), self.deadline, job).map(|ran| Ok(ran??))
+    }
+
+    /// Enters the gate for a call. The plugin's own work on the volume is waited for a while: the kubelet, turned away, would
+    /// come again only after half a second, or a minute.
+    async fn enter(&self, path: &KubeletPath) -> Result<Pass, Busy> {
+        let enter = || self.gate.enter(path.as_path(), Holder::Call);
+        match enter() {
+            Err(Busy { holder: Holder::Own, .. }) => {}
+            other => return other,
+        }
+        // Boxed, or each call would carry along the room that a timer takes.
+        Box::pin(async {
+            for _ in 0..OWN_WAITS {
+                tokio::time::sleep(OWN_WAIT).await;
+                match enter() {
+                    Err(Busy { holder: Holder::Own, .. }) => {}
+                    other => return other,
+                }
+            }
+            enter()
+        })
+        .await
+    }
+
+    /// A directory of an entry, as what may hang.
+    pub(crate) fn source(&self, entry: &EntryName, path: &SourcePath) -> Source {
+        let device = self.devices().of_entry(entry, path.sub_path.is_some());
+        Source::directory(&path.full(), entry.as_str(), device)
+    }
+
+    /// Makes a volume of an entry appear. Whether it was made; not if it was there. One whose directory is dead or was deleted stays
+    /// too: what a pod is given in its place is for healing alone to decide.
+    pub(crate) async fn attach(&self, by: By<'_>, entry: &EntryName, job: AttachJob) -> Result<bool, Error> {
+        // While a hung job may still change the target, nobody else gets at it; before it does, who unpublishes does.
+        let hold = Hold::once_begun([Some(self.enter(&job.target).await?), None]);
+        let source = self.source(entry, &job.source);
+        let attached = self.on_thread(by, source, hold, move |thread, cancelled| {
+            let site = Arc::clone(&thread.site);
+            let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };
+            let attached = engine::attach(&mut context, &mut || thread.take_slot(), &job)?;
+            // Only after success: what a failed job has left on its slot is cleared before the next use.
+            Ok(attached.giving_back(|slot| thread.give_back(slot)))
+        });
+        match attached.await? {
+            Attached::Made(()) => Ok(true),
+            Attached::There | Attached::Kept { agrees: true } => Ok(false),
+            Attached::Kept { agrees: false } => {
+                tracing::warn!("the volume stays as it was published: the allow-list would give it otherwise now");
+                self.metrics.kept(Kept::AllowList);
+                Ok(false)
+            }
+        }
+    }
+
+    /// The answer to a call that failed: done, all the same, if what it asks for is there already.
+    pub(crate) async fn unless_kept(
+        &self,
+        by: By<'_>,
+        (path, of): (KubeletPath, Option<(Owner, Option<SubPath>)>),
+        error: Error,
+    ) -> Result<(), Error> {
+        let whose = match &error {
+            Error::Denied(_) | Error::NoConfiguration(_) => Kept::AllowList,
+            Error::Lookup(_) => Kept::Lookup,
+            Error::NoResult(_) | Error::Mount(_) => Kept::Source,
+            Error::Busy(_) => return Err(error),
+        };
+        // What a call that hangs is about to mount, and may take back, isn't there yet.
+        let Ok(pass) = self.enter(&path).await else { return Err(error) };
+        let look =
+            move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_kept(&thread.site, &path, of.as_ref());
+        // Its source isn't asked, and may hang.
+        match self.on_thread(by, Source::kept(), Hold::to_its_end([Some(pass), None]), look).await {
+            Ok(true) => {
+                tracing::warn!(%error, "the volume stays as it was published: it would be refused now");
+                self.metrics.kept(whose);
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// Takes away what is mounted at a path of ours, and with `remove` the directory.
+    pub(crate) async fn detach(&self, by: By<'_>, at: &VolumeAt, remove: bool) -> Result<(), Error> {
+        let hold = Hold::to_its_end([Some(self.enter(&at.path).await?), None]);
+        let path = at.path.clone();
+        self.on_thread(by, Source::ending(&at.id), hold, move |thread, cancelled| {
+            let mut context = Context { site: &thread.site, cancelled, step: &mut |run, step| run.run(step) };
+            engine::detach(&mut context, &path, remove)
+        })
+        .await
+    }
+}

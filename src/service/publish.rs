@@ -1,0 +1,108 @@
+//! A volume appears at a pod's target path.
+
+use std::sync::Arc;
+
+use allowlist::names::PodIdentity;
+use allowlist::policy::{self, Grant, Wish};
+use engine::AttachJob;
+use engine::note::{Asked, Owner};
+use engine::observe::SourcePath;
+use pods::PodWish;
+use pods::lookup::{Lookup, LookupError};
+
+use crate::error::Error;
+use crate::request::Publish;
+use crate::{By, Service};
+
+impl Service {
+    /// Publishes a volume (CSI, NodePublishVolume). One that is there already, of this id and with these arguments, stays as it
+    /// is, whatever it would get now.
+    ///
+    /// # Errors
+    /// [`Error`]; then nothing was changed.
+    pub async fn publish(&self, by: By<'_>, asked: &Publish) -> Result<(), Error> {
+        match self.publish_new(by, asked).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let of = Some((owner(asked), asked.volume.sub_path.clone()));
+                Box::pin(self.unless_kept(by, (asked.target.clone(), of), error)).await
+            }
+        }
+    }
+
+    async fn publish_new(&self, by: By<'_>, asked: &Publish) -> Result<(), Error> {
+        let wish = match &self.lookup {
+            Some(lookup) => {
+                let pod = asked.pod.as_ref().ok_or(LookupError::NoPodInfo)?;
+                // Boxed, or each call would carry along the room that a look-up takes, also where there is none.
+                Box::pin(self.wished(lookup, (asked, pod))).await?
+            }
+            None => wish(asked),
+        };
+        let grant = policy::decide(&*self.list()?, &wish)?;
+        if let Some(warning) = &grant.warning {
+            tracing::warn!(warning);
+        }
+        if self.attach(by, &grant.entry.name, job(asked, &grant)).await? {
+            self.metrics.published(grant.propagation);
+        }
+        Ok(())
+    }
+
+    /// What the pod wants of a volume, by its Pod object.
+    ///
+    /// Asked for each volume, also for one that says its propagation: what else of the pod a volume depends on, nobody but
+    /// the API server tells.
+    async fn wished(&self, lookup: &Lookup, (asked, pod): (&Publish, &Arc<PodIdentity>)) -> Result<Wish, Error> {
+        let least = wish(asked);
+        // Who may not have the entry at all hears so at once, whatever the pod wants.
+        policy::entry(&*self.list()?, &least)?;
+        let found = match asked.asked.propagation {
+            Some(_) => lookup.pod(&asked.target, asked.inline, pod).await?,
+            None => lookup.wish(&asked.target, asked.inline, pod).await?,
+        };
+        tracing::debug!(?found, "the pod's wish");
+        let PodWish { propagation, kind, user_namespace } = found;
+        Ok(Wish { propagation: least.propagation.or(Some(propagation)), kind, user_namespace, ..least })
+    }
+}
+
+/// What a publish asks for, as far as its request tells.
+fn wish(asked: &Publish) -> Wish {
+    let Asked { propagation, read_only, pod_read_only, .. } = asked.asked;
+    Wish {
+        volume: asked.volume.clone(),
+        propagation,
+        read_only,
+        pod_read_only,
+        kind: asked.kind(),
+        user_namespace: false,
+        pod: asked.pod.clone(),
+        check_user: true,
+    }
+}
+
+fn job(asked: &Publish, grant: &Grant) -> AttachJob {
+    let Grant { entry, sub_path, propagation, user_namespace, .. } = grant;
+    AttachJob {
+        source: SourcePath { entry: entry.path.clone(), sub_path: sub_path.clone(), missing: entry.missing },
+        target: asked.target.clone(),
+        staging: asked.staging.clone(),
+        relation: *propagation,
+        lower: false,
+        attrs: grant.attrs(asked.asked.attrs),
+        single_writer: asked.single_writer,
+        user_namespace: *user_namespace,
+        owner: Some(owner(asked)),
+        follow: false,
+    }
+}
+
+fn owner(asked: &Publish) -> Owner {
+    Owner {
+        entry: asked.volume.entry.clone(),
+        volume_id: Some(Arc::clone(&asked.id)),
+        pod: asked.pod.clone(),
+        asked: asked.asked,
+    }
+}

@@ -1,0 +1,469 @@
+//! What the author of a pod reads of each refusal. One exhaustive match for each error: a new one has to be decided on here.
+#![expect(clippy::disallowed_methods, reason = "names of Kubernetes objects that are the author's own")]
+
+use allowlist::author::{AuthorText, KnownText, author};
+use allowlist::names::{BadName, PodIdentity};
+use allowlist::policy::{Denied, read_only_advice};
+use engine::apply::Failed;
+use engine::make_source::NotMade;
+use engine::mount_error::{MountError, describe, name_of};
+use engine::note::Argument;
+use mounts::Errno;
+use mounts::propagation::MountPropagation;
+use plan::idmap::NotMappable;
+use pods::lookup::LookupError;
+use workers::NoResult;
+use workers::gate::Busy;
+
+use crate::error::Error;
+use crate::vitals::Vital;
+
+/// What has a text for the author of a pod, besides that for the administrator.
+pub trait ForAuthor {
+    /// What happened, what the author can do, and whom to ask.
+    fn for_author(&self) -> AuthorText;
+}
+
+/// Whom to ask for what only who runs the node can do.
+pub const ASK: &str = "ask the administrator of the node";
+
+impl ForAuthor for Error {
+    fn for_author(&self) -> AuthorText {
+        match self {
+            Self::Denied(error) => error.for_author(),
+            Self::Busy(error) => error.for_author(),
+            Self::NoResult(error) => error.for_author(),
+            Self::Mount(error) => error.for_author(),
+            Self::Lookup(error) => error.for_author(),
+            Self::NoConfiguration(_) => {
+                author![
+                    "no allow-list is in force on the node, so it gives no volumes: ",
+                    ASK,
+                    "; the call is then retried"
+                ]
+            }
+        }
+    }
+}
+
+impl ForAuthor for BadName {
+    /// Completes the sentence "FIELD VALUE ...".
+    fn for_author(&self) -> AuthorText {
+        match self {
+            Self::Empty => author!["is empty"],
+            Self::TooLong { len, max } => author!["has ", *len, " bytes, over the limit of ", *max],
+            Self::Control(_) => author!["contains a control character"],
+            Self::Relative => author!["is not an absolute path"],
+            Self::Absolute => author!["is an absolute path, but must be relative to its entry"],
+            Self::Component(_) => author![
+                "contains an empty component, \"..\" or \".\": write the path out, without doubled or trailing slashes"
+            ],
+            Self::EntryName => {
+                author!["is not an entry name: use a-z, 0-9, '-' and '.', starting and ending with a letter or digit"]
+            }
+            Self::Outside(_) => author!["is not beneath the kubelet's directory"],
+        }
+    }
+}
+
+fn account(pod: &PodIdentity) -> AuthorText {
+    author!["pod ", *pod, " with the service account ", KnownText::new(&pod.service_account)]
+}
+
+impl ForAuthor for Denied {
+    fn for_author(&self) -> AuthorText {
+        match self {
+            Self::UnknownEntry { name } => author![
+                "the volume names the entry ",
+                *name,
+                ", which the node's allow-list does not have: correct the \
+                 volume, or ",
+                ASK,
+                " to add an entry of that name"
+            ],
+            Self::NotPermitted { entry, pod: Some(pod) } => author![
+                account(pod),
+                " may not use the entry ",
+                *entry,
+                ": no item of its allow matches; ",
+                ASK,
+                " to permit it"
+            ],
+            Self::NotPermitted { entry, pod: None } => author![
+                "the request for the entry ",
+                *entry,
+                " does not say which pod it is for, so nobody can be permitted: ",
+                ASK,
+                " to set podInfoOnMount: true on the CSIDriver object"
+            ],
+            Self::SubPathsOff { entry, sub_path } => author![
+                "the volume asks for the directory ",
+                *sub_path,
+                " beneath the entry ",
+                *entry,
+                ", whose subPaths is false: ask for ",
+                *entry,
+                " alone, or ",
+                ASK,
+                " to set subPaths: true on the entry"
+            ],
+            Self::AboveCeiling { entry, asked, ceiling } => author![
+                "the volume asks for the propagation ",
+                *asked,
+                ", but the entry ",
+                *entry,
+                " allows ",
+                *ceiling,
+                " at most: ask for ",
+                *ceiling,
+                ", or ",
+                ASK,
+                " to raise propagation on the entry"
+            ],
+            Self::UserNamespacePropagation { entry, asked } => author![
+                "the volume asks for the propagation ",
+                *asked,
+                " of the entry ",
+                *entry,
+                ", but the pod has hostUsers: false, and files of a mount that propagates into it would belong to nobody there \
+                 (65534): set mountPropagation: None, or remove hostUsers: false from the pod"
+            ],
+            Self::PodNotReadOnly { entry, by_entry, kind } => {
+                let who = if *by_entry {
+                    author!["the entry ", *entry, " is read-only"]
+                } else {
+                    author![
+                        "the volume of the entry ",
+                        *entry,
+                        " is read-only by its attributes, access mode or mount options"
+                    ]
+                };
+                author![who, ", ", read_only_advice(*kind)]
+            }
+            Self::ReadOnlyPropagation { entry, asked, by_entry } => {
+                let (who, undo) = if *by_entry {
+                    ("the entry is read-only", "")
+                } else {
+                    ("the volume is read-only", "ask for it without readOnly, ")
+                };
+                author![
+                    "the volume asks for the propagation ",
+                    *asked,
+                    " of the entry ",
+                    *entry,
+                    ", but ",
+                    who,
+                    ", and a mount that propagates into it later would be writable: ask for the propagation None, ",
+                    undo,
+                    "or ",
+                    ASK,
+                    " to accept that by readOnlyPropagation: warn on the entry"
+                ]
+            }
+        }
+    }
+}
+
+impl ForAuthor for NotMappable {
+    fn for_author(&self) -> AuthorText {
+        let found = match self {
+            Self::FileSystem(fs_type) => {
+                author![
+                    "which it cannot on the file system ",
+                    KnownText::new(fs_type),
+                    ": take a directory on another one"
+                ]
+            }
+            Self::Mapped => author!["which are mapped on the node already: take a directory of an ordinary mount"],
+            Self::Mounts(count) => author![
+                "and other file systems are mounted in the volume's directory (",
+                *count,
+                " of them), whose files would belong to nobody there (65534): take a directory without mounts in it"
+            ],
+        };
+        author![
+            "the pod has hostUsers: false, so its runtime has to map the owners of the volume's files, ",
+            found,
+            ", or remove hostUsers: false from the pod"
+        ]
+    }
+}
+
+impl ForAuthor for NotMade {
+    fn for_author(&self) -> AuthorText {
+        match self {
+            Self::FileSystem => {
+                author!["its file system is not one on which that can be done safely; ", ASK, " to make it"]
+            }
+            Self::NoBirthTime => author!["its file system keeps no birth times; ", ASK, " to make it"],
+            Self::Exchanged => {
+                author!["something else was put in its place meanwhile, which was left as it is; ", ASK, " to make it"]
+            }
+            Self::InTheWay => author!["something else has its temporary name; ", ASK, " to move that away"],
+            Self::Busy => author!["another call is making it: the call will be retried"],
+        }
+    }
+}
+
+impl ForAuthor for Argument {
+    /// Completes the sentence "the volume is published already, ...".
+    fn for_author(&self) -> AuthorText {
+        let said = |propagation: Option<MountPropagation>| {
+            propagation.map_or("that is not said (None, or what the pod asks for)", MountPropagation::name)
+        };
+        match self {
+            Self::VolumeId { found } => author!["as the volume ", KnownText::new(found)],
+            // Whose it is, is not this author's to know.
+            Self::Pod { found: _ } => author!["for another pod"],
+            Self::Directory { entry, sub_path: None } => author!["and shows another directory, the entry ", *entry],
+            Self::Directory { entry, sub_path: Some(sub_path) } => {
+                author!["and shows another directory, ", *sub_path, " of the entry ", *entry]
+            }
+            Self::Propagation { asked, found } => {
+                author!["with the propagation ", said(*found), ", not ", said(*asked)]
+            }
+            Self::ReadOnly { asked } => {
+                author![if *asked { "read-write, not read-only" } else { "read-only, not read-write" }]
+            }
+            Self::PodReadOnly { asked: true } => author!["read-only without the Pod's volume saying so"],
+            Self::PodReadOnly { asked: false } => author!["read-only by the Pod's volume saying so"],
+        }
+    }
+}
+
+impl ForAuthor for Busy {
+    fn for_author(&self) -> AuthorText {
+        let Self { path: _, holder: _ } = self;
+        author!["another call for this volume of the pod is under way: it is tried again when that has ended"]
+    }
+}
+
+impl ForAuthor for NoResult {
+    fn for_author(&self) -> AuthorText {
+        match self {
+            Self::Deadline { waited, source_name: _ } => author![
+                "no answer within ",
+                *waited,
+                ": the file system of the volume's directory does not respond; the call is given \
+                 up, undone when it returns, and retried; ",
+                ASK,
+                " to look at its server"
+            ],
+            Self::Stuck { stuck, source_name: _ } => author![
+                *stuck,
+                " earlier calls still hang on the file system of the volume's directory: no more are started until one \
+                 returns; ",
+                ASK,
+                " to look at its server"
+            ],
+            Self::Exhausted { stuck } => author![
+                *stuck,
+                " earlier calls still hang on file systems of the node, the most that may: no more are started until one \
+                 returns; ",
+                ASK,
+                " to look at their servers"
+            ],
+            Self::NoThread(errno) => {
+                author!["no thread could be started for the call: ", *errno, lacks(*errno), "; ", ASK]
+            }
+            Self::Lost => author!["the job ended without an answer, by a fault of hostmount: ", ASK],
+        }
+    }
+}
+
+/// What has run out, to be put behind an error; empty if it is no shortage.
+const fn lacks(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOSPC | Errno::EDQUOT => "; the file system has no space, inodes or quota left",
+        Errno::ENOMEM => "; the node has no memory left for it",
+        Errno::EMFILE => "; hostmount has as many files open as it may",
+        Errno::ENFILE => "; the node has as many files open as it may",
+        _ => "",
+    }
+}
+
+impl ForAuthor for MountError {
+    fn for_author(&self) -> AuthorText {
+        match self {
+            Self::SourceMissing { path: _ } => author![
+                "the volume's directory does not exist on the node: correct the volume, or ",
+                ASK,
+                " to create it"
+            ],
+            Self::SourceSymlink { path: _ } => author![
+                "the way to the volume's directory leads over a symlink or out of its entry: symlinks are never followed; name \
+                 the real path, or ",
+                ASK
+            ],
+            Self::SourceNotDirectory { path: _ } => {
+                author!["what the volume names on the node is not a directory: only directories can be published"]
+            }
+            Self::SourceDead { path: _, errno } => author![
+                "the file system of the volume's directory is dead (",
+                *errno,
+                "): its server is gone; ",
+                ASK,
+                " to restart it, the call is then retried"
+            ],
+            Self::Source { path: _, errno } => {
+                author!["the volume's directory cannot be opened: ", *errno, lacks(*errno), "; ", ASK]
+            }
+            Self::SourcePrivate { path: _, asked, found: _ } => author![
+                *asked,
+                " was asked for, but the mount that the volume's directory lies on is not shared, so no mount can \
+                 cross: ask for None, or ",
+                ASK,
+                " to make it shared"
+            ],
+            Self::SourceUnbindable { path: _ } => {
+                author!["the mount that the volume's directory lies on is unbindable: ", ASK, " to change that"]
+            }
+            Self::SourceNotMade { path: _, why } => {
+                author!["the volume's directory does not exist on the node and is not made: ", why.for_author()]
+            }
+            Self::OtherArguments { path: _, argument } => author![
+                "the volume is published for this pod already, ",
+                argument.for_author(),
+                ": it has to be unpublished first"
+            ],
+            Self::SourceNotMappable(why) => why.for_author(),
+            Self::TargetParentMissing { path: _ } => author![
+                "the directory in which the volume is to be mounted does not exist: the caller has to make it (CSI: \
+                 NodePublishVolume, target_path)"
+            ],
+            Self::TargetSymlink { path: _ } => author![
+                "the kubelet's path of the volume leads over a symlink or out of its directory: nothing is mounted or \
+                 unmounted there; ",
+                ASK
+            ],
+            Self::TargetNotDirectory { path: _ } => {
+                author!["what stands where the volume is to be mounted is not a directory: ", ASK, " to remove it"]
+            }
+            Self::TargetNotEmpty { path: _ } => author![
+                "where the volume is to be mounted is a directory that is not empty, whose files a mount would hide: ",
+                ASK,
+                " to move them away"
+            ],
+            Self::TargetDiffers { path: _, difference } => author![
+                "the volume is published for this pod already, but ",
+                describe(*difference),
+                ": it has to be unpublished first"
+            ],
+            Self::Target { path: _, errno } => {
+                author![
+                    "the place where the volume is to be mounted cannot be used: ",
+                    *errno,
+                    lacks(*errno),
+                    "; ",
+                    ASK
+                ]
+            }
+            Self::KubeletDir { path: _, errno } => {
+                author!["the kubelet's directory cannot be opened: ", *errno, lacks(*errno), "; ", ASK]
+            }
+            Self::Workshop { path: _, errno } => {
+                author!["hostmount cannot prepare a mount: ", *errno, lacks(*errno), "; ", ASK]
+            }
+            Self::NotPublished { path: _ } => author!["no volume is published there"],
+            Self::SecondWriter { other: _ } => author![
+                "the volume allows a single writer and is published at another place of the node already: end the other pod \
+                 that has it"
+            ],
+            Self::TooManyMounts { path: _, full: _, room: _ } => author![
+                "the volume cannot be mounted: a mount namespace of the node has as many mounts as it may; ",
+                ASK,
+                ", or have fewer volumes or fewer mounts in them"
+            ],
+            Self::Step { failed: Failed { step, errno, undo } } => author![
+                name_of(*step),
+                " failed: ",
+                *errno,
+                lacks(*errno),
+                match undo {
+                    Ok(()) => author!["; "],
+                    Err((step, errno)) => author!["; undoing it, ", name_of(*step), " failed too: ", *errno, "; "],
+                },
+                ASK
+            ],
+            Self::Drift { path: _, difference } => {
+                author![
+                    "what was mounted is not what was planned: ",
+                    describe(*difference),
+                    "; the next try makes it anew"
+                ]
+            }
+            Self::VolumeDead { path: _, errno } => author![
+                "the volume is dead (",
+                *errno,
+                "): the server of its file system is gone; ",
+                ASK,
+                " to restart it"
+            ],
+            Self::Cancelled => author!["the call was given up at its deadline; what it had begun was undone"],
+        }
+    }
+}
+
+impl ForAuthor for LookupError {
+    fn for_author(&self) -> AuthorText {
+        match self {
+            Self::NotAPodVolume { path: _ } => {
+                author!["target_path is not the path of a pod's volume, so no pod can be looked up"]
+            }
+            Self::NoPodInfo => author![
+                "the request does not say which pod it is for, and without that no volume is given: ",
+                ASK,
+                " to set podInfoOnMount: true on the CSIDriver object"
+            ],
+            Self::PodUnseen { pod, waited, why: _ } => author![
+                "the API server did not tell of the pod ",
+                **pod,
+                " within ",
+                *waited,
+                "; the call will be retried"
+            ],
+            Self::OtherPod { pod, is: _ } => author![
+                "the request is for the pod ",
+                **pod,
+                ", but its uid is that of another pod: leave out the annotation \
+                 kubernetes.io/config.mirror and the volume attributes that the kubelet sets, or ",
+                ASK
+            ],
+            Self::OtherAccount { pod, is: _ } => author![
+                "the request is for the ",
+                account(pod),
+                ", but the pod runs as another one: leave out the volume attributes \
+                 that the kubelet sets, or ",
+                ASK
+            ],
+            Self::NoVolume { pod, volume } => author![
+                "the pod ",
+                KnownText::new(pod),
+                " has no volume that could be ",
+                KnownText::new(volume),
+                ": the call will be retried"
+            ],
+            Self::PersistentVolume { pod, volume, why: _ } => author![
+                "the claims of the pod ",
+                KnownText::new(pod),
+                " ask for different propagations, and the PersistentVolume ",
+                KnownText::new(volume),
+                " cannot be read to tell which claim it is; the call will be retried, or set its \
+                 volumeAttributes.propagation"
+            ],
+        }
+    }
+}
+
+impl ForAuthor for Vital {
+    fn for_author(&self) -> AuthorText {
+        match self {
+            Self::Live => author!["the volume's directory on the node is there again"],
+            Self::Dead(errno) => author!["the file system's server is gone (", *errno, "): ", ASK, " to restart it"],
+            Self::Hung => author!["the file system does not answer: ", ASK, " to look at its server"],
+            Self::Deleted => author![
+                "the directory was deleted on the node; a pod started now gets the one that is there now, if any"
+            ],
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! Looks at the published volumes now and then, and tells when a source has died, hangs, was deleted, or is back.
+//!
+//! No file system says that its server is gone: one has to ask. So each source is asked once every interval, through
+//! one of its volumes, however many pods have it; it is not asked again while an earlier call still hangs on it. What is
+//! told is each *change*, once: in the log for the source, by a metric, and as an event on every pod that has it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use allowlist::author::author;
+use engine::mount_error::MountError;
+use engine::note::{Note, Shown};
+use futures_util::StreamExt;
+use mounts::Errno;
+use plan::Gone;
+use pods::events::{Events, Told};
+use tokio::sync::watch::Receiver;
+use workers::{Crew, NoResult, Source};
+
+use crate::Service;
+use crate::heal::Volume;
+use crate::heal::notice::RESTART;
+use crate::refusals::ForAuthor;
+
+/// How long a source may take to answer. Most answer within microseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many sources are asked in one interval; of more, each interval asks the next ones.
+const EACH_TIME: usize = 64;
+/// How many sources are asked side by side.
+const AT_ONCE: usize = 4;
+/// How long reading the notes of volumes may take, on the kubelet's own file system.
+const NOTES: Duration = Duration::from_secs(60);
+
+/// How a source is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Vital {
+    /// It answers.
+    #[default]
+    Live,
+    /// The server of its file system is gone.
+    Dead(Errno),
+    /// It does not answer at all.
+    Hung,
+    /// The directory was deleted.
+    Deleted,
+}
+
+impl Vital {
+    /// In one word, as machines know it.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Live => "SourceBack",
+            Self::Dead(_) => "SourceDead",
+            Self::Hung => "SourceHung",
+            Self::Deleted => "SourceDeleted",
+        }
+    }
+
+    /// In a sentence, with what the administrator is to do.
+    #[must_use]
+    pub fn message(self) -> String {
+        match self {
+            Self::Live => "the volume's directory on the node is there again".to_owned(),
+            Self::Dead(errno) => format!("the file system's server is gone ({errno}): restart it on the node"),
+            Self::Hung => "the file system does not answer: look at its server on the node".to_owned(),
+            Self::Deleted => {
+                "the directory was deleted on the node; a pod started now gets the one that is there now, \
+                              if any"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+impl From<Option<Gone>> for Vital {
+    fn from(gone: Option<Gone>) -> Self {
+        match gone {
+            None => Self::Live,
+            Some(Gone::Dead(errno)) => Self::Dead(errno),
+            Some(Gone::Deleted) => Self::Deleted,
+        }
+    }
+}
+
+/// What is known of volumes, by target path: only what is wrong.
+#[derive(Debug, Default)]
+struct Known(HashMap<PathBuf, Vital>);
+
+impl Known {
+    /// Takes down how a volume is. Whether that is a change.
+    fn changes(&mut self, target: &Path, now: Vital) -> bool {
+        let before = match now {
+            Vital::Live if self.0.is_empty() => None,
+            Vital::Live => self.0.remove(target),
+            _ => self.0.insert(target.to_owned(), now),
+        };
+        before.unwrap_or_default() != now
+    }
+
+    /// Forgets volumes that are gone. Those that are there are in the order of their paths.
+    fn keep(&mut self, volumes: &[Arc<Volume>]) {
+        self.0.retain(|path, _| volumes.binary_search_by(|volume| volume.path.as_path().cmp(path)).is_ok());
+    }
+
+    fn counts(&self) -> HashMap<&'static str, usize> {
+        let mut counts = HashMap::new();
+        for vital in self.0.values() {
+            *counts.entry(vital.reason()).or_default() += 1;
+        }
+        counts
+    }
+}
+
+/// Volumes that show the same: they live and die together.
+type Group = Arc<Vec<Arc<Volume>>>;
+
+/// The volumes by what they show. They come in the order of their paths; so do the members of a group, and groups by
+/// their first.
+fn groups(volumes: &[Arc<Volume>]) -> Vec<Group> {
+    let mut groups: Vec<Vec<Arc<Volume>>> = Vec::new();
+    let mut known: HashMap<&Shown, usize> = HashMap::new();
+    for volume in volumes {
+        let at = *known.entry(&volume.shown).or_insert(groups.len());
+        if at == groups.len() {
+            groups.push(Vec::new());
+        }
+        groups[at].push(Arc::clone(volume));
+    }
+    groups.into_iter().map(Arc::new).collect()
+}
+
+/// Asks every `interval` how the sources of the volumes are, for ever.
+pub async fn watch(
+    service: Arc<Service>,
+    volumes: Receiver<Arc<Vec<Arc<Volume>>>>,
+    events: Option<Events>,
+    interval: Duration,
+) {
+    let mut known = Known::default();
+    let mut next = 0_usize;
+    let (mut grouped, mut all) = (Arc::default(), Vec::new());
+    loop {
+        tokio::time::sleep(interval).await;
+        let Some(crew) = service.threads.latest() else { continue };
+        let volumes = Arc::clone(&volumes.borrow());
+        if !Arc::ptr_eq(&volumes, &grouped) {
+            known.keep(&volumes);
+            all = groups(&volumes);
+            grouped = volumes;
+        }
+        let count = all.len().min(EACH_TIME);
+        let asked: Vec<Group> = (0..count).map(|n| Arc::clone(&all[next.wrapping_add(n) % all.len()])).collect();
+        next = next.wrapping_add(count);
+        let answers: Vec<_> = futures_util::stream::iter(asked)
+            .map(|group| {
+                let (service, crew) = (&service, &crew);
+                async move {
+                    let vital = ask(service, crew, &group[0]).await;
+                    (group, vital)
+                }
+            })
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
+        for (group, vital) in answers {
+            let Some(vital) = vital else { continue };
+            let changed: Vec<Arc<Volume>> =
+                group.iter().filter(|volume| known.changes(volume.path.as_path(), vital)).cloned().collect();
+            if let Some(first) = changed.first() {
+                tell(first, vital, changed.len());
+            }
+            if let Some(events) = events.clone()
+                && !changed.is_empty()
+            {
+                let (service, crew) = (Arc::clone(&service), Arc::clone(&crew));
+                // An API server that is away must not keep us from looking.
+                tokio::spawn(async move { events.tell(told(&service, &crew, changed, vital).await).await });
+            }
+        }
+        service.metrics.unhealthy(&known.counts());
+    }
+}
+
+/// What the pods of these volumes are told, as far as they are noted. Pods aren't kept: nobody else asks for them.
+async fn told(service: &Service, crew: &Arc<Crew>, volumes: Vec<Arc<Volume>>, vital: Vital) -> Vec<Told> {
+    let reading = service.threads.run(crew, Source::own("notes"), NOTES, move |thread, _| {
+        let told = |volume: Arc<Volume>| {
+            let note = Note::of(&thread.site, &volume.path)?;
+            let text = match vital {
+                Vital::Live if note.renewed.is_some() => {
+                    author![vital.for_author(), ", and the volume was renewed: ", RESTART]
+                }
+                _ => vital.for_author(),
+            };
+            Some(volume.told(note.owner.pod?, vital.reason(), text, vital != Vital::Live))
+        };
+        volumes.into_iter().filter_map(told).collect()
+    });
+    reading.await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "pods could not be told by events");
+        Vec::new()
+    })
+}
+
+fn tell(volume: &Volume, vital: Vital, volumes: usize) {
+    let source = volume.note.full_path();
+    let (source, entry, reason) = (source.display(), volume.note.owner.entry.as_str(), vital.reason());
+    match vital {
+        Vital::Live => tracing::info!(%source, entry, reason, volumes, "{}", vital.message()),
+        _ => tracing::warn!(%source, entry, reason, volumes, "{}", vital.message()),
+    }
+}
+
+/// How a volume's source is; none if that can't be told now, as when the volume is gone.
+async fn ask(service: &Service, crew: &Arc<Crew>, volume: &Volume) -> Option<Vital> {
+    let entry = volume.note.owner.entry.as_str();
+    let source = Source::published(&volume.note.full_path(), Some(entry), Some(volume.shown.device));
+    if crew.hangs_on(&source) {
+        return Some(Vital::Hung);
+    }
+    let path = volume.path.clone();
+    let asking = service.threads.run(crew, source, PATIENCE, move |thread, _| engine::health(&thread.site, &path));
+    match asking.await {
+        Ok(Ok(gone)) => Some(gone.into()),
+        Ok(Err(MountError::Target { errno, .. })) if kernel::stat::is_dead(errno) => Some(Vital::Dead(errno)),
+        Err(NoResult::Deadline { .. } | NoResult::Stuck { .. }) => Some(Vital::Hung),
+        Ok(Err(_)) | Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::note;
+    use allowlist::names::{AbsPath, KubeletPath};
+
+    fn volume(name: &str, minor: u32) -> Arc<Volume> {
+        let path = KubeletPath::parse(&format!("/k/{name}"), &AbsPath::parse("/k").unwrap()).unwrap();
+        let shown = Arc::new(Shown { device: (0, minor), root: "/".into() });
+        Arc::new(Volume { path, note: Arc::new(note()), shown, id: 1, path_mounts: None })
+    }
+
+    #[test]
+    fn a_change_is_told_once() {
+        let mut known = Known::default();
+        let at = Path::new("/k/a");
+        let dead = Vital::Dead(Errno::ENOTCONN);
+        let told: Vec<bool> =
+            [Vital::Live, dead, dead, Vital::Dead(Errno::ESTALE), Vital::Hung, Vital::Live, Vital::Live]
+                .map(|vital| known.changes(at, vital))
+                .into();
+        assert_eq!(told, [false, true, false, true, true, true, false]);
+        assert!(known.changes(at, Vital::Deleted));
+        assert_eq!(known.counts(), HashMap::from([("SourceDeleted", 1)]));
+        known.keep(&[volume("b", 1)]);
+        assert_eq!(known.counts(), HashMap::new());
+    }
+
+    #[test]
+    fn a_source_is_asked_once_however_many_volumes_it_has() {
+        let volumes = [volume("a", 2), volume("b", 1), volume("c", 1), volume("d", 1)];
+        let names: Vec<Vec<String>> =
+            groups(&volumes).iter().map(|g| g.iter().map(|v| v.path.to_string()).collect()).collect();
+        assert_eq!(names, [vec!["/k/a"], vec!["/k/b", "/k/c", "/k/d"]]);
+    }
+}

@@ -1,0 +1,74 @@
+//! `hostmount check`: would volumes work on this node? For an administrator, before or after the plugin is installed.
+//!
+//! Facts are gathered as plain data ([`facts`], by `gather` and `look`), judged by a pure function ([`judge`]) and
+//! printed ([`report`]).
+//!
+//! All looking is done by a child, in the kubelet's mount namespace ([`crate::visit`]).
+
+mod containers;
+pub mod facts;
+mod gather;
+pub mod judge;
+mod look;
+pub mod report;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use report::{KubeletProcess, Report};
+
+use crate::try_out::colour;
+use crate::visit::{VisitArgs, ask_child};
+
+const HELP: &str = "\
+Run it as root on the node, or in the plugin's pod: kubectl exec POD -- /hostmount check. Nothing is changed.
+
+Exit code: 0 if there is no fault; 1 if there is; 2 if it was called wrongly.";
+
+/// What `hostmount check` is told.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = HELP)]
+pub struct CheckArgs {
+    /// The allow-list, whose entries are then checked too.
+    #[arg(long, env = "HOSTMOUNT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where to look.
+    #[command(flatten)]
+    visit: VisitArgs,
+    /// Print one JSON object instead of the table (docs/check.md).
+    #[arg(long)]
+    json: bool,
+    /// Be the child: look, and print the report on one line.
+    #[arg(long, hide = true)]
+    look: bool,
+}
+
+/// Runs `hostmount check`.
+///
+/// # Errors
+/// What keeps it from looking at all.
+pub fn run(args: &CheckArgs) -> Result<ExitCode, String> {
+    if args.look {
+        return look(args).map(|()| ExitCode::SUCCESS);
+    }
+    let report: Report = ask_child("the check", std::env::args_os().skip(1).chain(["--look".into()]))?;
+    let text = if args.json {
+        serde_json::to_string_pretty(&report).map_err(|e| e.to_string())? + "\n"
+    } else {
+        report.text(colour())
+    };
+    // A reader that has gone away changes nothing about the result.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The child's part.
+fn look(args: &CheckArgs) -> Result<(), String> {
+    let facts = gather::gather(args.config.as_deref(), &args.visit)?;
+    let process = &facts.kubelet.process;
+    let kubelet = KubeletProcess { pid: process.pid, name: process.name.clone() };
+    let report = Report::new(&facts.driver, &facts.release, kubelet, judge::judge(&facts));
+    let line = serde_json::to_string(&report).map_err(|e| e.to_string())?;
+    writeln!(std::io::stdout().lock(), "{line}").map_err(|e| e.to_string())
+}

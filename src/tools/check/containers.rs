@@ -1,0 +1,104 @@
+//! Looks, on a mount thread, which mount flags running containers have of the driver's volumes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use allowlist::config::Entry;
+use engine::note::{Note, Shown};
+use engine::site::Site;
+use mounts::MountAttrs;
+use mounts::mountinfo::{Table, Walk};
+use service::containers::look::look;
+use service::containers::scan::{Index, Node};
+use service::containers::{Container, Sought, judge};
+use service::heal::find::{self, Published};
+use service::held::Written;
+
+use super::facts::{InContainers, Weaker};
+
+/// The most of what is weaker that is kept.
+const WEAKER_MAX: usize = 1000;
+
+/// What a volume is called.
+struct Name {
+    entry: String,
+    pod: String,
+}
+
+/// What running containers have, until it is `until`.
+pub(super) fn containers(
+    site: &Site,
+    driver: &str,
+    (table, entries): (&Table, &[Arc<Entry>]),
+    until: Instant,
+) -> Result<InContainers, String> {
+    let walk = Walk::new(table);
+    let published = find::published(table, &walk, &site.kubelet_dir).into_iter();
+    let volumes = published.filter_map(|at| volume(site, driver, entries, &walk, at));
+    let (names, sought): (Vec<Name>, Vec<Sought>) = volumes.unzip();
+    let mut found = InContainers { volumes: sought.len(), ..InContainers::default() };
+    if sought.is_empty() {
+        return Ok(found);
+    }
+    let node = Node::of(&walk, site.kubelet_dir.as_path());
+    let node = node.ok_or("the kubelet's directory was not found in the mount table")?;
+    let mut seen = vec![false; sought.len()];
+    let unknown = look(&site.proc, &Index::new(node, &sought), until, &mut |container| {
+        found.containers += 1;
+        take(&mut found, &mut seen, &names, container);
+    });
+    let unknown = unknown.map_err(|errno| format!("/proc cannot be read: {errno}"))?;
+    let mut pods = BTreeMap::new();
+    for ((sought, name), seen) in sought.iter().zip(&names).zip(seen) {
+        if let Some(why) = unknown.of(&sought.pod, seen) {
+            pods.entry(name.pod.clone()).or_insert_with(|| why.to_owned());
+        }
+    }
+    found.unknown = pods.into_iter().collect();
+    Ok(found)
+}
+
+/// A volume of the driver, as healing knows it: by its note.
+fn volume(
+    site: &Site,
+    driver: &str,
+    entries: &[Arc<Entry>],
+    walk: &Walk<'_>,
+    Published { path, top, .. }: Published<'_>,
+) -> Option<(Name, Sought)> {
+    let note = Note::of(site, &path)?;
+    if Written::beside(path.as_path()).is_some_and(|written| written.driver != driver) {
+        return None;
+    }
+    let (uid, _) = path.pod_volume()?;
+    let entry = entries.iter().find(|entry| entry.name == note.owner.entry);
+    let pod = note.owner.pod.as_ref().map_or_else(|| uid.to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
+    let shown = walk.stack(top).into_iter().map(Shown::by).collect();
+    let wanted = judge::wanted(&note, entry.map(AsRef::as_ref));
+    let name = Name { entry: note.owner.entry.to_string(), pod };
+    Some((name, Sought { pod: uid.to_owned(), shown, wanted }))
+}
+
+/// Takes down a container.
+fn take(found: &mut InContainers, seen: &mut [bool], names: &[Name], container: Container) {
+    for place in container.places {
+        for number in place.volumes {
+            if let Some(seen) = seen.get_mut(number) {
+                *seen = true;
+            }
+            if let Some(name) = names.get(number)
+                && place.missing != MountAttrs::default()
+                && found.weaker.len() < WEAKER_MAX
+            {
+                found.weaker.push(Weaker {
+                    entry: name.entry.clone(),
+                    pod: name.pod.clone(),
+                    container: container.name.clone(),
+                    path: place.path.clone(),
+                    missing: place.missing,
+                });
+            }
+        }
+    }
+}

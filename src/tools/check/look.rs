@@ -1,0 +1,127 @@
+//! The looks that are taken on a mount thread, in the kubelet's mount namespace.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use allowlist::config::Missing;
+use allowlist::names::AbsPath;
+use engine::mount_error::MountError;
+use engine::observe::{self, SourcePath};
+use engine::site::Site;
+use frontend::registration;
+use kernel::calls::Calls;
+use kernel::stat::{self, Freshness};
+use kernel::{mount, path};
+use mounts::Errno;
+use mounts::mountinfo::Table;
+use mounts::propagation::PropagationState;
+
+use super::facts::{Directory, Seen, Socket};
+
+/// An entry's directory, opened as a publish would, but never made.
+pub(super) fn source(site: &Site, at: &AbsPath, table: &Table) -> Seen {
+    let wanted = SourcePath { entry: at.clone(), sub_path: None, missing: Missing::Fail };
+    match observe::open_source(site, &wanted) {
+        Ok(open) => found(site, at.as_path(), &open.fd, open.source.mount.propagation, table),
+        Err(MountError::SourceMissing { .. }) => Seen::Missing,
+        Err(MountError::SourceSymlink { .. }) => Seen::Symlink(std::fs::canonicalize(at.as_path()).ok()),
+        Err(MountError::SourceNotDirectory { .. }) => Seen::NotADirectory,
+        Err(MountError::SourceDead { errno, .. }) => Seen::Dead(errno),
+        Err(MountError::Source { errno, .. }) => Seen::Refused(errno),
+        Err(_) => Seen::Unknown,
+    }
+}
+
+/// A directory of the kubelet's, to which symlinks may lead.
+pub(super) fn directory(site: &Site, at: &Path, table: &Table) -> Seen {
+    let open = || -> Result<(OwnedFd, PropagationState), Errno> {
+        let fd = path::open_trusted(at)?;
+        stat::directory(&fd, Freshness::Live)?;
+        let mount = stat::mount(&site.proc, site.calls, &fd)?;
+        Ok((fd, mount.propagation))
+    };
+    match open() {
+        Ok((fd, propagation)) => found(site, at, &fd, propagation, table),
+        Err(Errno::ENOENT) => Seen::Missing,
+        Err(Errno::ENOTDIR) => Seen::NotADirectory,
+        Err(errno) if stat::is_dead(errno) => Seen::Dead(errno),
+        Err(errno) => Seen::Refused(errno),
+    }
+}
+
+fn found(site: &Site, at: &Path, fd: &OwnedFd, propagation: PropagationState, table: &Table) -> Seen {
+    // mountinfo has the old ids, which the fall-back finds.
+    let id = stat::mount_id(&site.proc, Calls::NONE, fd).ok();
+    let lies_on = table.mounts.iter().find(|m| Some(m.id) == id);
+    let nested = id.map(|id| table.beneath(id)).unwrap_or_default();
+    Seen::Directory(Directory {
+        mount_point: lies_on.map(|m| m.mount_point.clone()),
+        fs_type: lies_on.map(|m| m.fs_type.clone()),
+        propagation,
+        nested: nested
+            .into_iter()
+            .filter(|m| m.mount_point.starts_with(at))
+            .map(|m| (m.mount_point.clone(), m.propagation))
+            .collect(),
+    })
+}
+
+/// Whether mount(2) is let through at a directory.
+pub(super) fn mount_allowed(at: &Path) -> Option<Result<(), Errno>> {
+    path::open_trusted(at).ok().map(mount::is_allowed)
+}
+
+/// Those of the directories that are there.
+pub(super) fn which_exist(directories: &[&str]) -> Vec<PathBuf> {
+    directories.iter().map(PathBuf::from).filter(|path| path.is_dir()).collect()
+}
+
+/// The plugin's sockets that are there: those of its registration, and `csi.sock`.
+pub(super) fn sockets(registry: &Path, own: &Path, driver: &str) -> Vec<(PathBuf, Socket)> {
+    let entries = std::fs::read_dir(registry).into_iter().flatten().flatten();
+    let is_ours = |name: &str| registration::socket_number(driver, name).is_some();
+    let registrations = entries.filter(|e| e.file_name().to_str().is_some_and(is_ours)).map(|e| e.path());
+    let mut all: Vec<PathBuf> = registrations.chain([own.join("csi.sock")]).collect();
+    all.sort();
+    all.into_iter()
+        .filter_map(|path| {
+            let kind = std::fs::symlink_metadata(&path).ok()?.file_type();
+            let found = if !kind.is_socket() {
+                Socket::SomethingElse
+            } else if UnixStream::connect(&path).is_ok() {
+                Socket::Live
+            } else {
+                Socket::Stale
+            };
+            Some((path, found))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn only_our_sockets_are_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let _live = UnixListener::bind(at("d.x@reg.sock")).unwrap();
+        drop(UnixListener::bind(at("d.x@reg-2.sock")).unwrap());
+        std::fs::write(at("csi.sock"), "").unwrap();
+        for other in ["d.xy@reg.sock", "d.x@reg-a.sock", "d.x@reg.sock.new", "e@reg.sock"] {
+            std::fs::write(at(other), "").unwrap();
+        }
+        let found = sockets(dir.path(), dir.path(), "d.x");
+        let expected = [
+            (at("csi.sock"), Socket::SomethingElse),
+            (at("d.x@reg-2.sock"), Socket::Stale),
+            (at("d.x@reg.sock"), Socket::Live),
+        ];
+        assert_eq!(found, expected);
+    }
+}

@@ -1,0 +1,415 @@
+//! Which namespaces and which of their mounts are shown: the filters of the command line. Pure.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use model::machine::{Machine, Namespace, whereabouts};
+use mounts::mountinfo::{Mount, Walk};
+
+/// What is asked for; all of it at once where several are given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// The mount that this absolute path lies on, and those at and beneath it.
+    pub path: Option<PathBuf>,
+    /// A pod by `NAMESPACE/NAME`, by name alone, or by uid.
+    pub pod: Option<String>,
+    /// The namespace of a process.
+    pub pid: Option<i32>,
+    /// A namespace by its inode.
+    pub namespace: Option<u64>,
+    /// A volume by the name that the kubelet's path has.
+    pub volume: Option<String>,
+    /// Our own namespace's inode: where a path is meant unless a namespace is named.
+    pub own: Option<u64>,
+}
+
+/// A namespace that is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chosen {
+    /// Its place in [`Machine::namespaces`].
+    pub namespace: usize,
+    /// Which mounts of its table are shown, in the order of the table; none: all.
+    pub mounts: Option<Vec<bool>>,
+}
+
+impl Chosen {
+    /// Whether a mount is shown.
+    #[must_use]
+    pub fn shows(&self, mount: usize) -> bool {
+        self.mounts.as_ref().is_none_or(|mounts| mounts.get(mount).copied().unwrap_or(false))
+    }
+}
+
+/// Chooses.
+///
+/// # Errors
+/// That nothing was found, and what there is instead.
+pub fn choose(machine: &Machine, filter: &Filter) -> Result<Vec<Chosen>, String> {
+    let mut chosen: Vec<usize> = (0..machine.namespaces.len()).collect();
+    let all = &machine.namespaces;
+    if let Some(inode) = filter.namespace {
+        chosen.retain(|&n| all[n].inode == inode);
+        if chosen.is_empty() {
+            let why = hint(machine);
+            return Err(format!(
+                "--namespace {inode}: there is no such mount namespace{why}; `lsns -t mnt` lists them"
+            ));
+        }
+    }
+    if let Some(pid) = filter.pid {
+        chosen.retain(|&n| all[n].processes.iter().any(|process| process.pid == pid));
+        if chosen.is_empty() {
+            let why = hint(machine);
+            return Err(format!("--pid {pid}: no such process in the namespaces that were chosen{why}"));
+        }
+    }
+    if let Some(wanted) = &filter.pod {
+        chosen.retain(|&n| all[n].pod.as_ref().is_some_and(|pod| pod.is_called(wanted)));
+        if chosen.is_empty() {
+            return Err(no_pod(machine, wanted));
+        }
+    }
+    let named = filter.namespace.is_some() || filter.pid.is_some() || filter.pod.is_some();
+    let mut shown: Vec<Chosen> = chosen.into_iter().map(|namespace| Chosen { namespace, mounts: None }).collect();
+    if let Some(path) = &filter.path {
+        shown.retain_mut(|chosen| {
+            let namespace = &all[chosen.namespace];
+            let wanted = named || Some(namespace.inode) == filter.own;
+            keep(chosen, at_path(namespace, path, wanted))
+        });
+    }
+    if let Some(volume) = &filter.volume {
+        let targets = volume_targets(machine, volume);
+        if targets.is_empty() {
+            return Err(format!(
+                "--volume {volume}: no path of a kubelet ends with volumes/PLUGIN/{volume}{}; it is the volume's name \
+                 in the pod, or that of the PersistentVolume",
+                hint(machine)
+            ));
+        }
+        shown.retain_mut(|chosen| keep(chosen, of_volume(&all[chosen.namespace], volume, &targets)));
+    }
+    if shown.is_empty() {
+        return Err(format!("no mount in any of these namespaces is what was asked for{}", hint(machine)));
+    }
+    Ok(shown)
+}
+
+/// With what was chosen at a path, also what it is linked to, wherever that is: of all mounts in the same peer groups, in
+/// their masters and in their slaves, and in the masters and slaves of those, the ones that show what lies at the path or
+/// a part of it. An event at the path may come from them or to them.
+#[must_use]
+pub fn with_linked(machine: &Machine, chosen: Vec<Chosen>, path: &Path) -> Vec<Chosen> {
+    let nets = Nets::of(machine);
+    // Per net and device.
+    let mut wanted: HashMap<(u64, (u32, u32)), Directories> = HashMap::new();
+    for one in &chosen {
+        let mounts = machine.namespaces.get(one.namespace).map_or(&[][..], |namespace| &namespace.table.mounts);
+        for (_, mount) in mounts.iter().enumerate().filter(|(n, _)| one.shows(*n)) {
+            let Some(net) = nets.of_mount(mount) else { continue };
+            // Of the mount that the path lies on, only what lies at the path.
+            let directory = match path.strip_prefix(&mount.mount_point) {
+                Ok(rest) if !rest.as_os_str().is_empty() => mount.root.join(rest),
+                _ => mount.root.clone(),
+            };
+            wanted.entry((net, mount.device)).or_default().add(directory);
+        }
+    }
+    let is_linked = |mount: &Mount| {
+        let directories = nets.of_mount(mount).and_then(|net| wanted.get(&(net, mount.device)));
+        directories.is_some_and(|directories| directories.meet(&mount.root))
+    };
+    let mut all: BTreeMap<usize, Chosen> = chosen.into_iter().map(|chosen| (chosen.namespace, chosen)).collect();
+    for (number, namespace) in machine.namespaces.iter().enumerate() {
+        let mounts = namespace.table.mounts.iter().enumerate();
+        let before = all.get(&number);
+        let shown = |n: usize| before.is_some_and(|chosen| chosen.shows(n));
+        let mounts: Vec<bool> = mounts.map(|(n, mount)| shown(n) || is_linked(mount)).collect();
+        if mounts.contains(&true) {
+            all.insert(number, Chosen { namespace: number, mounts: Some(mounts) });
+        }
+    }
+    all.into_values().collect()
+}
+
+/// Directories of a file system.
+#[derive(Default)]
+struct Directories {
+    all: HashSet<PathBuf>,
+    /// They, and those above them.
+    above: HashSet<PathBuf>,
+}
+
+impl Directories {
+    fn add(&mut self, directory: PathBuf) {
+        self.above.extend(directory.ancestors().map(Path::to_owned));
+        self.all.insert(directory);
+    }
+
+    /// Whether one of them is in this directory, or it in one of them.
+    fn meet(&self, directory: &Path) -> bool {
+        self.above.contains(directory) || directory.ancestors().any(|above| self.all.contains(above))
+    }
+}
+
+/// Peer groups that are tied together by mounts that receive from one and are in the other; each set of them is named by
+/// one of its groups.
+struct Nets(HashMap<u64, u64>);
+
+impl Nets {
+    fn of(machine: &Machine) -> Self {
+        let mut ties: HashMap<u64, Vec<u64>> = HashMap::new();
+        for mount in machine.namespaces.iter().flat_map(|namespace| &namespace.table.mounts) {
+            let (group, master) = (mount.propagation.peer_group, mount.propagation.master);
+            for group in [group, master].into_iter().flatten() {
+                ties.entry(group).or_default();
+            }
+            if let (Some(group), Some(master)) = (group, master) {
+                ties.entry(group).or_default().push(master);
+                ties.entry(master).or_default().push(group);
+            }
+        }
+        let mut nets = HashMap::new();
+        for &first in ties.keys() {
+            let mut groups = vec![first];
+            while let Some(group) = groups.pop() {
+                if let Entry::Vacant(vacant) = nets.entry(group) {
+                    vacant.insert(first);
+                    groups.extend(ties.get(&group).into_iter().flatten());
+                }
+            }
+        }
+        Self(nets)
+    }
+
+    fn of_mount(&self, mount: &Mount) -> Option<u64> {
+        let group = mount.propagation.peer_group.or(mount.propagation.master)?;
+        self.0.get(&group).copied()
+    }
+}
+
+/// The machine with nothing but what is shown.
+#[must_use]
+pub fn only(machine: &Machine, chosen: &[Chosen]) -> Machine {
+    let namespaces = chosen.iter().filter_map(|chosen| {
+        let mut namespace = machine.namespaces.get(chosen.namespace)?.clone();
+        let mut number = 0..;
+        namespace.table.mounts.retain(|_| number.next().is_some_and(|number| chosen.shows(number)));
+        Some(namespace)
+    });
+    Machine { namespaces: namespaces.collect(), left_out: machine.left_out.clone() }
+}
+
+fn hint(machine: &Machine) -> &'static str {
+    if machine.left_out.is_empty() { "" } else { " (not everything could be read, see above)" }
+}
+
+fn no_pod(machine: &Machine, wanted: &str) -> String {
+    let list = whereabouts::pods(machine).unwrap_or_else(|| "no namespace belongs to a pod".to_owned());
+    format!("--pod {wanted}: no such pod: {list}{}", hint(machine))
+}
+
+/// Narrows what is shown of a namespace; says whether anything is left.
+fn keep(chosen: &mut Chosen, mounts: Vec<bool>) -> bool {
+    let mounts: Vec<bool> = mounts.into_iter().enumerate().map(|(n, keep)| keep && chosen.shows(n)).collect();
+    let any = mounts.contains(&true);
+    chosen.mounts = Some(mounts);
+    any
+}
+
+/// The mounts at and beneath a path. If there are any, or if the namespace is `wanted` anyway, also the mount on which
+/// the path lies.
+fn at_path(namespace: &Namespace, path: &Path, wanted: bool) -> Vec<bool> {
+    let mounts = &namespace.table.mounts;
+    let mut keep: Vec<bool> = mounts.iter().map(|mount| mount.mount_point.starts_with(path)).collect();
+    if (wanted || keep.contains(&true))
+        && let Some(on) = Walk::new(&namespace.table).mount_at(path)
+    {
+        mounts.iter().zip(&mut keep).for_each(|(mount, keep)| *keep |= mount.id == on.id);
+    }
+    keep
+}
+
+/// The pod's uid, if a path is the kubelet's of a pod's volume: `.../pods/UID/volumes/PLUGIN/NAME`, of a CSI volume with
+/// `/mount` at its end (kubelet, pkg/volume/csi: getTargetPath).
+#[must_use]
+pub fn volume_of_path<'a>(path: &'a Path, name: &str) -> Option<&'a str> {
+    let mut parts = path.iter().rev();
+    let mut last = parts.next()?;
+    if last == "mount" && path.parent().is_some_and(|parent| parent.ends_with(name)) {
+        last = parts.next()?;
+    }
+    let _plugin = parts.next()?;
+    let is_volume = last == name && parts.next()? == "volumes";
+    let uid = parts.next()?.to_str()?;
+    (is_volume && parts.next()? == "pods").then_some(uid)
+}
+
+/// What is mounted for a volume: the pod's uid, and the device and directory that are shown.
+type Target = (String, (u32, u32), PathBuf);
+
+fn volume_targets(machine: &Machine, name: &str) -> HashSet<Target> {
+    let mounts = machine.namespaces.iter().flat_map(|namespace| &namespace.table.mounts);
+    mounts.filter_map(|m| Some((volume_of_path(&m.mount_point, name)?.to_owned(), m.device, m.root.clone()))).collect()
+}
+
+/// The volume's mounts at the kubelet's path with what lies beneath; and in containers of the pods that have it, the
+/// mounts that show the same directory.
+fn of_volume(namespace: &Namespace, name: &str, targets: &HashSet<Target>) -> Vec<bool> {
+    let table = &namespace.table;
+    let uid = namespace.pod.as_ref().map(|pod| &pod.uid);
+    let shows = |mount: &Mount| {
+        volume_of_path(&mount.mount_point, name).is_some()
+            || uid.is_some_and(|uid| targets.contains(&(uid.clone(), mount.device, mount.root.clone())))
+    };
+    let tops: Vec<&Path> =
+        table.mounts.iter().filter(|mount| shows(mount)).map(|mount| mount.mount_point.as_path()).collect();
+    let tops: HashSet<&Path> = tops.into_iter().collect();
+    table.mounts.iter().map(|m| !tops.is_empty() && m.mount_point.ancestors().any(|at| tops.contains(at))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::machine::{LeftOut, Pod, Process};
+    use mounts::mountinfo;
+
+    const VOLUME: &str = "/var/lib/kubelet/pods/u-1/volumes/kubernetes.io~csi/data/mount";
+
+    fn machine() -> Machine {
+        let of = |inode, pid, pod: Option<Pod>, text: &str| Namespace {
+            inode,
+            pod,
+            processes: vec![Process { pid, name: "p".into() }],
+            table: mountinfo::parse(text.as_bytes()),
+            ..Namespace::default()
+        };
+        let node = format!(
+            "1 0 8:1 / / rw - ext4 d rw\n2 1 0:2 / /mnt rw - t t rw\n3 2 0:3 / /mnt/a rw - t t rw\n\
+             4 1 0:2 /d {VOLUME} rw - t t rw\n5 4 0:5 / {VOLUME}/x rw - t t rw\n6 1 0:6 / /mnt2 rw - t t rw\n"
+        );
+        let pod = Pod { uid: "u-1".into(), name: Some(("ml".into(), "train".into())) };
+        let other = Pod { uid: "u-2".into(), name: None };
+        Machine {
+            namespaces: vec![
+                of(10, 1, None, &node),
+                of(20, 7, Some(pod), "11 0 0:9 / / rw - t t rw\n12 11 0:2 /d /data rw - t t rw\n"),
+                of(30, 8, Some(other), "21 0 0:9 / / rw - t t rw\n22 21 0:2 /d /data rw - t t rw\n"),
+            ],
+            left_out: vec![],
+        }
+    }
+
+    /// `INODE: MOUNT MOUNT`.
+    fn chosen(filter: &Filter) -> Vec<String> {
+        let machine = machine();
+        listed(&machine, &choose(&machine, filter).unwrap())
+    }
+
+    fn listed(machine: &Machine, chosen: &[Chosen]) -> Vec<String> {
+        let ids = |chosen: &Chosen| {
+            let mounts = &machine.namespaces[chosen.namespace].table.mounts;
+            let shown = mounts.iter().enumerate().filter(|(n, _)| chosen.shows(*n));
+            shown.map(|(_, mount)| mount.id.to_string()).collect::<Vec<_>>().join(" ")
+        };
+        chosen.iter().map(|c| format!("{}: {}", machine.namespaces[c.namespace].inode, ids(c))).collect()
+    }
+
+    fn none() -> Filter {
+        Filter { own: Some(10), ..Filter::default() }
+    }
+
+    #[test]
+    fn a_path_is_the_mount_it_lies_on_and_what_is_beneath() {
+        let at = |path: &str| chosen(&Filter { path: Some(path.into()), ..none() });
+        assert_eq!(at("/mnt"), ["10: 2 3"]);
+        assert_eq!(at("/mnt/b"), ["10: 2"], "where nothing is beneath, other namespaces don't come up");
+        assert_eq!(at("/data"), ["10: 1", "20: 12", "30: 22"]);
+        let there = Filter { path: Some("/nothing".into()), pid: Some(7), ..none() };
+        assert_eq!(chosen(&there), ["20: 11"]);
+    }
+
+    #[test]
+    fn with_a_path_comes_what_it_is_linked_to() {
+        let of =
+            |inode, text: &str| Namespace { inode, table: mountinfo::parse(text.as_bytes()), ..Namespace::default() };
+        let machine = Machine {
+            namespaces: vec![
+                of(
+                    10,
+                    "1 0 8:1 / / rw shared:1 - ext4 d rw\n2 1 0:2 / /mnt/media rw shared:2 - t t rw\n\
+                     3 2 0:3 / /mnt/media/cd rw shared:3 - t t rw\n4 1 0:4 / /other rw shared:4 - t t rw\n",
+                ),
+                // A pod whose slave is a master of others, and which has a private one of the same file system.
+                of(
+                    20,
+                    "11 0 0:9 / / rw - t t rw\n12 11 0:2 / /data rw shared:5 master:2 - t t rw\n\
+                     13 12 0:3 / /data/cd rw master:3 - t t rw\n14 11 0:2 / /apart rw - t t rw\n",
+                ),
+                of(30, "21 0 0:9 / / rw - t t rw\n22 21 0:2 /films /films rw master:5 - t t rw\n"),
+                // Slaves of the node's root: one shows all of it, one a part that is not asked for, one a part that is.
+                of(
+                    40,
+                    "31 0 8:1 / / rw master:1 - ext4 d rw\n32 31 8:1 /etc /etc rw master:1 - ext4 d rw\n\
+                     33 31 8:1 /mnt/new/x /x rw master:1 - ext4 d rw\n",
+                ),
+            ],
+            left_out: vec![],
+        };
+        let at = |filter: &Filter| {
+            let path = filter.path.clone().unwrap();
+            listed(&machine, &with_linked(&machine, choose(&machine, filter).unwrap(), &path))
+        };
+        let path = |path: &str| Filter { path: Some(path.into()), ..none() };
+        assert_eq!(at(&path("/mnt/media")), ["10: 2 3", "20: 12 13", "30: 22"]);
+        assert_eq!(at(&path("/mnt/media/cd")), ["10: 3", "20: 13"]);
+        assert_eq!(at(&path("/mnt/media/games")), ["10: 2", "20: 12"], "who shows another part isn't concerned");
+        assert_eq!(at(&path("/mnt/new")), ["10: 1", "40: 31 33"]);
+        let from_the_slave = Filter { namespace: Some(30), ..path("/films") };
+        assert_eq!(at(&from_the_slave), ["10: 2", "20: 12", "30: 22"], "masters as well as slaves");
+        let private = Filter { namespace: Some(20), ..path("/apart") };
+        assert_eq!(at(&private), ["20: 14"]);
+    }
+
+    #[test]
+    fn namespaces_are_chosen_by_pod_process_and_inode() {
+        for wanted in ["ml/train", "train", "u-1"] {
+            assert_eq!(chosen(&Filter { pod: Some(wanted.into()), ..none() }), ["20: 11 12"], "{wanted}");
+        }
+        assert_eq!(chosen(&Filter { pid: Some(8), ..none() }), ["30: 21 22"]);
+        assert_eq!(chosen(&Filter { namespace: Some(20), ..none() }), ["20: 11 12"]);
+        assert_eq!(chosen(&none()).len(), 3);
+    }
+
+    #[test]
+    fn a_volume_is_found_at_the_kubelet_and_in_its_pods() {
+        let volume = Filter { volume: Some("data".into()), ..none() };
+        assert_eq!(chosen(&volume), ["10: 4 5", "20: 12"], "pod u-2 shows the same directory, but hasn't this volume");
+        assert_eq!(chosen(&Filter { pod: Some("u-1".into()), ..volume }), ["20: 12"]);
+        for (path, name, uid) in [
+            (VOLUME, "data", Some("u-1")),
+            ("/var/lib/kubelet/pods/u/volumes/kubernetes.io~nfs/share", "share", Some("u")),
+            ("/var/lib/kubelet/pods/u/volumes/kubernetes.io~csi/mount/mount", "mount", Some("u")),
+            ("/var/lib/kubelet/pods/u/volumes/kubernetes.io~csi/data/mount/x", "data", None),
+            (VOLUME, "mount", None),
+            ("/", "x", None),
+        ] {
+            assert_eq!(volume_of_path(Path::new(path), name), uid, "{path} {name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_said_with_what_is() {
+        let refusal = |filter: &Filter| choose(&machine(), filter).unwrap_err();
+        let message = refusal(&Filter { pod: Some("ml/tarin".into()), ..none() });
+        assert!(message.contains("there are ml/train, u-2"), "{message}");
+        assert!(refusal(&Filter { pid: Some(99), ..none() }).contains("--pid 99"));
+        assert!(refusal(&Filter { namespace: Some(99), ..none() }).contains("lsns"));
+        assert!(refusal(&Filter { volume: Some("x".into()), ..none() }).contains("volumes/PLUGIN/x"));
+        let mut partly = machine();
+        partly.left_out.push(LeftOut { what: "x".into(), why: "y".into() });
+        let message = choose(&partly, &Filter { pid: Some(99), ..none() }).unwrap_err();
+        assert!(message.contains("not everything could be read"), "{message}");
+    }
+}

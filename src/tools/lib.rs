@@ -1,0 +1,12 @@
+//! The commands for people: what shows, explains, predicts, checks and tries.
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod explain;
+pub mod inspect;
+pub mod picture;
+#[expect(clippy::disallowed_methods, reason = "plays kubelet and container runtime, in namespaces of its own")]
+pub mod try_out;
+pub mod visit;
+pub mod volumes;
+pub mod watch;

@@ -1,0 +1,144 @@
+//! `hostmount volumes`: the volumes that are published on this node, as users know it from `docker volume`.
+//!
+//! What there is, is read from the mount table and from the notes beside the targets, as healing does it; nothing is
+//! asked of the plugin or of the API server. A child looks, in the kubelet's mount namespace ([`crate::visit`]); the
+//! rest is pure: [`choose`] which are meant, [`show`] them.
+
+pub mod choose;
+mod gather;
+pub mod model;
+pub mod show;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use choose::Filter;
+use clap::{Args, Subcommand};
+use k8s_openapi::jiff::Timestamp;
+use model::Volume;
+use show::Format;
+
+use crate::visit::{VisitArgs, ask_child};
+
+const HELP: &str = "\
+Run it as root on the node, or in the plugin's pod: kubectl exec POD -- /hostmount volumes ls. Nothing is changed.
+
+Exit code: 0; 1 if a named volume isn't there, or nothing could be looked at; 2 if it was called wrongly.";
+
+/// What `hostmount volumes` is told.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = HELP)]
+pub struct VolumesArgs {
+    #[command(subcommand)]
+    command: VolumesCommand,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum VolumesCommand {
+    /// List the volumes that are published on this node.
+    #[command(visible_alias = "list", after_help = HELP)]
+    Ls(LsArgs),
+    /// Print all that is known of volumes, as JSON.
+    #[command(after_help = HELP)]
+    Inspect(InspectArgs),
+    /// Be the child: look, and print what there is on one line.
+    #[command(hide = true)]
+    Look(LookArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+struct LsArgs {
+    /// Print names only, one a line, each of which `inspect` understands.
+    #[arg(short, long)]
+    quiet: bool,
+    /// Print those volumes only: name, entry, pod, namespace, propagation, health or driver. Values of one key are
+    /// alternatives; keys are all to be met.
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<Filter>,
+    /// How to print: a table, or one JSON object a line (docs/volumes.md).
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// Do not shorten what is long.
+    #[arg(long)]
+    no_trunc: bool,
+    #[command(flatten)]
+    visit: VisitArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+struct InspectArgs {
+    /// The volume's name, `NAMESPACE/POD/VOLUME`, or its target path; all that are called so are printed.
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+    /// The allow-list, which says whether a volume is to be healed.
+    #[arg(long, env = "HOSTMOUNT_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    visit: VisitArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+struct LookArgs {
+    /// Look at the sources too, not only at the volumes.
+    #[arg(long)]
+    sources: bool,
+    /// The allow-list.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    visit: VisitArgs,
+}
+
+/// Runs `hostmount volumes`.
+///
+/// # Errors
+/// What keeps it from looking at all.
+pub fn run(args: &VolumesArgs) -> Result<ExitCode, String> {
+    match &args.command {
+        VolumesCommand::Ls(args) => {
+            let mut volumes = look(&args.visit, &[])?;
+            volumes.retain(|volume| choose::passes(volume, &args.filter));
+            let text = if args.quiet {
+                show::names(&volumes)
+            } else {
+                match args.format {
+                    Format::Table => show::table(&volumes, Timestamp::now(), args.no_trunc),
+                    Format::Json => show::lines(&volumes).map_err(|e| e.to_string())?,
+                }
+            };
+            print(&text);
+            Ok(ExitCode::SUCCESS)
+        }
+        VolumesCommand::Inspect(args) => {
+            let mut extra = vec!["--sources".into()];
+            if let Some(config) = &args.config {
+                extra.push("--config".into());
+                extra.push(config.into());
+            }
+            let volumes = look(&args.visit, &extra)?;
+            let (chosen, missing) = choose::named(&volumes, &args.names);
+            print(&(serde_json::to_string_pretty(&chosen).map_err(|e| e.to_string())? + "\n"));
+            for name in &missing {
+                eprintln!("hostmount: no such volume: {name}: `hostmount volumes ls` lists those that are published");
+            }
+            Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        VolumesCommand::Look(args) => {
+            let found = gather::gather(&args.visit, args.sources, args.config.as_deref())?;
+            let line = serde_json::to_string(&found).map_err(|e| e.to_string())?;
+            writeln!(std::io::stdout().lock(), "{line}").map_err(|e| e.to_string())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn look(visit: &VisitArgs, extra: &[std::ffi::OsString]) -> Result<Vec<Volume>, String> {
+    let command = ["volumes", "look"].map(Into::into).into_iter();
+    ask_child("the look at the volumes", command.chain(visit.arguments()).chain(extra.iter().cloned()))
+}
+
+/// A reader that has gone away changes nothing about the result.
+fn print(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}

@@ -1,0 +1,316 @@
+//! Looks which volumes there are, and asks each how it is: the child's part.
+//!
+//! The mount table and the notes are read on one mount thread, from the kubelet's own file system; then every source is
+//! asked at once, each through one of its volumes, so that all together take no longer than the slowest may.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use allowlist::config::{AllowList, Missing};
+use allowlist::names::{KubeletPath, VolumeRef};
+use engine::mount_error::MountError;
+use engine::note::{Note, Shown};
+use engine::observe::{self, SourcePath};
+use engine::site::Site;
+use futures_util::future::join_all;
+use k8s_openapi::jiff::Timestamp;
+use kernel::stat;
+use mounts::Errno;
+use mounts::mountinfo::{self, Table, Walk};
+use plan::Gone;
+use service::config_store;
+use service::containers::judge::{self, Flag};
+use service::containers::look::look;
+use service::containers::scan::{Index, Node, PLACES_MAX};
+use service::containers::{self, Sought, Unknown};
+use service::heal::find::{self, Change, Now, Published, Verdict};
+use service::heal::mend::{self, Unwanted};
+use service::heal::{look as healing_look, replaced};
+use service::held::Written;
+use service::vitals::Vital;
+use workers::{NoResult, Source};
+
+use super::model::{self, Healing, Heals, Health, InContainer, Kind, Layer, Pod, Shows, Volume};
+use crate::visit::{Visit, VisitArgs, find_kubelet};
+
+/// A volume, and what has to be known to ask how it is.
+struct Found {
+    volume: Volume,
+    path: KubeletPath,
+    shown: Shown,
+    source: Option<SourcePath>,
+    sought: Sought,
+}
+
+/// Looks at the volumes of the driver; at their sources too if `sources`.
+///
+/// # Errors
+/// What keeps us from looking at all, in a sentence.
+pub(super) fn gather(asked: &VisitArgs, sources: bool, config: Option<&Path>) -> Result<Vec<Volume>, String> {
+    let list = config.map(|path| {
+        let fail = |e: &dyn std::fmt::Display| format!("the allow-list {} cannot be used: {e}", path.display());
+        AllowList::parse_bytes(&config_store::read(path).map_err(|e| fail(&e))?, &asked.kubelet_dir)
+            .map_err(|e| fail(&e))
+    });
+    let list = list.transpose()?;
+    let threads = asked.threads()?;
+    let proc = &threads.site().proc;
+    let (kubelet, ..) = find_kubelet(proc, asked.pid);
+    let entered = proc.mount_namespace(kubelet.pid).and_then(|ns| Visit::enter(&threads, ns, asked.timeout));
+    let visit = entered.map_err(|errno| {
+        let (pid, name) = (kubelet.pid, &kubelet.name);
+        format!(
+            "the mount namespace of process {pid} ({name}) cannot be entered: {errno}; run it as root on the node, or in \
+             the plugin's pod, and name the kubelet with --pid if that is not it"
+        )
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;
+    let all = runtime.block_on(async {
+        let driver = asked.driver_name.clone();
+        let read =
+            visit.look(Source::own("the kubelet's directory"), move |site| read(site, &driver, list.as_ref())).await;
+        let read = read.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo cannot be read: {e}"))?;
+        let (node, mut found) = read;
+        if sources {
+            in_containers(&visit, node, &mut found, asked.timeout).await;
+        }
+        Ok(ask_all(&visit, found, sources).await)
+    });
+    // Hung threads are left to the end of the process.
+    runtime.shutdown_background();
+    all
+}
+
+/// The volumes of the driver in the mount namespace of the calling thread, and what of the node containers are known by.
+fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<(Option<Node>, Vec<Found>), Errno> {
+    let table = mountinfo::parse(&site.proc.mountinfo()?);
+    let walk = Walk::new(&table);
+    // With the ids that are noted, which mountinfo doesn't show.
+    let healing = healing_look::table(site)?;
+    let healing = (&healing, &Walk::new(&healing));
+    let published = find::published(&table, &walk, &site.kubelet_dir).into_iter();
+    let found = published.filter_map(|at| volume(site, driver, list, ((&table, &walk), healing), at)).collect();
+    Ok((Node::of(&walk, site.kubelet_dir.as_path()), found))
+}
+
+/// Notes where running containers have the volumes, and with which flags.
+async fn in_containers(visit: &Visit<'_>, node: Option<Node>, found: &mut [Found], patience: Duration) {
+    let sought: Vec<Sought> = found.iter().map(|found| found.sought.clone()).collect();
+    let looking = visit.look(Source::own("containers"), move |site| {
+        let node = node.ok_or_else(|| "the kubelet's directory was not found in the mount table".to_owned())?;
+        let mut places: Vec<Vec<InContainer>> = vec![Vec::new(); sought.len()];
+        // A little sooner than it is given up, so that what was found counts.
+        let until = Instant::now() + patience.mul_f32(0.8);
+        let unknown = look(&site.proc, &Index::new(node, &sought), until, &mut |container| {
+            let containers::Container { pid, name, places: seen, .. } = container;
+            for place in seen {
+                for number in place.volumes {
+                    if let Some(known) = places.get_mut(number).filter(|known| known.len() < PLACES_MAX) {
+                        known.push(InContainer {
+                            name: name.clone(),
+                            pid,
+                            path: place.path.clone(),
+                            flags: Flag::of(place.attrs).collect(),
+                            missing: Flag::of(place.missing).map(missing).collect(),
+                        });
+                    }
+                }
+            }
+        });
+        unknown.map(|unknown| (places, unknown)).map_err(|errno| format!("/proc cannot be read: {errno}"))
+    });
+    let looked = looking.await.map_err(|e| e.to_string()).and_then(|looked| looked);
+    let (places, unknown) = match looked {
+        Ok((places, unknown)) => (places, unknown),
+        Err(why) => (Vec::new(), Unknown { rest: Some(why), ..Unknown::default() }),
+    };
+    let places = places.into_iter().chain(std::iter::repeat_with(Vec::new));
+    for (Found { volume, sought, .. }, places) in found.iter_mut().zip(places) {
+        volume.containers_unknown = unknown.of(&sought.pod, !places.is_empty()).map(str::to_owned);
+        volume.containers = Some(places);
+    }
+}
+
+fn missing(flag: Flag) -> model::Missing {
+    model::Missing { flag, advice: flag.advice().to_owned() }
+}
+
+/// One of them; none if it is another driver's. Whose it is, the kubelet has written beside it; where that can't be read,
+/// the note tells.
+fn volume(
+    site: &Site,
+    driver: &str,
+    list: Option<&AllowList>,
+    (whole, by): ((&Table, &Walk<'_>), (&Table, &Walk<'_>)),
+    at: Published<'_>,
+) -> Option<Found> {
+    let Published { path, top, .. } = at;
+    let (_, walk) = whole;
+    let note = Note::of(site, &path);
+    let written = Written::beside(path.as_path());
+    match &written {
+        Some(written) if written.driver != driver => return None,
+        None if note.is_none() => return None,
+        _ => {}
+    }
+    let (uid, name) = path.pod_volume()?;
+    let pod = note.as_ref().and_then(|note| note.owner.pod.as_deref());
+    let inline = written.as_ref().and_then(|written| written.inline);
+    // A claim's handle names the entry, also without a note.
+    let handle = written.filter(|_| inline == Some(false)).and_then(|w| VolumeRef::parse_handle(&w.handle?).ok());
+    let entry = note.as_ref().map(|note| note.owner.entry.to_string());
+    let sub_path = note.as_ref().map(|note| note.sub_path.as_ref().map(ToString::to_string));
+    let source = note.as_ref().map(|note| note.full_path().to_string_lossy().into_owned());
+    let verdict = note.as_ref().map(|note| find::judge(by, site.kubelet_dir.as_path(), (path.as_path(), note)));
+    let healing = list.map(|list| healing((site, list), &path, note.as_ref().zip(verdict), (whole, by)));
+    let renewed = note.as_ref().and_then(|note| note.renewed).and_then(|at| i64::try_from(at).ok());
+    let renewed = renewed.and_then(|at| Timestamp::from_second(at).ok());
+    let volume = Volume {
+        name: name.to_owned(),
+        driver: driver.to_owned(),
+        mountpoint: path.to_string(),
+        scope: "local".to_owned(),
+        created_at: created(site, &path).map(|time| time.to_string()),
+        pod: Pod {
+            uid: uid.to_owned(),
+            namespace: pod.map(|pod| pod.namespace.clone()),
+            name: pod.map(|pod| pod.name.clone()),
+            service_account: pod.map(|pod| pod.service_account.clone()),
+        },
+        kind: inline.map(|inline| if inline { Kind::Inline } else { Kind::Persistent }),
+        entry: entry.or_else(|| handle.as_ref().map(|handle| handle.entry.to_string())),
+        entry_path: note.as_ref().map(|note| note.path.to_string()),
+        sub_path: sub_path.unwrap_or_else(|| handle?.sub_path.as_ref().map(ToString::to_string)),
+        source,
+        propagation: note.as_ref().map(|note| note.propagation.name().to_owned()),
+        options: note.as_ref().map(options).unwrap_or_default(),
+        noted: note.is_some(),
+        path_mounts_noted: note.as_ref().is_some_and(|note| note.path_mounts.is_some()),
+        layers: walk.stack(top).into_iter().map(Layer::from).collect(),
+        health: Health::unknown("it was not asked"),
+        source_health: None,
+        shows: verdict.map(Shows::from),
+        renewed_at: renewed.map(|time| time.to_string()),
+        healing,
+        containers: None,
+        containers_unknown: None,
+    };
+    let of_entry = note.as_ref().and_then(|note| list?.get(&note.owner.entry));
+    let sought = Sought {
+        pod: uid.to_owned(),
+        shown: walk.stack(top).into_iter().map(Shown::by).collect(),
+        wanted: note.as_ref().map(|note| judge::wanted(note, of_entry.map(AsRef::as_ref))).unwrap_or_default(),
+    };
+    let source = note.map(|note| SourcePath { entry: note.path, sub_path: note.sub_path, missing: Missing::Fail });
+    Some(Found { volume, shown: Shown::by(top), path, source, sought })
+}
+
+/// Whether a volume would be healed. What pods have is told by the whole table, ways by the one with the ids that are noted.
+fn healing(
+    (site, list): (&Site, &AllowList),
+    path: &KubeletPath,
+    noted: Option<(&Note, Verdict)>,
+    (whole, (_, walk)): ((&Table, &Walk<'_>), (&Table, &Walk<'_>)),
+) -> Healing {
+    let told = |status, message: String| Healing { status, message };
+    let Some((note, verdict)) = noted else { return told(Heals::Off, "no note was found beside it".to_owned()) };
+    match mend::wanted(list, path, note) {
+        Err(Unwanted::Off) => return told(Heals::Off, "heal is Off for its entry".to_owned()),
+        Err(Unwanted::NotGiven(why)) => return told(Heals::Refused, why.to_string()),
+        Ok(_) => {}
+    }
+    let place = note.full_path();
+    if verdict == Verdict::Due(Change::Replaced)
+        && let Some(now) = Now::at(walk, &place)
+    {
+        let exposed = replaced::exposed(whole, list, site.kubelet_dir.as_path(), &now);
+        let why = exposed.or_else(|| replaced::only_root_writes(site, walk, &place, &[]).err());
+        if let Some(why) = why {
+            return told(Heals::Refused, format!("another directory took its place, and is not followed: {why}"));
+        }
+    }
+    told(Heals::On, String::new())
+}
+
+/// When the kubelet made the volume's directory, just before it had the volume published. The volume itself isn't asked:
+/// its file system may be dead.
+fn created(site: &Site, path: &KubeletPath) -> Option<Timestamp> {
+    let place = observe::open_target(site, path).ok()??;
+    let born = stat::birth_time(&place.parent).ok()??;
+    let second = i64::try_from(born.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs()).ok()?;
+    Timestamp::from_second(second).ok()
+}
+
+fn options(note: &Note) -> BTreeMap<String, String> {
+    let words = ["rbind", note.propagation.propagation().name()].into_iter();
+    let words: Vec<&str> = words.chain(Flag::of(note.attrs).map(Flag::name)).collect();
+    BTreeMap::from([
+        ("type".to_owned(), "none".to_owned()),
+        ("device".to_owned(), note.full_path().to_string_lossy().into_owned()),
+        ("o".to_owned(), words.join(",")),
+    ])
+}
+
+/// Asks all at once how they are.
+async fn ask_all(visit: &Visit<'_>, mut found: Vec<Found>, sources: bool) -> Vec<Volume> {
+    // Those that show the same live and die together.
+    let mut shown: HashMap<&Shown, &Found> = HashMap::new();
+    let mut paths: HashMap<PathBuf, &SourcePath> = HashMap::new();
+    for volume in &found {
+        shown.entry(&volume.shown).or_insert(volume);
+        if let Some(source) = volume.source.as_ref().filter(|_| sources) {
+            paths.entry(source.full()).or_insert(source);
+        }
+    }
+    let of_volumes = join_all(shown.into_iter().map(|(shown, first)| async {
+        let path = first.path.clone();
+        let name = PathBuf::from(format!("{}:{}:{}", shown.device.0, shown.device.1, shown.root.display()));
+        let on = Source::published(&name, None, Some(shown.device));
+        (shown.clone(), ask(visit, on, move |site| engine::health(site, &path)).await)
+    }));
+    let of_sources = join_all(paths.into_iter().map(|(path, source)| async {
+        let (on, source) = (Source::directory(&path, &source.entry.to_string(), None), source.clone());
+        (path, ask(visit, on, move |site| engine::source_health(site, &source)).await)
+    }));
+    let (of_volumes, of_sources) = futures_util::join!(of_volumes, of_sources);
+    let of_volumes: HashMap<Shown, Health> = of_volumes.into_iter().collect();
+    let of_sources: HashMap<PathBuf, Health> = of_sources.into_iter().collect();
+    for Found { volume, shown, source, .. } in &mut found {
+        if let Some(health) = of_volumes.get(shown) {
+            volume.health = health.clone();
+        }
+        volume.source_health = source.as_ref().and_then(|source| of_sources.get(&source.full()).cloned());
+    }
+    found.into_iter().map(|found| found.volume).collect()
+}
+
+async fn ask(
+    visit: &Visit<'_>,
+    on: Source,
+    question: impl FnOnce(&Site) -> Result<Option<Gone>, MountError> + Send + 'static,
+) -> Health {
+    let begun = Arc::new(AtomicBool::new(false));
+    let begins = Arc::clone(&begun);
+    let asking = visit.look(on, move |site| {
+        begins.store(true, Ordering::SeqCst);
+        question(site)
+    });
+    match asking.await {
+        Ok(Ok(gone)) => Vital::from(gone).into(),
+        Ok(Err(MountError::Target { errno, .. } | MountError::Source { errno, .. })) => refused(errno),
+        Ok(Err(error)) => Health::unknown(error.to_string()),
+        // As many as may ask hang on the same.
+        Err(NoResult::Stuck { .. }) => Vital::Hung.into(),
+        Err(NoResult::Deadline { .. }) if begun.load(Ordering::SeqCst) => Vital::Hung.into(),
+        Err(NoResult::Deadline { .. }) => Health::unknown("so many others hang that it was not asked in time"),
+        Err(error) => Health::unknown(error.to_string()),
+    }
+}
+
+/// An error with which the kernel refused to say how it is.
+fn refused(errno: Errno) -> Health {
+    if stat::is_dead(errno) { Vital::Dead(errno).into() } else { Health::unknown(errno.to_string()) }
+}

@@ -1,0 +1,133 @@
+//! Asks for each mount as soon as the kernel tells of it: on a thread of its own, since a mount may be gone in no time.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kernel::mount_events::MountGroup;
+use kernel::namespace::MountNamespace;
+use kernel::statmount;
+use mounts::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::ledger::Named;
+
+/// More are not kept for a reader that doesn't come: then the kernel's queue fills, and it says so.
+const KEPT: usize = 100_000;
+
+/// What has come.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    /// The mounts, in the kernel's order.
+    pub(super) named: Vec<Named>,
+    /// How many were gone before they could be asked for.
+    pub(super) nameless: usize,
+    /// Whether the kernel has lost events.
+    pub(super) lost: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    group: MountGroup,
+    /// The namespaces by inode and by the id for statmount(2).
+    namespaces: Vec<(u64, u64)>,
+    /// Where in it a mount was found last.
+    last: usize,
+    inbox: Inbox,
+}
+
+/// Asks for mounts.
+#[derive(Debug)]
+pub(super) struct Namer {
+    shared: Arc<Mutex<Shared>>,
+    /// Readable while the inbox has something.
+    pub(super) came: Arc<EventFd>,
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Namer {
+    /// Starts the thread, which lives as long as the process.
+    ///
+    /// # Errors
+    /// As [`MountGroup::new`]; EAGAIN if no thread can be started.
+    pub(super) fn start() -> Result<Self, Errno> {
+        let group = MountGroup::new()?;
+        let ready = group.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
+        let came = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let shared = Shared { group, namespaces: Vec::new(), last: 0, inbox: Inbox::default() };
+        let namer = Self { shared: Arc::new(Mutex::new(shared)), came };
+        let (shared, came) = (Arc::clone(&namer.shared), Arc::clone(&namer.came));
+        let started =
+            std::thread::Builder::new().name("mount names".to_owned()).spawn(move || work(&shared, &came, &ready));
+        started.map(|_| namer).map_err(|_| Errno::EAGAIN)
+    }
+
+    /// Adds a namespace.
+    ///
+    /// # Errors
+    /// As [`MountGroup::add`] and [`MountNamespace::id`].
+    pub(super) fn add(&self, namespace: &MountNamespace) -> Result<(), Errno> {
+        let mut shared = lock(&self.shared);
+        let id = namespace.id()?;
+        shared.namespaces.push((namespace.inode, id));
+        shared.group.add(namespace)
+    }
+
+    /// Forgets one that has ended.
+    pub(super) fn forget(&self, inode: u64) {
+        lock(&self.shared).namespaces.retain(|(of, _)| *of != inode);
+    }
+
+    /// All that has come, also what the thread has not come to yet.
+    pub(super) fn take(&self) -> Inbox {
+        let mut shared = lock(&self.shared);
+        shared.drain();
+        // It may be unset already.
+        let _ = self.came.read();
+        std::mem::take(&mut shared.inbox)
+    }
+}
+
+fn work(shared: &Mutex<Shared>, came: &EventFd, ready: &OwnedFd) {
+    loop {
+        match poll(&mut [PollFd::new(ready.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+        let mut shared = lock(shared);
+        if shared.inbox.named.len() < KEPT {
+            shared.drain();
+        } else {
+            drop(shared);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        // Full after 2^64 of them.
+        let _ = came.write(1);
+    }
+}
+
+impl Shared {
+    /// Reads what has come from the kernel, and asks for each mount at once.
+    fn drain(&mut self) {
+        let Ok(attached) = self.group.read() else {
+            self.inbox.lost = true;
+            return;
+        };
+        self.inbox.lost |= attached.lost;
+        for unique in attached.ids {
+            let count = self.namespaces.len();
+            let mut order = (0..count).map(|n| (n + self.last) % count);
+            let found = order.find_map(|at| Some((at, statmount::mount_in(unique, self.namespaces[at].1).ok()?)));
+            match found {
+                Some((at, mount)) => {
+                    self.last = at;
+                    self.inbox.named.push(Named { namespace: self.namespaces[at].0, unique, mount });
+                }
+                None => self.inbox.nameless += 1,
+            }
+        }
+    }
+}

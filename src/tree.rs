@@ -1,3 +1,0 @@
-//! The kernel's mount table as plain data.
-
-pub mod mountinfo;

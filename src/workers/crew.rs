@@ -1,0 +1,217 @@
+//! The threads of one mount namespace, and what one does: take a job, do it, wait for the next.
+//!
+//! All of them are alike, and so is who leads ([`super::lead`]) while it does a job: each has a place of its own in the workshop.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use engine::site::Site;
+use engine::workshop::{Slot, Workshop};
+use kernel::mount_events::MountEvents;
+use kernel::namespace::{self, MountNamespace};
+use mounts::Errno;
+
+use super::job::Work;
+use super::lock;
+use super::queue::{LINGER, Queue};
+use super::source::{PER_SOURCE, Source};
+
+/// A thread without work ends after this, unless it is the last.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// What a job runs with: its thread.
+#[derive(Debug)]
+pub struct MountThread {
+    /// The node.
+    pub site: Arc<Site>,
+    number: usize,
+    slot: Option<Slot>,
+    pub(super) crew: Arc<Crew>,
+}
+
+impl MountThread {
+    /// The thread's place in the workshop, which is mounted if it isn't yet.
+    ///
+    /// # Errors
+    /// Where the workshop can't be made, and why.
+    pub fn take_slot(&mut self) -> Result<Slot, (PathBuf, Errno)> {
+        if let Some(slot) = self.slot.take() {
+            return Ok(slot);
+        }
+        let mut workshop = lock(&self.crew.workshop);
+        let open = match workshop.take() {
+            Some(open) => open,
+            None => Workshop::open(&self.site, &self.crew.driver)?,
+        };
+        let slot = open.slot(&self.site, self.number).map_err(|errno| (open.place().to_owned(), errno));
+        *workshop = Some(open);
+        slot
+    }
+
+    /// Gives the slot back, empty, for the next job. One that isn't given back is cleared before its next use.
+    pub fn give_back(&mut self, slot: Slot) {
+        self.slot = Some(slot);
+    }
+
+    /// A thread with a number of its own, which has still to enter the crew's namespace.
+    pub(super) const fn new(site: Arc<Site>, crew: Arc<Crew>, number: usize) -> Self {
+        Self { site, number, slot: None, crew }
+    }
+
+    /// The calling thread, once it is in a crew's namespace.
+    pub(super) fn join(site: &Arc<Site>, crew: &Arc<Crew>) -> Result<Self, Errno> {
+        namespace::enter(&site.proc, &crew.namespace)?;
+        let number = lock(&crew.queue).take_number();
+        Ok(Self::new(Arc::clone(site), Arc::clone(crew), number))
+    }
+
+    /// Gives its place in the crew back.
+    pub(super) fn leave(self) {
+        lock(&self.crew.queue).free_numbers.push(self.number);
+    }
+
+    /// Does a job. A panic in it must not take the thread with it.
+    pub(super) fn run(&mut self, work: &mut dyn Work) {
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.run(self))).is_err() {
+            self.slot = None;
+        }
+    }
+}
+
+/// The threads of one mount namespace.
+#[derive(Debug)]
+pub struct Crew {
+    pub(super) namespace: MountNamespace,
+    pub(super) driver: String,
+    pub(super) queue: Mutex<Queue>,
+    pub(super) workshop: Mutex<Option<Workshop>>,
+}
+
+impl Crew {
+    /// Events of mounts that are attached in the namespace.
+    ///
+    /// # Errors
+    /// As [`MountEvents::named`].
+    pub fn mount_events(&self) -> Result<MountEvents, Errno> {
+        MountEvents::named(&self.namespace)
+    }
+
+    /// Takes down that a call has begun to come on a connection.
+    pub fn called_on(&self, connection: u64) {
+        lock(&self.queue).called_on(connection, Instant::now());
+    }
+
+    /// Takes down that a job has ended.
+    pub(super) fn ended(&self, id: u64) {
+        let ended = lock(&self.queue).end(id, Instant::now());
+        // What it has held goes now, where the queue is unlocked.
+        drop(ended);
+    }
+
+    /// Whether a source hangs: an earlier job that was given up is still at work for it, or as many for its file system as may
+    /// hang on one directory.
+    #[must_use]
+    pub fn hangs_on(&self, source: &Source) -> bool {
+        let (directory, file_system) = lock(&self.queue).given_up(source);
+        directory > 0 || file_system >= PER_SOURCE
+    }
+}
+
+/// Waits awake for a job, but not for long: where one comes at once, that a thread sleeps and is woken costs both sides more than to
+/// look. Others who run on this processor go first.
+fn linger<'a>(crew: &'a Crew, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+    queue.idle += 1;
+    queue.awake += 1;
+    let until = Instant::now() + LINGER;
+    while !queue.has_jobs() && !queue.closed && Instant::now() < until {
+        drop(queue);
+        std::thread::yield_now();
+        queue = lock(&crew.queue);
+    }
+    queue.idle -= 1;
+    queue.awake -= 1;
+    queue
+}
+
+/// A thread's life: take a job, run it, wait for the next.
+pub(super) fn work(thread: &mut MountThread) {
+    let crew = Arc::clone(&thread.crew);
+    let woken = Arc::new(Condvar::new());
+    let mut queue = lock(&crew.queue);
+    // Whether it has had work, and not yet waited awake for more.
+    let mut stay = false;
+    loop {
+        if let Some((id, mut work)) = queue.take(Instant::now()) {
+            drop(queue);
+            thread.run(&mut *work);
+            // Before it is told: the next call of who hears of it would find this one beside it, and not be alone.
+            crew.ended(id);
+            work.tell();
+            queue = lock(&crew.queue);
+            stay = true;
+            continue;
+        }
+        if queue.closed {
+            break;
+        }
+        if std::mem::take(&mut stay) && queue.has_company() && queue.awake == 0 {
+            queue = linger(&crew, queue);
+            continue;
+        }
+        queue.idle += 1;
+        queue.parked.push(Arc::clone(&woken));
+        let (after, waited) = woken.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
+        queue = after;
+        queue.idle -= 1;
+        if queue.unpark(&woken) && waited.timed_out() && !queue.has_jobs() && queue.alive > 1 {
+            break;
+        }
+    }
+    queue.alive -= 1;
+    queue.free_numbers.push(thread.number);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::{Pending, Whose};
+    use crate::{NoResult, Threads};
+    use allowlist::names::AbsPath;
+    use kernel::calls::Calls;
+    use kernel::namespace::Proc;
+
+    /// Writes down how many jobs run when it is told of.
+    struct Counts(Arc<Crew>, std::sync::mpsc::Sender<usize>);
+
+    impl Work for Counts {
+        fn run(&mut self, thread: &mut MountThread) {
+            self.1.send(lock(&thread.crew.queue).running()).unwrap();
+        }
+
+        fn refuse(&mut self, why: NoResult) {
+            unreachable!("{why}");
+        }
+
+        fn tell(self: Box<Self>) {
+            self.1.send(lock(&self.0.queue).running()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_job_whose_end_is_told_runs_no_more() {
+        let (proc, kubelet_dir) = (Arc::new(Proc::new().unwrap()), AbsPath::parse("/var/lib/kubelet").unwrap());
+        let threads = Threads::new(Site { proc, calls: Calls::ALL, kubelet_dir }, "driver");
+        let site = threads.site();
+        let crew = threads.crew(site.proc.own_mount_namespace().unwrap());
+        let (send, counts) = std::sync::mpsc::channel();
+        let job = Box::new(Counts(Arc::clone(&crew), send));
+        let mut queue = lock(&crew.queue);
+        queue.push(Pending { id: 1, source: Source::own("s"), whose: Whose::Call, work: job }, Instant::now());
+        queue.alive = 1;
+        queue.closed = true;
+        drop(queue);
+        work(&mut MountThread::new(Arc::clone(site), crew, 0));
+        assert_eq!(counts.iter().collect::<Vec<_>>(), [1, 0]);
+    }
+}

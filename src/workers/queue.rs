@@ -1,0 +1,445 @@
+//! What the mount threads of one namespace have to do, and which of them does it: decided here, waited for elsewhere.
+//!
+//! No source may keep the others waiting, also before any deadline has passed: each gets a few threads and no more
+//! ([`super::source`]), the rest of its jobs wait for those; and a thread whose job takes longer than 100 ms is not counted
+//! among those at work any more.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Condvar};
+use std::time::{Duration, Instant};
+
+use super::Passes;
+use super::job::Work;
+use super::source::{Source, THREADS};
+use super::tally::{Full, Tallies};
+
+/// How many threads may be at work, not counting those that are [`SLOW`].
+const AT_WORK: usize = 16;
+/// Longer than a job ever takes on a file system that answers.
+pub(super) const SLOW: Duration = Duration::from_millis(100);
+/// A thread that has begun its job this lately is likely to be through with it before another one has woken.
+const JUST_BEGUN: Duration = Duration::from_micros(150);
+/// Calls that are served one after the other come as close as this; a caller that connects for each is slower.
+const TOGETHER: Duration = Duration::from_micros(200);
+/// How long a thread that has nothing to do stays awake where there are several callers. Only one does at a time.
+pub(super) const LINGER: Duration = Duration::from_micros(100);
+/// After so many calls in a row that had no other beside them, there is one caller, it seems.
+const COMPANY: u32 = 4;
+
+/// A job that waits for a thread.
+pub(super) struct Pending {
+    pub(super) id: u64,
+    pub(super) source: Source,
+    pub(super) whose: Whose,
+    pub(super) work: Box<dyn Work>,
+}
+
+/// Why there is a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// A call asks for it.
+    Call,
+    /// The plugin itself looks after what it has published.
+    Own,
+}
+
+/// A job that a thread works on.
+pub(super) struct Running {
+    pub(super) source: Source,
+    pub(super) whose: Whose,
+    pub(super) since: Instant,
+    /// Whether its caller waits no more.
+    pub(super) given_up: bool,
+    /// Whether the leader does it ([`super::lead`]), who takes no other one from here when it is through.
+    pub(super) led: bool,
+    /// What nobody else may work on until it has ended, though its caller has gone.
+    pub(super) passes: Passes,
+}
+
+/// The jobs and threads of one mount namespace.
+#[derive(Default)]
+pub(super) struct Queue {
+    jobs: VecDeque<Pending>,
+    running: BTreeMap<u64, Running>,
+    /// The same, counted by what they may hang on.
+    tallies: Tallies,
+    pub(super) idle: usize,
+    /// Those of the idle ones that nobody has woken. The one that came last is woken first, so that with little to do
+    /// the others have nothing to do for long, and end.
+    pub(super) parked: Vec<Arc<Condvar>>,
+    /// How many of the idle ones look for a job themselves for a moment, and need not be woken.
+    pub(super) awake: usize,
+    /// Threads that exist, besides leaders.
+    pub(super) alive: usize,
+    /// Numbers of threads that have ended, for new ones: each names a slot of the workshop, which stays.
+    pub(super) free_numbers: Vec<usize>,
+    next_number: usize,
+    next_job: u64,
+    /// For how many more calls it is assumed that there are several callers.
+    company: u32,
+    /// The connection of the call before, and when that came.
+    last: Option<(u64, Instant)>,
+    pub(super) closed: bool,
+}
+
+impl Queue {
+    /// A number for a new job.
+    pub(super) fn number(&mut self) -> u64 {
+        self.next_job += 1;
+        self.next_job - 1
+    }
+
+    /// Takes in a job that is to wait for a thread.
+    pub(super) fn push(&mut self, job: Pending, now: Instant) {
+        self.tallies.waits(&job.source, now);
+        self.jobs.push_back(job);
+    }
+
+    /// Takes a job back that no thread has taken yet.
+    pub(super) fn withdraw(&mut self, id: u64, now: Instant) -> Option<Pending> {
+        let at = self.jobs.iter().position(|job| job.id == id)?;
+        let job = self.jobs.remove(at)?;
+        self.tallies.waits_no_more(&job.source, now);
+        Some(job)
+    }
+
+    /// Takes down that a job is at work.
+    pub(super) fn begin(&mut self, id: u64, job: Running) {
+        self.tallies.begins(&job.source, job.since);
+        self.running.insert(id, job);
+    }
+
+    /// Takes down that a job has ended. What it has held is to be dropped once the queue is unlocked.
+    pub(super) fn end(&mut self, id: u64, now: Instant) -> Option<Running> {
+        let job = self.running.remove(&id)?;
+        self.tallies.ends(&job.source, job.given_up, now);
+        Some(job)
+    }
+
+    /// Takes down that nobody waits for a job at work any more. None: it isn't at work.
+    pub(super) fn give_up(&mut self, id: u64, now: Instant) -> Option<&mut Running> {
+        let job = self.running.get_mut(&id)?;
+        if !std::mem::replace(&mut job.given_up, true) {
+            self.tallies.is_given_up(&job.source, now);
+        }
+        Some(job)
+    }
+
+    /// Whether a new job may wait for a thread, or one that does so may go on. If not, what hangs.
+    pub(super) fn admits(&self, source: &Source, waits: bool, now: Instant) -> Result<(), Full> {
+        self.tallies.admits(source, usize::from(waits), now)
+    }
+
+    /// The source of a job that no thread has taken yet.
+    pub(super) fn waits(&self, id: u64) -> Option<&Source> {
+        self.jobs.iter().find(|job| job.id == id).map(|job| &job.source)
+    }
+
+    /// How many threads hang on a source, and how many on its file system, as far as that is known.
+    pub(super) fn given_up(&self, source: &Source) -> (usize, usize) {
+        self.tallies.given_up(source)
+    }
+
+    /// All jobs that nobody waits for any more, by what they work on.
+    pub(super) fn hanging(&self) -> impl Iterator<Item = &Source> {
+        self.running.values().filter(|running| running.given_up).map(|running| &running.source)
+    }
+
+    /// How many jobs run.
+    #[cfg(test)]
+    pub(super) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    pub(super) fn has_jobs(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    /// How many threads hang, if they are all that there may be but for those that end volumes, or those as well.
+    pub(super) fn exhausted(&self, now: Instant) -> Option<usize> {
+        let slow = |running: &Running| now.saturating_duration_since(running.since) >= super::tally::HANGS;
+        let all = self.running.len();
+        let whole = all >= THREADS && self.running.values().all(slow);
+        if whole { Some(all) } else { self.tallies.exhausted(now) }
+    }
+
+    /// Whether a thread that works for the source will come to its next job in a moment. Then no second one is woken: the two
+    /// would only wait for one another, because the kernel has one lock for all mounts. Jobs for other sources don't wait, and
+    /// neither do unpublishes, each of which has a name of its own: they sleep meanwhile (synchronize_rcu in
+    /// `namespace_unlock`, fs/namespace.c), and many can do so at once.
+    pub(super) fn is_served(&self, source: &Source, now: Instant) -> bool {
+        let just_begun = |since| now.saturating_duration_since(since) < JUST_BEGUN;
+        self.running.values().any(|job| job.source.key() == source.key() && !job.led && just_begun(job.since))
+    }
+
+    /// A call that comes on another connection than the one just before: there is more than one caller.
+    pub(super) fn called_on(&mut self, connection: u64, now: Instant) {
+        let before = self.last.replace((connection, now));
+        if before.is_some_and(|(other, then)| other != connection && now.saturating_duration_since(then) < TOGETHER) {
+            self.company = COMPANY;
+        }
+    }
+
+    /// Whether a call's job that comes now is to be done by the leader: it is alone, as calls were lately, and nothing hangs that it
+    /// may meet. If it isn't alone, that is taken down.
+    pub(super) fn is_for_leader(&mut self, source: &Source) -> bool {
+        self.comes_alone() && self.tallies.is_well(source) && !self.has_all_threads()
+    }
+
+    fn comes_alone(&mut self) -> bool {
+        let pending = self.jobs.iter().any(|job| job.whose == Whose::Call);
+        if pending || self.running.values().any(|running| running.whose == Whose::Call && !running.given_up) {
+            self.company = COMPANY;
+        } else if self.company > 0 {
+            self.company -= 1;
+        } else {
+            return true;
+        }
+        false
+    }
+
+    /// A number for a new thread.
+    pub(super) fn take_number(&mut self) -> usize {
+        self.free_numbers.pop().unwrap_or_else(|| {
+            self.next_number += 1;
+            self.next_number - 1
+        })
+    }
+
+    /// The first job whose source has a thread to spare, which is at work from now on.
+    pub(super) fn take(&mut self, now: Instant) -> Option<(u64, Box<dyn Work>)> {
+        let at = self.jobs.iter().position(|job| self.tallies.has_room(&job.source, |_| 0))?;
+        let Pending { id, source, whose, work } = self.jobs.remove(at)?;
+        self.tallies.waits_no_more(&source, now);
+        self.begin(id, Running { source, whose, since: now, given_up: false, led: false, passes: Passes::default() });
+        Some((id, work))
+    }
+
+    /// An idle thread to be woken, if there is one and no other is awake.
+    pub(super) fn next_to_wake(&mut self) -> Option<Arc<Condvar>> {
+        if self.jobs.len() > self.awake { self.parked.pop() } else { None }
+    }
+
+    /// Whether there were several callers lately, so that the next job is likely to come before a thread that has nothing to do
+    /// would have slept and been woken.
+    pub(super) const fn has_company(&self) -> bool {
+        self.company > 0
+    }
+
+    /// Lets the threads end when they have nothing more to do.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        for thread in self.parked.drain(..) {
+            thread.notify_one();
+        }
+    }
+
+    /// Takes a thread off those that wait to be woken. Whether it was one of them, so that nobody has woken it.
+    pub(super) fn unpark(&mut self, thread: &Arc<Condvar>) -> bool {
+        let at = self.parked.iter().position(|parked| Arc::ptr_eq(parked, thread));
+        at.map(|at| self.parked.remove(at)).is_some()
+    }
+
+    /// Whether a job that waits could be at work, as far as its source goes.
+    pub(super) fn has_room(&self, source: &Source) -> bool {
+        self.tallies.has_room(source, |_| 0)
+    }
+
+    /// Whether there are as many threads as there may be; a leader that is at work counts.
+    fn has_all_threads(&self) -> bool {
+        self.alive + self.running.values().filter(|running| running.led).count() >= THREADS
+    }
+
+    /// Whether there is work that no thread will come to at once.
+    pub(super) fn wants_thread(&self) -> bool {
+        if self.jobs.len() <= self.idle || self.has_all_threads() {
+            return false;
+        }
+        let quick = self.running.values().filter(|running| running.since.elapsed() < SLOW).count();
+        if quick >= AT_WORK {
+            return false;
+        }
+        // Those that the idle ones will take count too.
+        let mut taken: HashMap<u64, usize> = HashMap::new();
+        let mut may_run = 0;
+        for job in &self.jobs {
+            if !self.tallies.has_room(&job.source, |bound| taken.get(&bound.key).copied().unwrap_or(0)) {
+                continue;
+            }
+            may_run += 1;
+            if may_run > self.idle {
+                return true;
+            }
+            for bound in job.source.bounds() {
+                *taken.entry(bound.key).or_default() += 1;
+            }
+        }
+        false
+    }
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue")
+            .field("alive", &self.alive)
+            .field("running", &self.running.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::post;
+    use crate::source::PER_SOURCE;
+
+    /// Jobs at work, by source, for how many milliseconds, and whether they were given up; and jobs that wait.
+    fn queue(running: &[(&str, u64, bool)], pending: &[&str]) -> Queue {
+        let (now, mut queue) = (Instant::now(), Queue::default());
+        for (&(source, millis, given_up), id) in running.iter().zip(0..) {
+            let since = now.checked_sub(Duration::from_millis(millis)).unwrap_or(now);
+            queue.begin(id, self::running(source, since));
+            if given_up {
+                queue.give_up(id, now).unwrap();
+            }
+        }
+        pending.iter().zip(100..).for_each(|(&source, id)| queue.push(self::pending(id, source), now));
+        queue
+    }
+
+    fn running(source: &str, since: Instant) -> Running {
+        let passes = Passes::default();
+        Running { source: Source::own(source), whose: Whose::Call, since, given_up: false, led: false, passes }
+    }
+
+    fn pending(id: u64, source: &str) -> Pending {
+        let (work, _) = post(|_, _| (), &Arc::default());
+        Pending { id, source: Source::own(source), whose: Whose::Call, work }
+    }
+
+    fn take(queue: &mut Queue) -> Option<u64> {
+        queue.take(Instant::now()).map(|(id, _)| id)
+    }
+
+    #[test]
+    fn a_source_gets_a_few_threads_and_the_others_pass_by() {
+        let mut queue = queue(&[("a", 0, false); PER_SOURCE], &["a", "a", "b"]);
+        assert!(queue.wants_thread());
+        assert_eq!(take(&mut queue), Some(102));
+        assert!(!queue.wants_thread());
+        assert!(take(&mut queue).is_none());
+        queue.end(0, Instant::now()).unwrap();
+        assert_eq!(take(&mut queue), Some(100));
+    }
+
+    #[test]
+    fn slow_threads_do_not_count_but_all_together_do() {
+        let names: Vec<String> = (0..AT_WORK).map(|n| n.to_string()).collect();
+        let busy = |millis| names.iter().map(|name| (name.as_str(), millis, false)).collect::<Vec<_>>();
+        assert!(!queue(&busy(0), &["x"]).wants_thread());
+        assert!(queue(&busy(200), &["x"]).wants_thread());
+        assert!(!Queue { idle: 1, ..queue(&busy(200), &["x"]) }.wants_thread());
+        assert!(!Queue { alive: THREADS, ..queue(&busy(200), &["x"]) }.wants_thread());
+        let mut with_leader = Queue { alive: THREADS - 1, ..queue(&busy(200), &["x"]) };
+        assert!(with_leader.wants_thread());
+        with_leader.begin(99, Running { led: true, ..running("led", Instant::now()) });
+        assert!(!with_leader.wants_thread());
+    }
+
+    #[test]
+    fn an_unpublish_is_done_where_no_other_job_gets_a_thread() {
+        let names: Vec<String> = (0..THREADS - 64).map(|n| n.to_string()).collect();
+        let busy: Vec<_> = names.iter().map(|name| (name.as_str(), 2000, true)).collect();
+        let mut queue = Queue { alive: names.len(), ..queue(&busy, &["x"]) };
+        assert!(!queue.wants_thread() && take(&mut queue).is_none());
+        let later = Instant::now();
+        assert_eq!(queue.exhausted(later), Some(names.len()));
+        queue.push(Pending { source: Source::ending("v"), ..pending(7, "") }, later);
+        assert!(queue.wants_thread());
+        assert_eq!(take(&mut queue), Some(7));
+        queue.end(0, later).unwrap();
+        assert_eq!((take(&mut queue), queue.exhausted(later)), (Some(100), None));
+    }
+
+    #[test]
+    fn the_thread_that_parked_last_is_woken_first() {
+        let threads: Vec<Arc<Condvar>> = (0..3).map(|_| Arc::default()).collect();
+        let mut queue = Queue { parked: threads.clone(), ..queue(&[], &["a"]) };
+        assert!(queue.next_to_wake().is_some_and(|thread| Arc::ptr_eq(&thread, &threads[2])));
+        assert!(!queue.unpark(&threads[2]), "it was woken");
+        assert!(queue.unpark(&threads[0]), "it slept on");
+        queue.close();
+        assert!(!queue.unpark(&threads[1]), "the end wakes all");
+    }
+
+    #[test]
+    fn a_job_is_left_to_a_thread_that_has_just_begun_for_its_source() {
+        let queue = queue(&[("a", 0, false), ("b", 200, false)], &[]);
+        let now = queue.running[&0].since;
+        let is_served = |source, now| queue.is_served(&Source::own(source), now);
+        assert!(is_served("a", now));
+        assert!(!is_served("a", now + JUST_BEGUN), "it may hang by now");
+        assert!(!is_served("b", now), "it may hang");
+        assert!(!is_served("c", now), "nobody waits for another's source");
+        let led = Queue { running: [(0, Running { led: true, ..running("a", now) })].into(), ..Queue::default() };
+        assert!(!led.is_served(&Source::own("a"), now), "the leader goes on with the calls");
+    }
+
+    #[test]
+    fn a_thread_is_woken_for_what_those_awake_do_not_take() {
+        let parked = || vec![Arc::default(); 2];
+        let wakes = |awake, jobs: &[&str]| {
+            Queue { parked: parked(), awake, idle: 2 + awake, ..queue(&[], jobs) }.next_to_wake().is_some()
+        };
+        assert!(wakes(0, &["a"]));
+        assert!(!wakes(1, &["a"]), "it looks by itself");
+        assert!(wakes(1, &["a", "b"]));
+    }
+
+    #[test]
+    fn a_call_is_alone_until_another_one_is_beside_it_and_again_after_some() {
+        let (mut queue, now) = (queue(&[("hung", 9999, true)], &[]), Instant::now());
+        queue.push(Pending { whose: Whose::Own, ..pending(0, "mount table") }, now);
+        assert!(queue.comes_alone(), "neither the plugin's own nor those that were given up count");
+        queue.push(pending(1, "a"), now);
+        assert!(!queue.comes_alone() && queue.has_company());
+        queue.withdraw(1, now).unwrap();
+        let alone: Vec<bool> = (0..6).map(|_| queue.comes_alone()).collect();
+        assert_eq!(alone, [false, false, false, false, true, true]);
+        queue.begin(7, running("a", now));
+        assert!(!queue.comes_alone());
+    }
+
+    /// Each that hangs takes a leader along, and its thread.
+    #[test]
+    fn the_leader_does_nothing_on_what_hangs() {
+        let directory = |sub| Source::directory(std::path::Path::new(sub), "e", None);
+        let mut queue = Queue::default();
+        assert!(queue.is_for_leader(&directory("/e/a")));
+        queue.begin(0, Running { source: directory("/e/a"), led: true, ..running("", Instant::now()) });
+        queue.give_up(0, Instant::now()).unwrap();
+        assert!(!queue.is_for_leader(&directory("/e/b")));
+        assert!(queue.is_for_leader(&Source::directory(std::path::Path::new("/f"), "f", None)));
+        queue.end(0, Instant::now()).unwrap();
+        assert!(queue.is_for_leader(&directory("/e/b")) && queue.running() == 0);
+    }
+
+    #[test]
+    fn calls_on_two_connections_at_one_time_are_company() {
+        let (mut queue, start) = (Queue::default(), Instant::now());
+        for (connection, after, company) in
+            [(1, Duration::ZERO, false), (1, TOGETHER / 2, false), (2, TOGETHER * 2, false), (3, TOGETHER * 2, true)]
+        {
+            queue.called_on(connection, start + after);
+            assert_eq!(queue.has_company(), company, "{connection} after {after:?}");
+        }
+    }
+
+    #[test]
+    fn threads_that_nobody_waits_for_are_stuck() {
+        let queue = queue(&[("a", 0, true), ("a", 0, false), ("b", 0, true)], &[]);
+        assert_eq!((queue.given_up(&Source::own("a")), queue.given_up(&Source::own("c"))), ((1, 0), (0, 0)));
+        let names: Vec<&str> = queue.hanging().map(|source| &*source.name).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+}
