@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use allowlist::config::AllowList;
-use engine::note::Note;
+use engine::record::Record;
 use frontend::csi::request::{self, handle};
 use frontend::csi::status::{CallError, status};
 use model::machine::{Machine, Namespace, Process, names};
@@ -60,7 +60,7 @@ pub fn mountinfo(bytes: &[u8]) {
         let _ = table.bound_from(mount.id, &mount.mount_point).count();
         assert!(!plan::detach_steps(&table, mount.id).is_empty());
     }
-    let note = Note::parse(
+    let note = Record::parse(
         br#"{"entry":"e","path":"/src","propagation":"HostToContainer","readOnly":false,"nosuid":true,
         "nodev":true,"noexec":false,"sourceMount":1,"pathMounts":{"top":1,"newest":0,"beneath":""}}"#,
     );
@@ -113,7 +113,7 @@ pub fn names(bytes: &[u8]) {
     assert!(group.container.is_none_or(|id| id.len() == 64));
     let _ = names::log_directory(OsStr::from_bytes(bytes));
     let _ = names::namespace_link(OsStr::from_bytes(bytes));
-    let _ = Note::parse(bytes);
+    let _ = Record::parse(bytes);
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(volume) = VolumeRef::parse_handle(text) {
         assert_eq!(volume.to_string(), text, "a handle has one spelling");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use allowlist::names::{AbsPath, check_driver};
 use engine::site::Site;
-use frontend::csi::door::Door;
+use frontend::csi::admission::Admission;
 use frontend::csi::plugin::{Plugin, UnderWay};
 use frontend::csi::server;
 use frontend::registration::Registration;
@@ -20,9 +20,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pods::events::Events;
 use pods::lookup::Lookup;
 use service::config_store::ConfigStore;
-use service::held::Counter;
 use service::metrics::Metrics;
-use service::{Namespace, Service, containers, heal, vitals};
+use service::volume_count::Counter;
+use service::{Namespace, Service, containers, heal, source_health};
 use tokio::runtime::{Builder, Runtime};
 use workers::Threads;
 use workers::gate::Gate;
@@ -163,7 +163,7 @@ pub fn plugin(args: &ServeArgs, service: Service) -> Plugin {
     });
     Plugin {
         service: Arc::new(service),
-        door: Door::new(args.max_connections),
+        admission: Admission::new(args.max_connections),
         under_way: UnderWay::default(),
         registration,
     }
@@ -220,7 +220,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
         let healing = around.spawn(heal::watch(Arc::clone(service), volumes, events.clone()));
         let comparing = containers::watch::watch(Arc::clone(service), known.clone(), probe_interval * PROBES_A_LOOK);
         let comparing = around.spawn(comparing);
-        let looking = around.spawn(vitals::watch(Arc::clone(service), known, events, probe_interval));
+        let looking = around.spawn(source_health::watch(Arc::clone(service), known, events, probe_interval));
         let tidying = around.spawn(tidy());
         let telling = Arc::clone(service);
         let stop = async move {

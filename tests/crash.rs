@@ -10,7 +10,7 @@ use ::kernel::calls::Calls;
 use allowlist::config::Missing;
 use engine::mount_error::MountError;
 use engine::observe::SourcePath;
-use engine::workshop::Workshop;
+use engine::staging_area::StagingArea;
 use engine::{AttachJob, Attached, Context};
 use kernel::killed::{self, Hook};
 use kernel::{ALL_FLAGS, NO_FLAGS, Node, SourceKind, files, in_namespace};
@@ -88,7 +88,7 @@ impl Case {
     }
 
     /// What has to be there before the operation.
-    fn prepare(&self, node: &Node, workshop: &Workshop) {
+    fn prepare(&self, node: &Node, workshop: &StagingArea) {
         if self.target_exists {
             let place = if self.op == Op::Stage { node.staging("staged") } else { node.target("target") };
             std::fs::create_dir_all(place.as_path()).unwrap();
@@ -105,7 +105,7 @@ impl Case {
         matches!(self.op, Op::Stage | Op::Publish)
     }
 
-    fn run(&self, node: &Node, workshop: &Workshop, hook: Hook<'_>) -> Result<(), MountError> {
+    fn run(&self, node: &Node, workshop: &StagingArea, hook: Hook<'_>) -> Result<(), MountError> {
         match self.op {
             Op::Stage => node.attach_with(workshop, &self.stage_job(node), hook).map(drop),
             Op::Publish => node.attach_with(workshop, &self.publish_job(node), hook).map(drop),
@@ -132,7 +132,7 @@ impl Case {
 }
 
 /// The steps of an undisturbed run and the tree after it.
-fn undisturbed(case: &Case, node: &Node, workshop: &Workshop) -> (Vec<Step>, Vec<String>) {
+fn undisturbed(case: &Case, node: &Node, workshop: &StagingArea) -> (Vec<Step>, Vec<String>) {
     let mut steps = Vec::new();
     case.prepare(node, workshop);
     case.run(node, workshop, &mut |run, step| {

@@ -17,7 +17,7 @@ use allowlist::policy::Denied;
 use engine::apply::Failed;
 use engine::make_source::NotMade;
 use engine::mount_error::MountError;
-use engine::note::Argument;
+use engine::record::Argument;
 use frontend::csi::request::BadRequest;
 use frontend::csi::status::CallError;
 use mounts::Errno;
@@ -26,7 +26,7 @@ use pods::lookup::LookupError;
 use service::error::Error;
 use service::heal::notice::{NotGiven, Notice};
 use service::refusals::ForAuthor;
-use service::vitals::Vital;
+use service::source_health::SourceHealth;
 use workers::NoResult;
 use workers::gate::Busy;
 
@@ -154,7 +154,7 @@ fn mounts() -> Vec<MountError> {
         TargetDiffers { path: path(), difference: Difference::Directory },
         Target { path: path(), errno },
         KubeletDir { path: path(), errno },
-        Workshop { path: path(), errno },
+        StagingArea { path: path(), errno },
         NotPublished { path: path() },
         SecondWriter { other: path() },
         TooManyMounts { path: path(), full: Full::Callers, room: Room { mounts: Some(7), most: Some(7) } },
@@ -188,7 +188,7 @@ fn mounts() -> Vec<MountError> {
         all.push(MountError::Source { path: path(), errno });
         all.push(MountError::Target { path: path(), errno });
         all.push(MountError::KubeletDir { path: path(), errno });
-        all.push(MountError::Workshop { path: path(), errno });
+        all.push(MountError::StagingArea { path: path(), errno });
         all.push(MountError::Step { failed: Failed { step, errno, undo: Ok(()) } });
     }
     all
@@ -264,8 +264,8 @@ fn no_text_for_a_pod_s_author_has_a_path_of_the_node() {
     }
     // The administrator reads them: what is left out above is there to be left out.
     assert!(with_paths > 60, "{with_paths} of {} texts for the administrator have a path", all.len());
-    for vital in every!(Vital: Live, Dead(Errno::ENOTCONN), Hung, Deleted) {
-        let author = vital.for_author().to_string();
+    for health in every!(SourceHealth: Live, Dead(Errno::ENOTCONN), Hung, Deleted) {
+        let author = health.for_author().to_string();
         assert!(!author.is_empty() && !author.contains('/'), "{author}");
     }
     for notice in notices() {

@@ -18,15 +18,15 @@ use ::kernel::calls::Calls;
 use allowlist::config::AllowList;
 use allowlist::names::{EntryName, KubeletPath};
 use engine::mount_error::MountError;
-use engine::note::{Argument, Asked, Owner};
-use engine::workshop::Workshop;
+use engine::record::{Argument, Asked, Owner};
+use engine::staging_area::StagingArea;
 use engine::{AttachJob, Context};
 use kernel::killed::{self, Hook};
 use kernel::{Node, Random, SourceKind, bind, files, in_namespace, order, tmpfs, unmount};
 use mounts::Errno;
 use mounts::propagation::{MountPropagation, PropagationKind};
 use plan::Step;
-use service::heal::look::Book;
+use service::heal::look::KnownVolumes;
 use service::heal::mend;
 use workers::gate::Gate;
 
@@ -198,8 +198,8 @@ impl World {
     }
 
     /// As healing looks at all volumes when something was mounted.
-    fn look(&self) -> Book {
-        Book::read(&self.node.site, &Gate::default(), &self.list, Book::default()).unwrap()
+    fn look(&self) -> KnownVolumes {
+        KnownVolumes::read(&self.node.site, &Gate::default(), &self.list, KnownVolumes::default()).unwrap()
     }
 
     fn target(&self, target: usize) -> KubeletPath {
@@ -213,7 +213,7 @@ impl World {
     }
 
     /// Runs an operation with a hook around each of its steps. Whether it has made something, where that can be told.
-    fn run(&self, workshop: &Workshop, op: Op, hook: Hook<'_>) -> Result<Option<bool>, MountError> {
+    fn run(&self, workshop: &StagingArea, op: Op, hook: Hook<'_>) -> Result<Option<bool>, MountError> {
         let node = &self.node;
         match op {
             Op::Publish { target, source, relation } => {
@@ -401,7 +401,7 @@ struct Count {
 /// One sequence. `disturb` says how each operation is disturbed.
 fn sequence(
     world: &World,
-    workshop: &mut Option<Workshop>,
+    workshop: &mut Option<StagingArea>,
     ops: &[Op],
     disturb: &mut dyn FnMut() -> Disturbance,
     what: &str,

@@ -17,7 +17,7 @@ use pods::events::Told;
 use pods::lookup::Lookup;
 use service::metrics::Metrics;
 use service::refusals::ForAuthor;
-use service::vitals::Vital;
+use service::source_health::SourceHealth;
 use tokio::task::JoinHandle;
 
 use crate::pods::{DRIVER, namespace, node_name};
@@ -160,7 +160,7 @@ pub(crate) fn told(node: usize, n: usize) -> Told {
         uid: uid.clone(),
         service_account: "service".to_owned(),
     };
-    let dead = Vital::Dead(mounts::Errno::ESTALE);
+    let dead = SourceHealth::Dead(mounts::Errno::ESTALE);
     Told {
         target: target(&uid, "data"),
         entry: EntryName::parse("data").unwrap(),

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use allowlist::names::AbsPath;
 use engine::site::Site;
-use engine::workshop::{Slot, Workshop};
+use engine::staging_area::{Slot, StagingArea};
 use kernel::calls::Calls;
 use kernel::mount::{self, Unmount};
 use kernel::namespace::{self, Proc};
@@ -31,7 +31,7 @@ pub(crate) struct Direct {
     site: Site,
     slots: Vec<Slot>,
     /// Keeps the workshop open.
-    _workshop: Workshop,
+    _workshop: StagingArea,
     root: OwnedFd,
     kubelet: OwnedFd,
     source: PathBuf,
@@ -48,7 +48,7 @@ impl Direct {
             AbsPath::parse(&kubelet.to_string_lossy()).map_err(|e| format!("{} {e}", kubelet.display()))?;
         let site = Site { proc: Arc::new(proc), calls: Calls::probe(), kubelet_dir };
         let workshop =
-            Workshop::open(&site, "direct.hostmount.dev").map_err(|(at, e)| format!("{}: {e}", at.display()))?;
+            StagingArea::open(&site, "direct.hostmount.dev").map_err(|(at, e)| format!("{}: {e}", at.display()))?;
         let slots = (0..threads).map(|number| workshop.slot(&site, number)).collect::<Result<Vec<_>, _>>()?;
         let beneath = |number| -> Outcome<PathBuf> {
             let parent = place.target_parent(&Place::pod(Role::Direct, number))?;

@@ -5,7 +5,7 @@
 //! (`driver`) on a node made for it (`place`). hostmount has one worker for each number of volumes held; a peer, which
 //! the caller has started, has one, and is measured with one number after the other. The workers take turns, round by
 //! round, and within a round so do the direct calls (`direct`), the empty round trip and the driver, so that a busy
-//! machine slows all of them alike. Held means: published by that driver beforehand, and kept. What is measured and how
+//! machine slows all of them alike. VolumeCount means: published by that driver beforehand, and kept. What is measured and how
 //! is told in `figures`, what it should be in `targets`, the JSON in `report`; `--help` tells how to name a peer.
 //!
 //! Every driver has the same terms. It runs in the mount namespace in which its volumes are mounted, with nothing else

@@ -13,7 +13,7 @@ use crate::figures::Figure;
 use crate::report::{DriverFacts, Measured, Report};
 use crate::samples::Round;
 use crate::stats::Spread;
-use crate::worker::{Held, Hello, Job, Order, Size};
+use crate::worker::{Hello, Job, Order, Size, VolumeCount};
 use crate::{Outcome, PLUGIN, WORKER, chart, table};
 
 /// A worker as its parent sees it.
@@ -59,7 +59,7 @@ impl Worker {
         answer(&mut self.answers, &mut self.child)
     }
 
-    fn hold(&mut self, volumes: usize) -> Outcome<Held> {
+    fn hold(&mut self, volumes: usize) -> Outcome<VolumeCount> {
         progress(&format!("{}: publishing until it holds {}", self.hello.name, table::grouped(volumes)));
         self.ask(Order::Hold(volumes))
     }
@@ -189,7 +189,7 @@ fn facts(hello: &Hello) -> DriverFacts {
 }
 
 /// Has workers take turns; what each has measured. The first round warms up: threads, workshop, caches.
-fn measure(count: usize, workers: &mut [&mut Worker], holding: &[Held]) -> Outcome<Vec<Measured>> {
+fn measure(count: usize, workers: &mut [&mut Worker], holding: &[VolumeCount]) -> Outcome<Vec<Measured>> {
     let mut all = vec![Vec::new(); workers.len()];
     for number in 0..=count {
         for (worker, rounds) in workers.iter_mut().zip(&mut all) {
@@ -201,7 +201,7 @@ fn measure(count: usize, workers: &mut [&mut Worker], holding: &[Held]) -> Outco
     }
     let mut measured = Vec::new();
     for ((worker, held), rounds) in workers.iter_mut().zip(holding).zip(all) {
-        let after: Held = worker.ask(Order::Hold(held.volumes))?;
+        let after: VolumeCount = worker.ask(Order::Hold(held.volumes))?;
         measured.push(Measured {
             driver: worker.hello.name.clone(),
             held: held.volumes,

@@ -123,7 +123,7 @@ pub(crate) struct Hello {
 
 /// The answer to [`Order::Hold`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Held {
+pub(crate) struct VolumeCount {
     /// How many are held now.
     pub(crate) volumes: usize,
     /// What it took in seconds.
@@ -205,7 +205,7 @@ fn say(answer: &impl Serialize) -> Outcome<()> {
 
 impl Worker {
     /// Publishes or unpublishes until so many are held, or the time is over.
-    fn hold(&mut self, volumes: usize) -> Outcome<Held> {
+    fn hold(&mut self, volumes: usize) -> Outcome<VolumeCount> {
         let begin = Instant::now();
         let deadline = begin + Duration::from_secs(self.job.fill_seconds);
         self.size = None;
@@ -227,7 +227,7 @@ impl Worker {
         let took = begin.elapsed().as_secs_f64();
         // What follows a publish in the background has then settled.
         std::thread::sleep(Duration::from_secs(1));
-        Ok(Held { volumes: self.held.len(), took, memory: process::memory(self.driver.pid)? })
+        Ok(VolumeCount { volumes: self.held.len(), took, memory: process::memory(self.driver.pid)? })
     }
 
     /// Measures everything once. The parts that are compared take turns, call by call.

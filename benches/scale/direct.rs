@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use allowlist::names::AbsPath;
 use engine::site::Site;
-use engine::workshop::Workshop;
+use engine::staging_area::StagingArea;
 use kernel::calls::Calls;
 use kernel::mount::{self, Unmount};
 use kernel::namespace::{self, Proc};
@@ -62,7 +62,7 @@ impl Direct {
 
 struct DirectCalls {
     site: Site,
-    workshop: Workshop,
+    workshop: StagingArea,
     root: OwnedFd,
     kubelet: OwnedFd,
     kubelet_path: PathBuf,
@@ -75,7 +75,7 @@ impl DirectCalls {
         let kubelet_dir = AbsPath::parse(&text(kubelet)).map_err(|e| format!("{} {e}", kubelet.display()))?;
         let site = Site { proc: Arc::new(proc), calls: Calls::probe(), kubelet_dir };
         let workshop =
-            Workshop::open(&site, "direct.hostmount.dev").map_err(|(at, e)| format!("{}: {e}", at.display()))?;
+            StagingArea::open(&site, "direct.hostmount.dev").map_err(|(at, e)| format!("{}: {e}", at.display()))?;
         Ok(Self {
             workshop,
             root: path::open_trusted(Path::new("/"))?,

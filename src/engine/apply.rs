@@ -14,7 +14,7 @@ use plan::{Origin, Place, Step, undo};
 
 use crate::observe::TargetPlace;
 use crate::site::Site;
-use crate::workshop::Slot;
+use crate::staging_area::Slot;
 
 /// Runs one step.
 pub trait Run {

@@ -7,11 +7,11 @@
 pub mod apply;
 pub mod make_source;
 pub mod mount_error;
-pub mod note;
 pub mod observe;
+pub mod record;
 pub mod shortage;
 pub mod site;
-pub mod workshop;
+pub mod staging_area;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -29,11 +29,11 @@ use plan::{Clear, Decision, Difference, Found, Gone, Mounted, Place, Refused, So
 use crate::apply::{Failed, Run, Stopped, Work, run_all, take_back};
 use crate::make_source::{Made, NotMade};
 use crate::mount_error::MountError;
-use crate::note::{Argument, Note, Owner};
 use crate::observe::{Look, OpenSource, SourcePath, TargetPlace};
+use crate::record::{Argument, Owner, Record};
 use crate::shortage::{Full, Room};
 use crate::site::Site;
-use crate::workshop::Slot;
+use crate::staging_area::Slot;
 
 /// What to put where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl std::fmt::Debug for Context<'_> {
     }
 }
 
-/// Gives the thread's place in the workshop, or says where none can be made and why.
+/// Gives the thread's place in the staging area, or says where none can be made and why.
 pub type TakeSlot<'a> = dyn FnMut() -> Result<Slot, (PathBuf, Errno)> + 'a;
 
 struct Hooked<'a, 'b> {
@@ -126,7 +126,7 @@ impl<S> Attached<S> {
 /// (kubernetes#139045). A copy at a staging path stays too, whatever it shows: the kubelet names that path after the
 /// volume's id, and no publish uses the copy without comparing it with the source.
 ///
-/// The slot is taken only once it is clear that something will be mounted: a refused call makes no workshop either.
+/// The slot is taken only once it is clear that something will be mounted: a refused call makes no staging area either.
 ///
 /// # Errors
 /// [`MountError`]; then the mount table is as it was before.
@@ -140,11 +140,12 @@ pub fn attach(
         Look::Unmounted(found) => Some(found),
         Look::Mount if job.lower => return Ok(Attached::Kept { agrees: true }),
         Look::Mount => {
-            let note = job.owner.as_ref().map_or(Ok(None), |_| read_note(&job.target, &target))?;
-            if let (Some(note), Some(owner)) = (note, &job.owner) {
-                note.is_repeated_by(owner, job.source.sub_path.as_ref())
+            let record = job.owner.as_ref().map_or(Ok(None), |_| read_record(&job.target, &target))?;
+            if let (Some(record), Some(owner)) = (record, &job.owner) {
+                record
+                    .is_repeated_by(owner, job.source.sub_path.as_ref())
                     .map_err(|argument| other_arguments(&job.target, argument))?;
-                return Ok(Attached::Kept { agrees: agrees(&note, job) });
+                return Ok(Attached::Kept { agrees: agrees(&record, job) });
             }
             None
         }
@@ -163,8 +164,8 @@ pub fn is_kept(site: &Site, path: &KubeletPath, of: Option<&(Owner, Option<SubPa
         return Ok(false);
     }
     let Some((owner, sub_path)) = of else { return Ok(true) };
-    let note = read_note(path, &target)?;
-    Ok(note.is_some_and(|note| note.is_repeated_by(owner, sub_path.as_ref()).is_ok()))
+    let record = read_record(path, &target)?;
+    Ok(record.is_some_and(|record| record.is_repeated_by(owner, sub_path.as_ref()).is_ok()))
 }
 
 fn target_of(site: &Site, job: &AttachJob) -> Result<TargetPlace, MountError> {
@@ -180,8 +181,8 @@ fn look(site: &Site, path: &KubeletPath, target: &TargetPlace) -> Result<Look, M
     observe::look(site, target).map_err(|errno| target_error(path, errno))
 }
 
-fn read_note(path: &KubeletPath, target: &TargetPlace) -> Result<Option<Note>, MountError> {
-    Note::read(target).map_err(|errno| target_error(path, errno))
+fn read_record(path: &KubeletPath, target: &TargetPlace) -> Result<Option<Record>, MountError> {
+    Record::read(target).map_err(|errno| target_error(path, errno))
 }
 
 fn other_arguments(path: &KubeletPath, argument: Argument) -> MountError {
@@ -189,11 +190,11 @@ fn other_arguments(path: &KubeletPath, argument: Argument) -> MountError {
 }
 
 /// Whether a volume would be published now as it was. Flags that it has besides were its entry's, or are its mount's.
-fn agrees(note: &Note, job: &AttachJob) -> bool {
-    note.path == job.source.entry
-        && note.propagation == job.relation
-        && note.attrs.read_only == job.attrs.read_only
-        && note.attrs.covers(job.attrs)
+fn agrees(record: &Record, job: &AttachJob) -> bool {
+    record.path == job.source.entry
+        && record.propagation == job.relation
+        && record.attrs.read_only == job.attrs.read_only
+        && record.attrs.covers(job.attrs)
 }
 
 /// From the source, which is made if it is missing and its entry says so.
@@ -281,7 +282,7 @@ fn attach_found(
         room if errno == Errno::ENOSPC && room.is_full() => {
             MountError::TooManyMounts { path: place(), full: Full::Callers, room }
         }
-        _ => MountError::Workshop { path, errno },
+        _ => MountError::StagingArea { path, errno },
     })?;
     let work = Work {
         site,
@@ -309,8 +310,8 @@ fn attach_found(
     };
     let noted = job.owner.as_ref().filter(|_| !job.follow).map(|owner| {
         // What is mounted there still, if that is to be covered, is as it was noted before.
-        let before = (attach.clear != Clear::Nothing).then(|| Note::read(target).ok().flatten()).flatten();
-        note(job, owner, source).write(target);
+        let before = (attach.clear != Clear::Nothing).then(|| Record::read(target).ok().flatten()).flatten();
+        record(job, owner, source).write(target);
         before
     });
     let stopped = |why| stopped(site, job.target.as_path(), why);
@@ -333,14 +334,14 @@ fn attach_found(
             Some(before) => {
                 before.write(target);
             }
-            None => Note::forget(target),
+            None => Record::forget(target),
         }
     }
     checked.map(|()| Some(slot))
 }
 
 /// Which mount namespace was full, if that is why a step failed and nothing of it is left. The bind is onto our private
-/// workshop, which nobody receives; the move is what everybody who shares the kubelet's directory gets a copy of.
+/// staging area, which nobody receives; the move is what everybody who shares the kubelet's directory gets a copy of.
 const fn full(failed: &Failed) -> Option<Full> {
     match (failed.step, failed.errno, failed.undo) {
         (Step::Bind(_), Errno::ENOSPC, Ok(())) => Some(Full::Callers),
@@ -384,8 +385,8 @@ fn replace(
     Ok(())
 }
 
-fn note(job: &AttachJob, owner: &Owner, source: &Source) -> Note {
-    Note {
+fn record(job: &AttachJob, owner: &Owner, source: &Source) -> Record {
+    Record {
         owner: owner.clone(),
         path: job.source.entry.clone(),
         sub_path: job.source.sub_path.clone(),

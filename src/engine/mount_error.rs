@@ -12,7 +12,7 @@ use text::{quoted, visible};
 
 use crate::apply::Failed;
 use crate::make_source::NotMade;
-use crate::note::Argument;
+use crate::record::Argument;
 use crate::shortage::{self, Full, Room};
 
 /// Why a job failed. `csi::status` turns each into a gRPC status.
@@ -158,9 +158,9 @@ pub enum MountError {
         /// What the kernel said.
         errno: Errno,
     },
-    /// The workshop can't be set up.
-    #[error("the workshop {} cannot be mounted in the caller's mount namespace: {errno}{}", visible(path), or_else(*errno, "; the plugin needs CAP_SYS_ADMIN there"))]
-    Workshop {
+    /// The staging area can't be set up.
+    #[error("the staging area {} cannot be mounted in the caller's mount namespace: {errno}{}", visible(path), or_else(*errno, "; the plugin needs CAP_SYS_ADMIN there"))]
+    StagingArea {
         /// Where.
         path: PathBuf,
         /// What the kernel said.

@@ -67,9 +67,9 @@ impl Admin {
     }
 
     async fn metrics(&self) -> Answer {
-        let Plugin { service, door, registration, .. } = &*self.plugin;
+        let Plugin { service, admission, registration, .. } = &*self.plugin;
         service.count_held().await;
-        let (strangers, too_many) = door.refusals();
+        let (strangers, too_many) = admission.refusals();
         service.metrics.refused_connections(strangers, too_many);
         if let Some(registration) = registration {
             let (registered, refused) = registration.counts();

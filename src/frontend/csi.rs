@@ -1,8 +1,8 @@
 //! CSI over gRPC: messages become typed requests, errors become statuses, each in one place.
 
+pub mod admission;
 pub mod caller;
 pub mod connection;
-pub mod door;
 pub mod identity;
 pub mod node;
 pub mod plugin;

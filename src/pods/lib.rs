@@ -20,7 +20,7 @@ use object::{Container, MIRROR, Pod, VolumeMount};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PodWish {
     /// The strongest propagation of all containers, ephemeral ones too. A container that joins a running pod can't change the volume
-    /// that the pod has: see `Note::is_repeated_by`.
+    /// that the pod has: see `Record::is_repeated_by`.
     pub propagation: MountPropagation,
     /// How the pod has the volume.
     pub kind: VolumeKind,

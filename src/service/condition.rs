@@ -7,8 +7,8 @@ use allowlist::config::Missing;
 use allowlist::names::{KubeletPath, VolumeRef};
 use allowlist::policy::{self, Grant};
 use engine::mount_error::MountError;
-use engine::note::Note;
 use engine::observe::SourcePath;
+use engine::record::Record;
 use engine::site::Site;
 use kernel::stat::Usage;
 use plan::Gone;
@@ -17,13 +17,13 @@ use workers::{Hold, MountThread, NoResult, Source};
 use crate::error::Error;
 use crate::refusals::ForAuthor;
 use crate::request::VolumeAt;
+use crate::source_health::SourceHealth;
 use crate::stage::for_the_node;
-use crate::vitals::Vital;
 use crate::{By, Service};
 
 /// Under which name jobs run that ask the kubelet's own file system only.
-fn notes() -> Source {
-    Source::own("notes")
+fn records() -> Source {
+    Source::own("records")
 }
 
 impl Service {
@@ -40,7 +40,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn health(&self, by: By<'_>, at: &VolumeAt) -> Result<(Vital, AuthorText), Error> {
+    pub async fn health(&self, by: By<'_>, at: &VolumeAt) -> Result<(SourceHealth, AuthorText), Error> {
         told(self.look(by, at, engine::health).await)
     }
 
@@ -48,7 +48,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn source_health(&self, by: By<'_>, volume: VolumeRef) -> Result<(Vital, AuthorText), Error> {
+    pub async fn source_health(&self, by: By<'_>, volume: VolumeRef) -> Result<(SourceHealth, AuthorText), Error> {
         let Grant { entry, sub_path, .. } = policy::decide(&*self.list()?, &for_the_node(volume))?;
         let source = SourcePath { entry: entry.path.clone(), sub_path, missing: Missing::Fail };
         let on = self.source(&entry.name, &source);
@@ -64,11 +64,11 @@ impl Service {
     ) -> Result<T, Error> {
         // Whatever source the volume is of: what hangs is counted there, however many volumes it has.
         let path = at.path.clone();
-        let noted = move |thread: &mut MountThread, _: &dyn Fn() -> bool| Ok(Note::of(&thread.site, &path));
-        let note = self.on_thread(by, notes(), Hold::nothing(), noted).await?;
+        let noted = move |thread: &mut MountThread, _: &dyn Fn() -> bool| Ok(Record::of(&thread.site, &path));
+        let record = self.on_thread(by, records(), Hold::nothing(), noted).await?;
         let device = self.devices().of_volume(&at.path);
-        let source = match note {
-            Some(note) => Source::published(&note.full_path(), Some(note.owner.entry.as_str()), device),
+        let source = match record {
+            Some(record) => Source::published(&record.full_path(), Some(record.owner.entry.as_str()), device),
             None => Source::published(Path::new(&at.id), None, device),
         };
         let path = at.path.clone();
@@ -76,11 +76,11 @@ impl Service {
     }
 }
 
-fn told(looked: Result<Option<Gone>, Error>) -> Result<(Vital, AuthorText), Error> {
+fn told(looked: Result<Option<Gone>, Error>) -> Result<(SourceHealth, AuthorText), Error> {
     match looked {
-        Ok(gone) => Ok((Vital::from(gone), Vital::from(gone).for_author())),
+        Ok(gone) => Ok((SourceHealth::from(gone), SourceHealth::from(gone).for_author())),
         Err(Error::NoResult(hung @ (NoResult::Deadline { .. } | NoResult::Stuck { .. }))) => {
-            Ok((Vital::Hung, hung.for_author()))
+            Ok((SourceHealth::Hung, hung.for_author()))
         }
         Err(error) => Err(error),
     }

@@ -19,7 +19,7 @@ pub mod watch;
 
 use std::collections::BTreeMap;
 
-use engine::note::Shown;
+use engine::record::Shown;
 use mounts::MountAttrs;
 
 /// A volume that is looked for in containers.

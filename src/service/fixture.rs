@@ -1,13 +1,13 @@
-//! What several tests need: a note of some volume.
+//! What several tests need: a record of some volume.
 
 use allowlist::names::{AbsPath, EntryName};
-use engine::note::{Asked, Note, Owner};
+use engine::record::{Asked, Owner, Record};
 use mounts::MountAttrs;
 use mounts::propagation::MountPropagation;
 
 /// Of some volume.
-pub(crate) fn note() -> Note {
-    Note {
+pub(crate) fn record() -> Record {
+    Record {
         owner: Owner { entry: EntryName::parse("data").unwrap(), volume_id: None, pod: None, asked: Asked::default() },
         path: AbsPath::parse("/src").unwrap(),
         sub_path: None,

@@ -32,10 +32,10 @@ use allowlist::config::AllowList;
 use allowlist::names::PodIdentity;
 use engine::Context;
 use engine::mount_error::MountError;
-use engine::note::{Note, Shown};
+use engine::record::{Record, Shown};
 use kernel::mount_events::{Changed, MountEvents, WatchedTable};
 use kernel::{heap, statmount};
-use look::{Book, Candidate, Concerns, Sources};
+use look::{Candidate, Concerns, KnownVolumes, Sources};
 use mend::Outcome;
 use mounts::Errno;
 use mounts::propagation::MountPropagation;
@@ -44,7 +44,7 @@ use pods::events::Events;
 use tokio::sync::Notify;
 use tokio::sync::watch::Sender;
 use workers::gate::Holder;
-use workers::{Crew, Hold, MountThread, Source};
+use workers::{Hold, MountThread, Pool, Source};
 
 use crate::Service;
 use crate::refusals::ForAuthor;
@@ -117,8 +117,8 @@ impl Failures {
     }
 
     /// Forgets those of volumes that are gone.
-    fn keep(&self, book: &Book) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| book.has(path));
+    fn keep(&self, known: &KnownVolumes) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| known.has(path));
     }
 }
 
@@ -153,11 +153,11 @@ type Volumes = Sender<Arc<Vec<Arc<Volume>>>>;
 pub async fn watch(service: Arc<Service>, volumes: Volumes, events: Option<Events>) {
     let failures = Arc::new(Failures::default());
     loop {
-        let Some(crew) = service.threads.latest() else {
+        let Some(pool) = service.threads.latest() else {
             tokio::time::sleep(SETTLE * 10).await;
             continue;
         };
-        if let Err(error) = watch_namespace(&service, &crew, &failures, (&volumes, &events)).await {
+        if let Err(error) = watch_namespace(&service, &pool, &failures, (&volumes, &events)).await {
             tracing::warn!(error, "volumes cannot be healed now; trying again");
             tokio::time::sleep(LOOK).await;
         }
@@ -167,31 +167,31 @@ pub async fn watch(service: Arc<Service>, volumes: Volumes, events: Option<Event
 /// Until the kubelet calls from another namespace.
 async fn watch_namespace(
     service: &Arc<Service>,
-    crew: &Arc<Crew>,
+    pool: &Arc<Pool>,
     failures: &Arc<Failures>,
     (volumes, pods): (&Volumes, &Option<Events>),
 ) -> Result<(), String> {
-    let events = events(service, crew).await?;
-    let watched = watched(service, crew).await?;
-    let mut book = Book::default();
+    let events = events(service, pool).await?;
+    let watched = watched(service, pool).await?;
+    let mut known = KnownVolumes::default();
     loop {
         let start = Instant::now();
         // What changes while the table is read is a change since.
         watched.has_changed().map_err(|e| format!("mountinfo: {e}"))?;
-        book = read(service, crew, book).await?;
-        volumes.send_replace(Arc::clone(&book.volumes));
-        service.lie_on(Arc::clone(&book.devices));
+        known = read(service, pool, known).await?;
+        volumes.send_replace(Arc::clone(&known.volumes));
+        service.lie_on(Arc::clone(&known.devices));
         let took = start.elapsed();
-        failures.keep(&book);
-        let list = book.list();
-        for group in groups(std::mem::take(&mut book.candidates)) {
-            let (service, crew, failures) = (Arc::clone(service), Arc::clone(crew), Arc::clone(failures));
+        failures.keep(&known);
+        let list = known.list();
+        for group in groups(std::mem::take(&mut known.candidates)) {
+            let (service, pool, failures) = (Arc::clone(service), Arc::clone(pool), Arc::clone(failures));
             let (list, pods) = (list.clone(), pods.clone());
             // Nobody waits for it: one whose source hangs must not hold up the others. It holds its passes.
             tokio::spawn(async move {
                 let mut again: Option<Duration> = None;
                 for candidate in group {
-                    let outcome = heal(&service, &crew, &candidate, list.as_ref()).await;
+                    let outcome = heal(&service, &pool, &candidate, list.as_ref()).await;
                     let then = failures.take(candidate.volume.path.as_path(), outcome.as_ref());
                     again = again.into_iter().chain(then.again).min();
                     tell(&service, &candidate.volume, (outcome, then.tell), pods.as_ref());
@@ -208,32 +208,32 @@ async fn watch_namespace(
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 () = failures.again.notified() => break,
-                mattered = until_it_matters(service, crew, &events, (&book.sources, newcomers_at)) => {
+                mattered = until_it_matters(service, pool, &events, (&known.sources, newcomers_at)) => {
                     mattered?;
                     break;
                 }
             }
             // In another namespace nothing may ever change.
-            let elsewhere = !is_latest(service, crew);
+            let elsewhere = !is_latest(service, pool);
             let changed = watched.has_changed().map_err(|e| format!("mountinfo: {e}"))?;
-            if elsewhere || changed || look == LOOKS_MAX || !book.is_by(&list_of(service)?) {
+            if elsewhere || changed || look == LOOKS_MAX || !known.is_by(&list_of(service)?) {
                 break;
             }
             let moved;
-            (book, moved) = was_moved(service, crew, book).await?;
+            (known, moved) = was_moved(service, pool, known).await?;
             if moved {
                 break;
             }
         }
-        if !is_latest(service, crew) {
+        if !is_latest(service, pool) {
             return Ok(());
         }
     }
 }
 
 /// Whether the kubelet still calls from this namespace.
-fn is_latest(service: &Service, crew: &Arc<Crew>) -> bool {
-    service.threads.latest().is_some_and(|latest| Arc::ptr_eq(&latest, crew))
+fn is_latest(service: &Service, pool: &Arc<Pool>) -> bool {
+    service.threads.latest().is_some_and(|latest| Arc::ptr_eq(&latest, pool))
 }
 
 /// What is healed side by side, each group one after the other.
@@ -244,7 +244,7 @@ fn groups(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
     let mut groups = Vec::new();
     let mut peers: HashMap<Arc<Shown>, Vec<Candidate>> = HashMap::new();
     for candidate in candidates {
-        if is_peer(&candidate.volume.note) {
+        if is_peer(&candidate.volume.record) {
             peers.entry(Arc::clone(&candidate.volume.shown)).or_default().push(candidate);
         } else {
             groups.push(vec![candidate]);
@@ -255,9 +255,9 @@ fn groups(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
 }
 
 /// Changes of the namespace's mounts, as closely as they are to be had.
-async fn events(service: &Service, crew: &Arc<Crew>) -> Result<MountEvents, String> {
+async fn events(service: &Service, pool: &Arc<Pool>) -> Result<MountEvents, String> {
     let statmount = service.threads.site().calls.statmount;
-    match crew.mount_events() {
+    match pool.mount_events() {
         Ok(events) if statmount => {
             tracing::debug!("mount events by fanotify");
             return Ok(events);
@@ -267,15 +267,15 @@ async fn events(service: &Service, crew: &Arc<Crew>) -> Result<MountEvents, Stri
     }
     let opening = service
         .threads
-        .run(crew, Source::own("mount table"), TABLE_DEADLINE, |thread, _| MountEvents::unnamed(&thread.site.proc));
+        .run(pool, Source::own("mount table"), TABLE_DEADLINE, |thread, _| MountEvents::unnamed(&thread.site.proc));
     opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
 }
 
 /// The namespace's table, to be asked whether it has changed.
-async fn watched(service: &Service, crew: &Arc<Crew>) -> Result<WatchedTable, String> {
+async fn watched(service: &Service, pool: &Arc<Pool>) -> Result<WatchedTable, String> {
     let opening = service
         .threads
-        .run(crew, Source::own("mount table"), TABLE_DEADLINE, |thread, _| WatchedTable::of_thread(&thread.site.proc));
+        .run(pool, Source::own("mount table"), TABLE_DEADLINE, |thread, _| WatchedTable::of_thread(&thread.site.proc));
     opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
 }
 
@@ -283,7 +283,7 @@ async fn watched(service: &Service, crew: &Arc<Crew>) -> Result<WatchedTable, St
 /// something was mounted that may be over its source: one that nothing happens to can wait.
 async fn until_it_matters(
     service: &Service,
-    crew: &Arc<Crew>,
+    pool: &Arc<Pool>,
     events: &MountEvents,
     (sources, newcomers_at): (&Arc<Sources>, Instant),
 ) -> Result<(), String> {
@@ -301,7 +301,7 @@ async fn until_it_matters(
             return Ok(());
         };
         let sources = Arc::clone(sources);
-        let looking = service.threads.run(crew, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
+        let looking = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
             let mut seen = Concerns::default();
             // One that is gone by now mattered to nobody.
             statmount::points_of(&ids, &mut |point| seen.see(thread.site.kubelet_dir.as_path(), &sources, point))?;
@@ -320,27 +320,31 @@ fn list_of(service: &Service) -> Result<Arc<AllowList>, String> {
     service.list().map_err(|e| e.to_string())
 }
 
-fn is_peer(note: &Note) -> bool {
-    note.propagation == MountPropagation::Bidirectional
+fn is_peer(record: &Record) -> bool {
+    record.propagation == MountPropagation::Bidirectional
 }
 
-async fn read(service: &Service, crew: &Arc<Crew>, book: Book) -> Result<Book, String> {
+async fn read(service: &Service, pool: &Arc<Pool>, known: KnownVolumes) -> Result<KnownVolumes, String> {
     let (list, gate) = (list_of(service)?, service.gate.clone());
-    let reading = service.threads.run(crew, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
-        let book = Book::read(&thread.site, &gate, &list, book);
-        if book.as_ref().is_ok_and(|book| book.volumes.len() >= MANY) {
+    let reading = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
+        let known = KnownVolumes::read(&thread.site, &gate, &list, known);
+        if known.as_ref().is_ok_and(|known| known.volumes.len() >= MANY) {
             heap::give_back();
         }
-        book
+        known
     });
     reading.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
 }
 
 /// Whether a directory of the volumes was moved or deleted.
-async fn was_moved(service: &Service, crew: &Arc<Crew>, mut book: Book) -> Result<(Book, bool), String> {
-    let looking = service.threads.run(crew, Source::own("mount table"), TABLE_DEADLINE, move |_, _| {
-        let moved = book.was_moved();
-        (book, moved)
+async fn was_moved(
+    service: &Service,
+    pool: &Arc<Pool>,
+    mut known: KnownVolumes,
+) -> Result<(KnownVolumes, bool), String> {
+    let looking = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |_, _| {
+        let moved = known.was_moved();
+        (known, moved)
     });
     looking.await.map_err(|e| e.to_string())
 }
@@ -348,11 +352,11 @@ async fn was_moved(service: &Service, crew: &Arc<Crew>, mut book: Book) -> Resul
 /// Heals one volume, on a thread that may hang, by the allow-list that the look at it went by.
 async fn heal(
     service: &Service,
-    crew: &Arc<Crew>,
+    pool: &Arc<Pool>,
     Candidate { volume, looked }: &Candidate,
     by: Option<&Arc<AllowList>>,
 ) -> Result<Tried, String> {
-    let Volume { path, note, shown, .. } = &**volume;
+    let Volume { path, record, shown, .. } = &**volume;
     let list = list_of(service)?;
     // Another list may show other directories to pods: the next look goes by that.
     if !by.is_some_and(|by| Arc::ptr_eq(by, &list)) {
@@ -362,12 +366,12 @@ async fn heal(
     let Ok(pass) = service.gate.enter(path.as_path(), Holder::Own) else { return Ok(Tried::Busy) };
     // One that was given up may still be at work. No target is called like that.
     let peers = format!("peers that show {}:{}:{}", shown.device.0, shown.device.1, shown.root.display());
-    let alone = is_peer(note).then(|| service.gate.enter(Path::new(&peers), Holder::Own)).transpose();
+    let alone = is_peer(record).then(|| service.gate.enter(Path::new(&peers), Holder::Own)).transpose();
     let Ok(alone) = alone else { return Ok(Tried::Busy) };
     let (at, looked) = (path.clone(), looked.clone());
     // What it opens is what the path leads to now: that may be on another device than what the volume shows.
-    let (entry, beneath) = (&note.owner.entry, note.sub_path.is_some());
-    let source = Source::directory(&note.full_path(), entry.as_str(), service.devices().of_entry(entry, beneath));
+    let (entry, beneath) = (&record.owner.entry, record.sub_path.is_some());
+    let source = Source::directory(&record.full_path(), entry.as_str(), service.devices().of_entry(entry, beneath));
     let hold = Hold::once_begun([Some(pass), alone]);
     let start = Instant::now();
     let mend = move |thread: &mut MountThread, cancelled: &dyn Fn() -> bool| {
@@ -383,7 +387,7 @@ async fn heal(
             Outcome::Left(_) | Outcome::NotWanted => Tried::Settled,
         })
     };
-    let mending = service.threads.run_by(None, crew, (source, hold), service.deadline, mend);
+    let mending = service.threads.run_by(None, pool, (source, hold), service.deadline, mend);
     mending.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
 }
 
@@ -394,7 +398,7 @@ fn tell(
     (outcome, told): (Result<Tried, String>, bool),
     pods: Option<&Events>,
 ) {
-    let (target_path, entry) = (volume.path.as_path().display(), volume.note.owner.entry.as_str());
+    let (target_path, entry) = (volume.path.as_path().display(), volume.record.owner.entry.as_str());
     let (notice, pod) = match outcome {
         Ok(Tried::Settled | Tried::Busy) => return,
         Ok(Tried::Healed { renewed, took, pod }) => {

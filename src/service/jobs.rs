@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use allowlist::names::{EntryName, KubeletPath, SubPath};
 use engine::mount_error::MountError;
-use engine::note::Owner;
 use engine::observe::SourcePath;
+use engine::record::Owner;
 use engine::{AttachJob, Attached, Context};
 use futures_util::FutureExt;
 use workers::gate::{Busy, Holder, Pass};
@@ -31,7 +31,7 @@ impl Service {
         hold: Hold,
         job: impl Job<Result<T, MountError>>,
     ) -> impl Future<Output = Result<T, Error>> {
-        self.threads.run_by(by.lead, by.crew, (source, hold), self.deadline, job).map(|ran| Ok(ran??))
+        self.threads.run_by(by.lead, by.pool, (source, hold), self.deadline, job).map(|ran| Ok(ran??))
     }
 
     /// Enters the gate for a call. The plugin's own work on the volume is waited for a while: the kubelet, turned away, would

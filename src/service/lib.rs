@@ -9,14 +9,14 @@ pub mod error;
 mod fixture;
 pub mod heal;
 pub mod health;
-pub mod held;
 mod jobs;
 pub mod metrics;
 mod publish;
 pub mod refusals;
 pub mod request;
+pub mod source_health;
 mod stage;
-pub mod vitals;
+pub mod volume_count;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -25,13 +25,13 @@ use allowlist::config::AllowList;
 use mounts::Errno;
 use pods::lookup::Lookup;
 use workers::gate::Gate;
-use workers::{Crew, Lead, NoResult, Source, Threads};
+use workers::{Lead, NoResult, Pool, Source, Threads};
 
 use crate::config_store::ConfigStore;
 use crate::error::Error;
 use crate::heal::Devices;
-use crate::held::{Counter, Held};
 use crate::metrics::Metrics;
+use crate::volume_count::{Counter, VolumeCount};
 
 /// How long counting the mounted volumes may take; 50,000 mounts are read in 0.1 s.
 const COUNT_DEADLINE: Duration = Duration::from_secs(2);
@@ -49,7 +49,7 @@ pub enum Namespace {
 #[derive(Debug, Clone, Copy)]
 pub struct By<'a> {
     /// The mount threads in its namespace.
-    pub crew: &'a Arc<Crew>,
+    pub pool: &'a Arc<Pool>,
     /// In whose runtime it is served.
     pub lead: Option<&'a Lead>,
 }
@@ -114,8 +114,8 @@ impl Service {
             Namespace::Callers => proc.mount_namespace(1).or_else(|_| proc.own_mount_namespace()),
             Namespace::Own => proc.own_mount_namespace(),
         };
-        let crew = namespace.map(|n| self.threads.crew(n)).map_err(|e| format!("no mount namespace: {e}"))?;
-        self.threads.warm(&crew).map_err(|e| e.to_string())
+        let pool = namespace.map(|n| self.threads.pool(n)).map_err(|e| format!("no mount namespace: {e}"))?;
+        self.threads.warm(&pool).map_err(|e| e.to_string())
     }
 
     /// Whether threads are left that don't hang.
@@ -128,12 +128,12 @@ impl Service {
 
     /// Counts the mounted volumes, for the metrics too, whose count stays as it was if that fails.
     /// None, if a thread is not to be had in time, or nobody has called yet.
-    pub async fn count_held(&self) -> Option<Held> {
-        let crew = self.threads.latest()?;
+    pub async fn count_held(&self) -> Option<VolumeCount> {
+        let pool = self.threads.latest()?;
         let counter = Arc::clone(&self.counter);
         let counting = self
             .threads
-            .run(&crew, Source::own("metrics"), COUNT_DEADLINE, move |thread, _| counter.count(&thread.site));
+            .run(&pool, Source::own("metrics"), COUNT_DEADLINE, move |thread, _| counter.count(&thread.site));
         match counting.await {
             // The one that counts now takes it down.
             Ok(Err(Errno::EAGAIN)) => return None,

@@ -17,7 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::Service;
 use crate::containers::judge::{Counts, Flag};
-use crate::held::Held;
+use crate::volume_count::VolumeCount;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
@@ -219,7 +219,7 @@ impl Metrics {
     }
 
     /// Takes down how many volumes are mounted.
-    pub fn held(&self, held: Held) {
+    pub fn held(&self, held: VolumeCount) {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.mounts.get_or_create(&Mounted { at: "target" }).set(count(held.published));
         self.mounts.get_or_create(&Mounted { at: "staging" }).set(count(held.staged));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use allowlist::names::PodIdentity;
 use allowlist::policy::{self, Grant, Wish};
 use engine::AttachJob;
-use engine::note::{Asked, Owner};
 use engine::observe::SourcePath;
+use engine::record::{Asked, Owner};
 use pods::PodWish;
 use pods::lookup::{Lookup, LookupError};
 

@@ -7,7 +7,7 @@ use allowlist::policy::{Denied, read_only_advice};
 use engine::apply::Failed;
 use engine::make_source::NotMade;
 use engine::mount_error::{MountError, describe, name_of};
-use engine::note::Argument;
+use engine::record::Argument;
 use mounts::Errno;
 use mounts::propagation::MountPropagation;
 use plan::idmap::NotMappable;
@@ -16,7 +16,7 @@ use workers::NoResult;
 use workers::gate::Busy;
 
 use crate::error::Error;
-use crate::vitals::Vital;
+use crate::source_health::SourceHealth;
 
 /// What has a text for the author of a pod, besides that for the administrator.
 pub trait ForAuthor {
@@ -361,7 +361,7 @@ impl ForAuthor for MountError {
             Self::KubeletDir { path: _, errno } => {
                 author!["the kubelet's directory cannot be opened: ", *errno, lacks(*errno), "; ", ASK]
             }
-            Self::Workshop { path: _, errno } => {
+            Self::StagingArea { path: _, errno } => {
                 author!["hostmount cannot prepare a mount: ", *errno, lacks(*errno), "; ", ASK]
             }
             Self::NotPublished { path: _ } => author!["no volume is published there"],
@@ -455,7 +455,7 @@ impl ForAuthor for LookupError {
     }
 }
 
-impl ForAuthor for Vital {
+impl ForAuthor for SourceHealth {
     fn for_author(&self) -> AuthorText {
         match self {
             Self::Live => author!["the volume's directory on the node is there again"],

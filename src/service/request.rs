@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use allowlist::names::{KubeletPath, PodIdentity, VolumeKind, VolumeRef};
-use engine::note::Asked;
+use engine::record::Asked;
 
 /// A volume to be staged.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use model::kubelet::{self, Process};
 use mounts::Errno;
 use nix::sys::stat::fstat;
 use serde::de::DeserializeOwned;
-use workers::{Crew, NoResult, Source, Threads};
+use workers::{NoResult, Pool, Source, Threads};
 
 use crate::check::facts::FoundBy;
 
@@ -113,7 +113,7 @@ pub(crate) fn text(proc: &Proc, path: &str) -> String {
 #[derive(Debug)]
 pub struct Visit<'a> {
     threads: &'a Threads,
-    crew: Arc<Crew>,
+    pool: Arc<Pool>,
     patience: Duration,
 }
 
@@ -123,9 +123,9 @@ impl<'a> Visit<'a> {
     /// # Errors
     /// What setns(2) says: EPERM if `CAP_SYS_ADMIN` or `CAP_SYS_CHROOT` is missing.
     pub fn enter(threads: &'a Threads, namespace: MountNamespace, patience: Duration) -> Result<Self, Errno> {
-        let crew = threads.crew(namespace);
-        match threads.warm(&crew) {
-            Ok(()) => Ok(Self { threads, crew, patience }),
+        let pool = threads.pool(namespace);
+        match threads.warm(&pool) {
+            Ok(()) => Ok(Self { threads, pool, patience }),
             Err(NoResult::NoThread(errno)) => Err(errno),
             Err(_) => Err(Errno::ECANCELED),
         }
@@ -140,7 +140,7 @@ impl<'a> Visit<'a> {
         what: Source,
         work: impl FnOnce(&Site) -> T + Send + 'static,
     ) -> Result<T, NoResult> {
-        self.threads.run(&self.crew, what, self.patience, move |thread, _| work(&thread.site)).await
+        self.threads.run(&self.pool, what, self.patience, move |thread, _| work(&thread.site)).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! `hostmount volumes`: the volumes that are published on this node, as users know it from `docker volume`.
 //!
-//! What there is, is read from the mount table and from the notes beside the targets, as healing does it; nothing is
+//! What there is, is read from the mount table and from the records beside the targets, as healing does it; nothing is
 //! asked of the plugin or of the API server. A child looks, in the kubelet's mount namespace ([`crate::visit`]); the
 //! rest is pure: [`choose`] which are meant, [`show`] them.
 

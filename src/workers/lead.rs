@@ -25,7 +25,7 @@ use tokio::sync::futures::Notified;
 use super::job::Work;
 use super::queue::Pending;
 use super::seat::{Back, Given, Look, PATIENCE, Seat};
-use super::{Crew, MountThread, NoResult, lock};
+use super::{MountThread, NoResult, Pool, lock};
 
 /// When the follower looks whether the leader is away, after it has left. One look serves all jobs that begin before it.
 const ALARM: Duration = Duration::from_millis(5);
@@ -109,9 +109,9 @@ impl Lead {
     }
 
     /// Gives the leader a job, or the job back if it can't take one.
-    pub(super) fn give(&self, crew: &Arc<Crew>, pending: Pending) -> Option<Pending> {
+    pub(super) fn give(&self, pool: &Arc<Pool>, pending: Pending) -> Option<Pending> {
         let mut seat = lock(&self.seat);
-        let back = seat.give((Arc::clone(crew), pending));
+        let back = seat.give((Arc::clone(pool), pending));
         if back.is_none() {
             seat.wake();
         }
@@ -195,8 +195,8 @@ impl Lead {
             let job = runtime.block_on(self.next(done.take()));
             // Not held while away, so that serving can end meanwhile.
             put_down(Some(runtime));
-            let Some((crew, pending)) = job else { break };
-            let work = self.serve(&mut hand, &crew, pending);
+            let Some((pool, pending)) = job else { break };
+            let work = self.serve(&mut hand, &pool, pending);
             let back = lock(&self.seat).come_back(number);
             if back == Back::Leads {
                 done = Some(work);
@@ -238,25 +238,25 @@ impl Lead {
     }
 
     /// Does a job, in its caller's mount namespace. What came of it is still to be told.
-    fn serve(&self, hand: &mut Option<MountThread>, crew: &Arc<Crew>, pending: Pending) -> Box<dyn Work> {
+    fn serve(&self, hand: &mut Option<MountThread>, pool: &Arc<Pool>, pending: Pending) -> Box<dyn Work> {
         let Pending { id, mut work, .. } = pending;
-        match self.thread_of(hand, crew) {
+        match self.thread_of(hand, pool) {
             Ok(thread) => thread.run(&mut *work),
             Err(errno) => work.refuse(NoResult::NoThread(errno)),
         }
-        crew.ended(id);
+        pool.ended(id);
         work
     }
 
-    /// The calling thread as one of a crew, which it joins if it is of another one or of none.
-    fn thread_of<'a>(&self, hand: &'a mut Option<MountThread>, crew: &Arc<Crew>) -> Result<&'a mut MountThread, Errno> {
+    /// The calling thread as one of a pool, which it joins if it is of another one or of none.
+    fn thread_of<'a>(&self, hand: &'a mut Option<MountThread>, pool: &Arc<Pool>) -> Result<&'a mut MountThread, Errno> {
         let thread = match hand.take() {
-            Some(thread) if Arc::ptr_eq(&thread.crew, crew) => thread,
+            Some(thread) if Arc::ptr_eq(&thread.pool, pool) => thread,
             before => {
                 if let Some(before) = before {
                     before.leave();
                 }
-                MountThread::join(&self.site, crew)?
+                MountThread::join(&self.site, pool)?
             }
         };
         Ok(hand.insert(thread))

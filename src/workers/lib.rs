@@ -7,10 +7,10 @@
 //! is alone done by the very thread that has read it.
 #![forbid(unsafe_code)]
 
-mod crew;
 pub mod gate;
 mod job;
 mod lead;
+mod pool;
 mod queue;
 mod seat;
 mod source;
@@ -21,17 +21,17 @@ use std::future::Future;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crew::work;
 use engine::site::Site;
-use engine::{shortage, workshop};
+use engine::{shortage, staging_area};
 use kernel::namespace::{self, MountNamespace};
 use mounts::Errno;
+use pool::work;
 
 use crate::gate::Pass;
-pub use crew::{Crew, MountThread};
 pub use job::Job;
 use job::{Progress, Work};
 pub use lead::{Lead, Serving};
+pub use pool::{MountThread, Pool};
 use queue::{Pending, Queue, Running, SLOW, Whose};
 use source::Level;
 pub use source::{Device, PER_DEVICE, PER_ENTRY, PER_SOURCE, Source};
@@ -149,16 +149,16 @@ pub struct Threads {
     site: Arc<Site>,
     driver: String,
     /// Oldest first.
-    crews: Mutex<Vec<Arc<Crew>>>,
-    /// The crew of whoever made the latest node call.
-    caller: Mutex<Option<Arc<Crew>>>,
+    pools: Mutex<Vec<Arc<Pool>>>,
+    /// The pool of whoever made the latest node call.
+    caller: Mutex<Option<Arc<Pool>>>,
 }
 
 impl Threads {
     /// No threads yet; they start with the work.
     #[must_use]
     pub fn new(site: Site, driver: &str) -> Self {
-        Self { site: Arc::new(site), driver: driver.to_owned(), crews: Mutex::default(), caller: Mutex::default() }
+        Self { site: Arc::new(site), driver: driver.to_owned(), pools: Mutex::default(), caller: Mutex::default() }
     }
 
     /// The node.
@@ -167,56 +167,56 @@ impl Threads {
         &self.site
     }
 
-    /// The crew of a namespace.
+    /// The pool of a namespace.
     #[must_use]
-    pub fn crew(&self, namespace: MountNamespace) -> Arc<Crew> {
-        let mut crews = lock(&self.crews);
-        // The inode can't be reused while the crew holds the namespace open.
-        if let Some(at) = crews.iter().position(|c| c.namespace.inode == namespace.inode) {
-            return Arc::clone(&crews[at]);
+    pub fn pool(&self, namespace: MountNamespace) -> Arc<Pool> {
+        let mut pools = lock(&self.pools);
+        // The inode can't be reused while the pool holds the namespace open.
+        if let Some(at) = pools.iter().position(|c| c.namespace.inode == namespace.inode) {
+            return Arc::clone(&pools[at]);
         }
-        if crews.len() == NAMESPACES {
+        if pools.len() == NAMESPACES {
             // A kubelet that gets a new namespace with each restart must not keep the old ones, and all that is
-            // mounted there, alive. Its workshop goes with the namespace.
-            let oldest = crews.remove(0);
+            // mounted there, alive. Its staging area goes with the namespace.
+            let oldest = pools.remove(0);
             lock(&oldest.queue).close();
         }
-        crews.push(Arc::new(Crew {
+        pools.push(Arc::new(Pool {
             namespace,
             driver: self.driver.clone(),
             queue: Mutex::default(),
-            workshop: Mutex::default(),
+            staging_area: Mutex::default(),
         }));
-        Arc::clone(&crews[crews.len() - 1])
+        Arc::clone(&pools[pools.len() - 1])
     }
 
     /// Takes down whose the latest node call was.
-    pub fn called_by(&self, crew: &Arc<Crew>) {
+    pub fn called_by(&self, pool: &Arc<Pool>) {
         let mut caller = lock(&self.caller);
-        if caller.as_ref().is_none_or(|known| !Arc::ptr_eq(known, crew)) {
-            *caller = Some(Arc::clone(crew));
+        if caller.as_ref().is_none_or(|known| !Arc::ptr_eq(known, pool)) {
+            *caller = Some(Arc::clone(pool));
         }
     }
 
-    /// The crew of whoever made the latest node call, which is the kubelet; before the first one, that of the namespace that
+    /// The pool of whoever made the latest node call, which is the kubelet; before the first one, that of the namespace that
     /// was met first. (The kubelet makes one as soon as the plugin registers.)
     #[must_use]
-    pub fn latest(&self) -> Option<Arc<Crew>> {
-        lock(&self.caller).clone().or_else(|| lock(&self.crews).first().cloned())
+    pub fn latest(&self) -> Option<Arc<Pool>> {
+        lock(&self.caller).clone().or_else(|| lock(&self.pools).first().cloned())
     }
 
-    /// Runs a job on a thread of the crew and waits for it, but not past the deadline. `source` says what the job may hang on.
+    /// Runs a job on a thread of the pool and waits for it, but not past the deadline. `source` says what the job may hang on.
     ///
     /// # Errors
     /// [`NoResult`].
     pub fn run<T: Send + 'static>(
         &self,
-        crew: &Arc<Crew>,
+        pool: &Arc<Pool>,
         source: Source,
         deadline: Duration,
         job: impl Job<T>,
     ) -> impl Future<Output = Result<T, NoResult>> {
-        self.run_by(None, crew, (source, Hold::nothing()), deadline, job)
+        self.run_by(None, pool, (source, Hold::nothing()), deadline, job)
     }
 
     /// As [`Threads::run`], and keeps others from what the job changes. For a call that is served in the runtime of `lead`, whoever
@@ -227,7 +227,7 @@ impl Threads {
     pub fn run_by<T: Send + 'static>(
         &self,
         lead: Option<&Lead>,
-        crew: &Arc<Crew>,
+        pool: &Arc<Pool>,
         (source, hold): (Source, Hold),
         deadline: Duration,
         job: impl Job<T>,
@@ -239,9 +239,9 @@ impl Threads {
             let until = Instant::now() + deadline;
             let late = lead.map(Lead::taken_over);
             let name = Arc::clone(&source.name);
-            let Submitted { id, by } = self.submit(lead, crew, source, work)?;
+            let Submitted { id, by } = self.submit(lead, pool, source, work)?;
             // Dropped at the deadline, but also when the caller hangs up and the whole call is dropped.
-            let mut waiter = Waiter { crew, source: &name, id, progress, passes: hold.passes, waiting: true };
+            let mut waiter = Waiter { pool, source: &name, id, progress, passes: hold.passes, waiting: true };
             let mut came = None;
             if let (By::Leader, Some(late)) = (by, late) {
                 // Nobody could tell of a deadline while the leader is away, and a timer costs a system call.
@@ -258,7 +258,7 @@ impl Threads {
                     Ok(answer) => came = Some(answer),
                     Err(_) if until <= Instant::now() => break,
                     // Threads that were busy when the job came may be slow by now, so that it gets one of its own; or hang.
-                    Err(_) => self.see_to(crew, id)?,
+                    Err(_) => self.see_to(pool, id)?,
                 }
                 look_after = SLOW;
             }
@@ -275,11 +275,11 @@ impl Threads {
     fn submit(
         &self,
         lead: Option<&Lead>,
-        crew: &Arc<Crew>,
+        pool: &Arc<Pool>,
         source: Source,
         work: Box<dyn Work>,
     ) -> Result<Submitted, NoResult> {
-        let mut queue = lock(&crew.queue);
+        let mut queue = lock(&pool.queue);
         let since = Instant::now();
         queue.admits(&source, false, since).map_err(|full| refused(&source, full))?;
         let id = queue.number();
@@ -289,7 +289,7 @@ impl Threads {
             && queue.is_for_leader(&pending.source)
         {
             let source = pending.source.clone();
-            match lead.give(crew, pending) {
+            match lead.give(pool, pending) {
                 None => {
                     let passes = Passes::default();
                     queue.begin(id, Running { source, whose, since, given_up: false, led: true, passes });
@@ -304,7 +304,7 @@ impl Threads {
             return Ok(Submitted { id, by: By::Server });
         }
         if queue.wants_thread()
-            && let Err(error) = self.start(crew, &mut queue)
+            && let Err(error) = self.start(pool, &mut queue)
         {
             let back = queue.withdraw(id, since);
             drop(queue);
@@ -317,15 +317,15 @@ impl Threads {
     }
 
     /// Gets a job that still waits for a thread one of its own, if it may have one. It fails if what it may have hangs.
-    fn see_to(&self, crew: &Arc<Crew>, id: u64) -> Result<(), NoResult> {
-        let mut queue = lock(&crew.queue);
+    fn see_to(&self, pool: &Arc<Pool>, id: u64) -> Result<(), NoResult> {
+        let mut queue = lock(&pool.queue);
         let Some(source) = queue.waits(id) else { return Ok(()) };
         queue.admits(source, true, Instant::now()).map_err(|full| refused(source, full))?;
         if !queue.has_room(source) {
             return Ok(());
         }
         if queue.wants_thread() {
-            self.start(crew, &mut queue)?;
+            self.start(pool, &mut queue)?;
         }
         let idle = queue.next_to_wake();
         wake(queue, idle);
@@ -334,15 +334,15 @@ impl Threads {
 
     /// Starts a thread and waits until it is in the namespace, so that a namespace which can't be entered is an
     /// error of this call and no job is lost.
-    fn start(&self, crew: &Arc<Crew>, queue: &mut Queue) -> Result<(), NoResult> {
+    fn start(&self, pool: &Arc<Pool>, queue: &mut Queue) -> Result<(), NoResult> {
         let (entered, wait) = std::sync::mpsc::sync_channel(1);
         let number = queue.take_number();
-        let mut thread = MountThread::new(Arc::clone(&self.site), Arc::clone(crew), number);
+        let mut thread = MountThread::new(Arc::clone(&self.site), Arc::clone(pool), number);
         let started = std::thread::Builder::new()
             .name(format!("mount-{number}"))
             .stack_size(STACK)
             .spawn(move || {
-                let result = namespace::enter(&thread.site.proc, &thread.crew.namespace);
+                let result = namespace::enter(&thread.site.proc, &thread.pool.namespace);
                 let ok = result.is_ok();
                 // The starter waits for it just below.
                 let _ = entered.send(result);
@@ -359,21 +359,21 @@ impl Threads {
         started.map_err(NoResult::NoThread)
     }
 
-    /// Makes sure that the crew has a thread.
+    /// Makes sure that the pool has a thread.
     ///
     /// # Errors
     /// [`NoResult::NoThread`].
-    pub fn warm(&self, crew: &Arc<Crew>) -> Result<(), NoResult> {
-        let mut queue = lock(&crew.queue);
-        if queue.alive == 0 { self.start(crew, &mut queue) } else { Ok(()) }
+    pub fn warm(&self, pool: &Arc<Pool>) -> Result<(), NoResult> {
+        let mut queue = lock(&pool.queue);
+        if queue.alive == 0 { self.start(pool, &mut queue) } else { Ok(()) }
     }
 
     /// How many threads hang, by the source that they work for.
     #[must_use]
     pub fn stuck(&self) -> HashMap<String, usize> {
         let mut all = HashMap::new();
-        for crew in lock(&self.crews).iter() {
-            for source in lock(&crew.queue).hanging() {
+        for pool in lock(&self.pools).iter() {
+            for source in lock(&pool.queue).hanging() {
                 *all.entry(source.name.to_string()).or_default() += 1;
             }
         }
@@ -383,33 +383,33 @@ impl Threads {
     /// How many threads hang, where they are so many that volumes can end, but nothing else can be done.
     #[must_use]
     pub fn exhausted(&self) -> Option<usize> {
-        let crew = self.latest()?;
+        let pool = self.latest()?;
         let now = Instant::now();
-        lock(&crew.queue).exhausted(now)
+        lock(&pool.queue).exhausted(now)
     }
 
-    /// Unmounts the workshops, removes the driver's directory if nothing is left in it, and lets the idle threads end.
+    /// Unmounts the staging areas, removes the driver's directory if nothing is left in it, and lets the idle threads end.
     /// Hung ones are left to the end of the process.
     pub async fn close(&self) {
-        let crews = lock(&self.crews).clone();
-        for crew in crews {
-            let workshop = lock(&crew.workshop).take();
-            let driver = crew.driver.clone();
+        let pools = lock(&self.pools).clone();
+        for pool in pools {
+            let staging_area = lock(&pool.staging_area).take();
+            let driver = pool.driver.clone();
             let close = move |thread: &mut MountThread, _: &dyn Fn() -> bool| {
-                let closed = workshop.map_or(Ok(()), |workshop| {
-                    let place = workshop.place().to_owned();
-                    workshop.close(&thread.site).map_err(|errno| (place, errno))
+                let closed = staging_area.map_or(Ok(()), |staging_area| {
+                    let place = staging_area.place().to_owned();
+                    staging_area.close(&thread.site).map_err(|errno| (place, errno))
                 });
                 // The chart's hostPath makes it, but Kubernetes has nobody who would remove it.
-                workshop::remove_driver_dir(&thread.site, &driver);
+                staging_area::remove_driver_dir(&thread.site, &driver);
                 closed
             };
             if let Ok(Err((place, errno))) =
-                self.run(&crew, Source::own("workshop"), Duration::from_secs(5), close).await
+                self.run(&pool, Source::own("staging area"), Duration::from_secs(5), close).await
             {
-                tracing::warn!(path = %place.display(), %errno, "the workshop could not be unmounted");
+                tracing::warn!(path = %place.display(), %errno, "the staging area could not be unmounted");
             }
-            lock(&crew.queue).close();
+            lock(&pool.queue).close();
         }
     }
 }
@@ -425,7 +425,7 @@ fn refused(source: &Source, Full { level, hanging }: Full) -> NoResult {
 /// A caller that waits for its job. If it goes away before the job has ended, the job is told, and its thread counts
 /// as stuck; one that has no thread yet is dropped, with what it holds.
 struct Waiter<'a> {
-    crew: &'a Crew,
+    pool: &'a Pool,
     source: &'a str,
     id: u64,
     progress: Arc<Progress>,
@@ -439,7 +439,7 @@ impl Drop for Waiter<'_> {
             return;
         }
         let now = Instant::now();
-        let mut queue = lock(&self.crew.queue);
+        let mut queue = lock(&self.pool.queue);
         let may_go_on = self.progress.give_up();
         if let Some(running) = queue.give_up(self.id, now) {
             if may_go_on {

@@ -71,7 +71,7 @@ pub(super) struct Queue {
     pub(super) awake: usize,
     /// Threads that exist, besides leaders.
     pub(super) alive: usize,
-    /// Numbers of threads that have ended, for new ones: each names a slot of the workshop, which stays.
+    /// Numbers of threads that have ended, for new ones: each names a slot of the staging area, which stays.
     pub(super) free_numbers: Vec<usize>,
     next_number: usize,
     next_job: u64,

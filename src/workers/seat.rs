@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::Crew;
+use super::Pool;
 use super::queue::Pending;
 
 /// Who is away for longer than this is not waited for. It is several times what a job takes.
 pub(super) const PATIENCE: Duration = Duration::from_millis(1);
 /// A job for the leader, with the namespace to do it in.
-pub(super) type Given = (Arc<Crew>, Pending);
+pub(super) type Given = (Arc<Pool>, Pending);
 
 /// The leader's place.
 #[derive(Default)]

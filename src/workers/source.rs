@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(shared(&volume(Some((0, 7))), &volume(Some((0, 7)))), [Name, Device, Everything]);
         assert_eq!(shared(&one, &volume(Some((0, 8)))), [Everything], "its entry may hang elsewhere");
         assert_eq!(shared(&one, &volume(None)), [Entry, Everything]);
-        assert_eq!(shared(&one, &Source::own("notes")), [Everything]);
+        assert_eq!(shared(&one, &Source::own("records")), [Everything]);
         assert_eq!(shared(&one, &Source::ending("/d/b")), []);
         assert_eq!(shared(&one, &Source::kept()), []);
         assert_eq!(shared(&Source::own("/d/a"), &Source::ending("/d/a")), []);

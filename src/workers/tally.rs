@@ -206,7 +206,7 @@ mod tests {
         let most = Bound::everything().most;
         let tallies = busy((0..most).map(|n| at(n, n, None)), now);
         assert_eq!((tallies.exhausted(now), tallies.exhausted(now + HANGS)), (None, Some(most)));
-        assert!(!room(&tallies, &at(9999, 0, None)) && !room(&tallies, &Source::own("notes")));
+        assert!(!room(&tallies, &at(9999, 0, None)) && !room(&tallies, &Source::own("records")));
         assert!(room(&tallies, &Source::ending("v")));
         let full = tallies.admits(&at(9999, 0, None), 0, now + HANGS);
         assert_eq!(full, Ok(()), "some may wait");

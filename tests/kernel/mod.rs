@@ -15,7 +15,7 @@ use allowlist::names::{AbsPath, KubeletPath};
 use engine::mount_error::MountError;
 use engine::observe::SourcePath;
 use engine::site::Site;
-use engine::workshop::Workshop;
+use engine::staging_area::StagingArea;
 use engine::{AttachJob, Attached, Context};
 use killed::Hook;
 use mounts::MountAttrs;
@@ -227,11 +227,16 @@ impl Node {
         AttachJob { lower: true, ..self.job(source, staging, ceiling) }
     }
 
-    pub(crate) fn attach(&self, workshop: &Workshop, job: &AttachJob) -> Result<bool, MountError> {
+    pub(crate) fn attach(&self, workshop: &StagingArea, job: &AttachJob) -> Result<bool, MountError> {
         self.attach_with(workshop, job, &mut |run, step| run.run(step))
     }
 
-    pub(crate) fn attach_with(&self, workshop: &Workshop, job: &AttachJob, step: Hook<'_>) -> Result<bool, MountError> {
+    pub(crate) fn attach_with(
+        &self,
+        workshop: &StagingArea,
+        job: &AttachJob,
+        step: Hook<'_>,
+    ) -> Result<bool, MountError> {
         let mut take = || Ok(workshop.slot(&self.site, 0).unwrap());
         let made = engine::attach(&mut Context { site: &self.site, cancelled: &|| false, step }, &mut take, job)?;
         Ok(matches!(made, Attached::Made(_)))
@@ -245,8 +250,8 @@ impl Node {
         engine::detach(&mut Context { site: &self.site, cancelled: &|| false, step }, path, remove)
     }
 
-    pub(crate) fn workshop(&self) -> Workshop {
-        Workshop::open(&self.site, DRIVER).unwrap()
+    pub(crate) fn workshop(&self) -> StagingArea {
+        StagingArea::open(&self.site, DRIVER).unwrap()
     }
 
     pub(crate) fn table(&self) -> Table {

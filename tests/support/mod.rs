@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use engine::note::Note;
+use engine::record::Record;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -343,7 +343,7 @@ impl Node {
         std::env::set_current_dir("/proc/self/fd").unwrap();
         eventually("the way to the source is noted", || {
             let note = ::kernel::path::attribute(&parent, c"user.hostmount.volume", 1 << 16).unwrap();
-            note.and_then(|note| Note::parse(&note)).is_some_and(|note| note.path_mounts.is_some())
+            note.and_then(|note| Record::parse(&note)).is_some_and(|note| note.path_mounts.is_some())
         });
     }
 

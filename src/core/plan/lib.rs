@@ -1,7 +1,7 @@
 //! Decides, from what is there and what is wanted, which steps make a volume appear or vanish. Pure: no calls.
 //!
-//! One sequence serves staging and publishing: bind the source onto a slot of the private workshop
-//! (`engine::workshop`), give the copy its propagation and flags there, move it to its place. Each step is atomic in
+//! One sequence serves staging and publishing: bind the source onto a slot of the private staging area
+//! (`engine::staging_area`), give the copy its propagation and flags there, move it to its place. Each step is atomic in
 //! the kernel and the copy receives mount events from the first one on, so no event of the source is lost; and the
 //! node never sees a copy with the wrong propagation, which matters because changing it after the attach doesn't
 //! reach the copies that the attach has already propagated to other namespaces.
@@ -83,7 +83,7 @@ pub enum Origin {
 pub enum Place {
     /// The target or staging path of the request.
     Target,
-    /// The thread's slot of the workshop.
+    /// The thread's slot of the staging area.
     Slot,
 }
 

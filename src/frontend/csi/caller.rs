@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kernel::namespace;
 use mounts::Errno;
 use service::Namespace;
-use workers::{Crew, Threads};
+use workers::{Pool, Threads};
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -17,14 +17,14 @@ pub struct Caller {
     /// The connection's number.
     connection: u64,
     /// The caller's mount threads, or why there are none.
-    crew: Result<Arc<Crew>, String>,
+    pool: Result<Arc<Pool>, String>,
 }
 
 impl Caller {
     /// A caller that has no mount threads.
     #[cfg(test)]
     pub(super) fn nobody() -> Self {
-        Self { connection: 0, crew: Err("nobody".to_owned()) }
+        Self { connection: 0, pool: Err("nobody".to_owned()) }
     }
 
     /// Who is at the other end.
@@ -37,7 +37,7 @@ impl Caller {
         };
         static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
         let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-        let crew = found.map(|namespace| threads.crew(namespace)).map_err(|errno| {
+        let pool = found.map(|namespace| threads.pool(namespace)).map_err(|errno| {
             let why = match errno {
                 Errno::ESRCH => "it has ended, or is in a PID namespace that this one does not contain: run the plugin with hostPID: true",
                 Errno::EACCES | Errno::EPERM => "it may not be traced: the plugin needs CAP_SYS_PTRACE",
@@ -45,15 +45,15 @@ impl Caller {
             };
             format!("the mount namespace of the calling process cannot be found ({errno}): {why}; or start it with --mount-namespace own")
         });
-        Self { connection, crew }
+        Self { connection, pool }
     }
 
     /// Takes down that a call has begun to come, by its path: only the two that ask nothing of the kernel have no job for a mount
     /// thread.
     pub fn calls(&self, path: &str) {
         let has_job = !path.ends_with("/NodeGetCapabilities") && !path.ends_with("/NodeGetInfo");
-        if has_job && let Ok(crew) = &self.crew {
-            crew.called_on(self.connection);
+        if has_job && let Ok(pool) = &self.pool {
+            pool.called_on(self.connection);
         }
     }
 
@@ -61,7 +61,7 @@ impl Caller {
     ///
     /// # Errors
     /// Why there are none.
-    pub fn crew(&self) -> Result<Arc<Crew>, &str> {
-        self.crew.as_ref().map(Arc::clone).map_err(String::as_str)
+    pub fn pool(&self) -> Result<Arc<Pool>, &str> {
+        self.pool.as_ref().map(Arc::clone).map_err(String::as_str)
     }
 }

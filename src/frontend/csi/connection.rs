@@ -15,8 +15,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tonic::transport::server::Connected;
 
+use super::admission::Place;
 use super::caller::Caller;
-use super::door::Place;
 
 /// How much is read at once: all of a call, mostly. What is read into is zeroed first.
 const PIECE: usize = 2048;
@@ -133,11 +133,11 @@ mod tests {
     use tokio::net::UnixStream as Client;
 
     use super::*;
-    use crate::csi::door::Door;
+    use crate::csi::admission::Admission;
 
     fn pair() -> (Connection, Client) {
         let (ours, theirs) = Client::pair().unwrap();
-        let place = Door::new(1).admit(&ours).unwrap();
+        let place = Admission::new(1).admit(&ours).unwrap();
         (Connection::new(ours, Caller::nobody(), place).unwrap(), theirs)
     }
 

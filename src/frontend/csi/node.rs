@@ -9,14 +9,14 @@ use futures_util::TryFutureExt;
 use kernel::stat::Usage;
 use service::error::Error;
 use service::request::VolumeAt;
-use service::vitals::Vital;
+use service::source_health::SourceHealth;
 use service::{By, Service};
 use tonic::{Request, Response, Status};
 use wire::csi;
 use wire::csi::node_service_capability::rpc::Type as Rpc;
 use wire::csi::volume_health::VolumeHealthEntry;
 use wire::csi::volume_usage::Unit;
-use workers::{Crew, Lead};
+use workers::{Lead, Pool};
 
 use super::plugin::{Plugin, Subject, cut};
 use super::request;
@@ -38,36 +38,36 @@ impl Node {
         &self.plugin.service
     }
 
-    fn by<'a>(&'a self, crew: &'a Arc<Crew>) -> By<'a> {
-        By { crew, lead: Some(&self.lead) }
+    fn by<'a>(&'a self, pool: &'a Arc<Pool>) -> By<'a> {
+        By { pool, lead: Some(&self.lead) }
     }
 
     async fn stage(&self, request: &Request<csi::NodeStageVolumeRequest>) -> Result<(), CallError> {
         let asked = request::stage(request.get_ref(), self.plugin.kubelet_dir())?;
-        let crew = self.plugin.crew_of(request)?;
-        Ok(self.service().stage(self.by(&crew), &asked).await?)
+        let pool = self.plugin.pool_of(request)?;
+        Ok(self.service().stage(self.by(&pool), &asked).await?)
     }
 
     async fn unstage(&self, request: &Request<csi::NodeUnstageVolumeRequest>) -> Result<(), CallError> {
         let message = request.get_ref();
         let (field, path) = ("staging_target_path", &message.staging_target_path);
         let at = request::volume_at(&message.volume_id, field, path, self.plugin.kubelet_dir())?;
-        let crew = self.plugin.crew_of(request)?;
-        Ok(self.service().unstage(self.by(&crew), &at).await?)
+        let pool = self.plugin.pool_of(request)?;
+        Ok(self.service().unstage(self.by(&pool), &at).await?)
     }
 
     async fn publish(&self, request: &Request<csi::NodePublishVolumeRequest>) -> Result<(), CallError> {
         let asked = request::publish(request.get_ref(), self.plugin.kubelet_dir())?;
-        let crew = self.plugin.crew_of(request)?;
-        Ok(self.service().publish(self.by(&crew), &asked).await?)
+        let pool = self.plugin.pool_of(request)?;
+        Ok(self.service().publish(self.by(&pool), &asked).await?)
     }
 
     async fn unpublish(&self, request: &Request<csi::NodeUnpublishVolumeRequest>) -> Result<(), CallError> {
         let message = request.get_ref();
         let (field, path) = ("target_path", &message.target_path);
         let at = request::volume_at(&message.volume_id, field, path, self.plugin.kubelet_dir())?;
-        let crew = self.plugin.crew_of(request)?;
-        Ok(self.service().unpublish(self.by(&crew), &at).await?)
+        let pool = self.plugin.pool_of(request)?;
+        Ok(self.service().unpublish(self.by(&pool), &at).await?)
     }
 
     /// The volume that a call is to look at, which is not found where none of ours can be.
@@ -79,8 +79,8 @@ impl Node {
     async fn stats(&self, request: &Request<csi::NodeGetVolumeStatsRequest>) -> Result<Usage, CallError> {
         let message = request.get_ref();
         let at = self.to_look_at(&message.volume_id, "volume_path", &message.volume_path)?;
-        let crew = self.plugin.crew_of(request)?;
-        Ok(self.service().stats(self.by(&crew), &at).await?)
+        let pool = self.plugin.pool_of(request)?;
+        Ok(self.service().stats(self.by(&pool), &at).await?)
     }
 
     /// Both paths of this request are optional: with neither, the volume's source is looked at.
@@ -92,24 +92,24 @@ impl Node {
         } else {
             &message.volume_publish_path
         };
-        let crew = self.plugin.crew_of(request)?;
-        let (vital, text) = if path.is_empty() {
-            self.service().source_health(self.by(&crew), request::handle(&id)?).await?
+        let pool = self.plugin.pool_of(request)?;
+        let (health, text) = if path.is_empty() {
+            self.service().source_health(self.by(&pool), request::handle(&id)?).await?
         } else {
             let at = self.to_look_at(&id, "volume_publish_path", path)?;
-            self.service().health(self.by(&crew), &at).await?
+            self.service().health(self.by(&pool), &at).await?
         };
-        Ok(csi::VolumeHealth { volume_id: id, health_statuses: health_status(vital, text).into_iter().collect() })
+        Ok(csi::VolumeHealth { volume_id: id, health_statuses: health_status(health, text).into_iter().collect() })
     }
 }
 
-fn health_status(vital: Vital, text: AuthorText) -> Option<VolumeHealthEntry> {
-    let status = match vital {
-        Vital::Live => return None,
-        Vital::Dead(_) | Vital::Hung => csi::VolumeHealthErrorType::Inaccessible,
-        Vital::Deleted => csi::VolumeHealthErrorType::DataLoss,
+fn health_status(health: SourceHealth, text: AuthorText) -> Option<VolumeHealthEntry> {
+    let status = match health {
+        SourceHealth::Live => return None,
+        SourceHealth::Dead(_) | SourceHealth::Hung => csi::VolumeHealthErrorType::Inaccessible,
+        SourceHealth::Deleted => csi::VolumeHealthErrorType::DataLoss,
     };
-    Some(VolumeHealthEntry { status: status.into(), reason: vital.reason().to_owned(), message: text.into() })
+    Some(VolumeHealthEntry { status: status.into(), reason: health.reason().to_owned(), message: text.into() })
 }
 
 fn pod_of(context: &HashMap<String, String>) -> Option<String> {
@@ -208,7 +208,7 @@ impl csi::node_server::Node for Node {
 
     async fn node_get_info(&self, request: Request<csi::NodeGetInfoRequest>) -> Answer<csi::NodeGetInfoResponse> {
         // The kubelet's first call, when it registers the plugin: it is answered also to whom no mount thread is to be had for.
-        let _ = self.plugin.crew_of(&request);
+        let _ = self.plugin.pool_of(&request);
         let key = format!("{}/node", self.service().driver);
         let answer = csi::NodeGetInfoResponse {
             node_id: self.service().node_id.clone(),

@@ -18,10 +18,10 @@ use service::refusals::ForAuthor;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 use tracing::field::Empty;
-use workers::Crew;
+use workers::Pool;
 
+use super::admission::Admission;
 use super::caller::Caller;
-use super::door::Door;
 use super::request::{SUB_PATH, VOLUME};
 use super::status::{CallError, code, name, status};
 use crate::registration::Registration;
@@ -32,7 +32,7 @@ pub struct Plugin {
     /// What it does.
     pub service: Arc<Service>,
     /// Who may connect.
-    pub door: Door,
+    pub admission: Admission,
     /// The calls under way.
     pub under_way: UnderWay,
     /// The registration with the kubelet, if it was asked for.
@@ -100,11 +100,11 @@ impl Plugin {
     ///
     /// # Errors
     /// [`CallError::Caller`].
-    pub fn crew_of<T>(&self, request: &Request<T>) -> Result<Arc<Crew>, CallError> {
-        let crew = request.extensions().get().map_or(Err("the connection does not know its caller"), Caller::crew);
-        let crew = crew.map_err(|why| CallError::Caller(why.to_owned()))?;
-        self.service.threads.called_by(&crew);
-        Ok(crew)
+    pub fn pool_of<T>(&self, request: &Request<T>) -> Result<Arc<Pool>, CallError> {
+        let pool = request.extensions().get().map_or(Err("the connection does not know its caller"), Caller::pool);
+        let pool = pool.map_err(|why| CallError::Caller(why.to_owned()))?;
+        self.service.threads.called_by(&pool);
+        Ok(pool)
     }
 
     /// Runs a call inside its span, counts it, and turns its error into a status.

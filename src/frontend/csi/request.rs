@@ -11,7 +11,7 @@ use allowlist::author::{AuthorText, KnownText, author};
 use allowlist::names::{AbsPath, BadName, EntryName, HANDLE_MAX, KubeletPath, PodIdentity, SubPath, VolumeRef};
 use csi::volume_capability::AccessType;
 use csi::volume_capability::access_mode::Mode;
-use engine::note::Asked;
+use engine::record::Asked;
 use mounts::MountAttrs;
 use mounts::propagation::{MountPropagation, UnknownPropagation};
 use service::refusals::{ASK, ForAuthor};

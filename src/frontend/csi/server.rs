@@ -91,7 +91,7 @@ async fn transport(
             accepted
         })
         .filter_map(move |accepted| match accepted {
-            Ok(stream) => match accepting.door.admit(&stream) {
+            Ok(stream) => match accepting.admission.admit(&stream) {
                 Ok(place) => {
                     let caller = Caller::of(&stream, &accepting.service.threads, accepting.service.namespace);
                     Some(Connection::new(stream, caller, place))

@@ -106,7 +106,7 @@ const fn code_of(error: &Error) -> Code {
             MountError::Source { errno, .. }
             | MountError::Target { errno, .. }
             | MountError::KubeletDir { errno, .. }
-            | MountError::Workshop { errno, .. }
+            | MountError::StagingArea { errno, .. }
             // One that couldn't be taken back is more than a shortage.
             | MountError::Step { failed: Failed { errno, undo: Ok(()), .. } }
                 if is_shortage(*errno) =>
@@ -117,7 +117,7 @@ const fn code_of(error: &Error) -> Code {
             MountError::Source { .. }
             | MountError::Target { .. }
             | MountError::KubeletDir { .. }
-            | MountError::Workshop { .. }
+            | MountError::StagingArea { .. }
             | MountError::Step { .. }
             | MountError::Drift { .. } => Code::Internal,
         },
@@ -183,7 +183,7 @@ mod tests {
                 MountError::Source { path: path(), errno }.into(),
                 MountError::Target { path: path(), errno }.into(),
                 MountError::KubeletDir { path: path(), errno }.into(),
-                MountError::Workshop { path: path(), errno }.into(),
+                MountError::StagingArea { path: path(), errno }.into(),
                 step(errno, Ok(())),
                 Error::NoResult(NoResult::NoThread(errno)),
             ];

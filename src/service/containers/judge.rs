@@ -1,7 +1,7 @@
 //! Which flags a volume shall have in a container, which of them are missing, and what of the Pod makes up for them. Pure.
 
 use allowlist::config::Entry;
-use engine::note::Note;
+use engine::record::Record;
 use mounts::MountAttrs;
 use serde::{Deserialize, Serialize};
 
@@ -87,9 +87,9 @@ impl Flag {
 /// The flags that a volume shall have: those that its entry has now, and what the volume itself asked for. Where the entry
 /// isn't known any more, those that were granted.
 #[must_use]
-pub fn wanted(note: &Note, entry: Option<&Entry>) -> MountAttrs {
-    let asked = note.owner.asked;
-    let Some(entry) = entry else { return note.attrs };
+pub fn wanted(record: &Record, entry: Option<&Entry>) -> MountAttrs {
+    let asked = record.owner.asked;
+    let Some(entry) = entry else { return record.attrs };
     entry.flags.attrs(entry.read_only || asked.read_only).union(asked.attrs)
 }
 
@@ -196,10 +196,10 @@ mod tests {
 
     use super::*;
     use crate::containers::Place;
-    use crate::fixture::note;
+    use crate::fixture::record;
     use allowlist::config::AllowList;
     use allowlist::names::AbsPath;
-    use engine::note::{Asked, Note, Owner};
+    use engine::record::{Asked, Owner, Record};
 
     const NONE: MountAttrs = MountAttrs { read_only: false, nosuid: false, nodev: false, noexec: false };
     const RO: MountAttrs = MountAttrs { read_only: true, ..NONE };
@@ -213,13 +213,13 @@ mod tests {
 
     #[test]
     fn a_volume_shall_have_what_its_entry_has_now_and_what_it_asked_for() {
-        let granted = Note { attrs: RO.union(NOSUID), ..note() };
+        let granted = Record { attrs: RO.union(NOSUID), ..record() };
         let bare = entry("nosuid: false, nodev: false");
         assert_eq!(wanted(&granted, None), RO.union(NOSUID), "nobody else knows");
         assert_eq!(wanted(&granted, Some(&bare)), NONE, "the administrator wants it no longer");
-        assert_eq!(wanted(&note(), Some(&entry("readOnly: true, nodev: false"))), RO.union(NOSUID));
+        assert_eq!(wanted(&record(), Some(&entry("readOnly: true, nodev: false"))), RO.union(NOSUID));
         let asked = Asked { read_only: true, attrs: MountAttrs { noexec: true, ..NONE }, ..Asked::default() };
-        let asking = Note { owner: Owner { asked, ..note().owner }, ..note() };
+        let asking = Record { owner: Owner { asked, ..record().owner }, ..record() };
         assert_eq!(wanted(&asking, Some(&bare)), MountAttrs { noexec: true, ..RO });
     }
 

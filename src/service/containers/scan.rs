@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use engine::note::Shown;
+use engine::record::Shown;
 use mounts::MountAttrs;
 use mounts::mountinfo::{self, Mount, Walk};
 

@@ -39,14 +39,14 @@ pub async fn watch(service: Arc<Service>, volumes: Receiver<Arc<Vec<Arc<Volume>>
     loop {
         tokio::time::sleep(rest).await;
         let known = Arc::clone(&volumes.borrow());
-        let Some(crew) = service.threads.latest() else { continue };
+        let Some(pool) = service.threads.latest() else { continue };
         if known.is_empty() {
             service.metrics.weaker(Counts::default());
             rest = interval;
             continue;
         }
         let list = service.list().ok();
-        let looking = service.threads.run(&crew, Source::own("containers"), DEADLINE, move |thread, _| {
+        let looking = service.threads.run(&pool, Source::own("containers"), DEADLINE, move |thread, _| {
             let start = own_time()?;
             let counts = count(&thread.site, &known, list.as_deref())?;
             Ok::<_, Errno>((counts, own_time()?.saturating_sub(start)))
@@ -76,7 +76,10 @@ fn count(site: &Site, volumes: &[Arc<Volume>], list: Option<&AllowList>) -> Resu
         Some(Sought {
             pod: pod.to_owned(),
             shown: vec![volume.shown.as_ref().clone()],
-            wanted: wanted(&volume.note, list.and_then(|list| list.get(&volume.note.owner.entry)).map(AsRef::as_ref)),
+            wanted: wanted(
+                &volume.record,
+                list.and_then(|list| list.get(&volume.record.owner.entry)).map(AsRef::as_ref),
+            ),
         })
     };
     let sought: Vec<Sought> = volumes.iter().filter_map(sought).collect();

@@ -6,11 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use allowlist::names::{AbsPath, KubeletPath};
-use engine::note::{Note, PathMounts};
+use engine::record::{PathMounts, Record};
 use mounts::mountinfo::{Mount, Table, Walk};
 use mounts::propagation::MountPropagation;
 
-use crate::held::is_target;
+use crate::volume_count::is_target;
 
 /// Whether a volume shall be given the directory that its source's path leads to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,13 +91,13 @@ impl<'t> Now<'t> {
 
 /// Judges the volume at `target`.
 #[must_use]
-pub fn judge((table, walk): (&Table, &Walk<'_>), kubelet_dir: &Path, (target, note): (&Path, &Note)) -> Verdict {
+pub fn judge((table, walk): (&Table, &Walk<'_>), kubelet_dir: &Path, (target, record): (&Path, &Record)) -> Verdict {
     let Some(top) = walk.mount_at(target).filter(|m| m.mount_point == target) else { return Verdict::Wait };
-    let Some(now) = Now::at(walk, &note.full_path()) else { return Verdict::Wait };
-    judge_top((table, walk), kubelet_dir, (top, note.propagation), &now, Some(note))
+    let Some(now) = Now::at(walk, &record.full_path()) else { return Verdict::Wait };
+    judge_top((table, walk), kubelet_dir, (top, record.propagation), &now, Some(record))
 }
 
-/// As [`judge`], where what is seen at the target and what its source's path leads to were found before. Without the note
+/// As [`judge`], where what is seen at the target and what its source's path leads to were found before. Without the record
 /// of just this volume, it is due also where only that could tell that it must not be.
 #[must_use]
 pub fn judge_top(
@@ -105,24 +105,25 @@ pub fn judge_top(
     kubelet_dir: &Path,
     (top, propagation): (&Mount, MountPropagation),
     Now { mount: now, shown }: &Now<'_>,
-    note: Option<&Note>,
+    record: Option<&Record>,
 ) -> Verdict {
     let shown = shown.as_path();
     let same_directory = top.root == shown && top.device == now.device;
     if same_directory && !top.root_deleted {
         return Verdict::Same;
     }
-    let path_mounts = |note: &Note, says: &dyn Fn(&PathMounts) -> bool| note.path_mounts.as_deref().is_some_and(says);
+    let path_mounts =
+        |record: &Record, says: &dyn Fn(&PathMounts) -> bool| record.path_mounts.as_deref().is_some_and(says);
     let change = if top.device == now.device {
         let was_top = |mounts: &PathMounts| mounts.top == now.id;
-        let same_mount = |note: &Note| note.source_mount == now.id || path_mounts(note, &was_top);
-        note.is_none_or(same_mount).then_some(Change::Replaced)
+        let same_mount = |record: &Record| record.source_mount == now.id || path_mounts(record, &was_top);
+        record.is_none_or(same_mount).then_some(Change::Replaced)
     } else {
         // Its id may be that of the one that is gone, where ids are reused.
         let is_new = |mounts: &PathMounts| mounts.is_new(now.id, now.device, &now.root);
         // Of one that was deleted it isn't known whether the same name is the same directory: a tenant may have made it anew.
         let alike = top.fs_type == now.fs_type && top.root == shown && !top.root_deleted;
-        (alike && note.is_none_or(|note| path_mounts(note, &is_new))).then_some(Change::Mounted)
+        (alike && record.is_none_or(|record| path_mounts(record, &is_new))).then_some(Change::Mounted)
     };
     let Some(change) = change else { return Verdict::Wait };
     let covers_others = |mount: &Mount| {
@@ -211,19 +212,19 @@ mod tests {
         table
     }
 
-    /// The note of a volume of `/src` that was looked at in this table, where ids are not reused.
-    fn noted(propagation: MountPropagation, lines: &[&str]) -> Note {
+    /// The record of a volume of `/src` that was looked at in this table, where ids are not reused.
+    fn noted(propagation: MountPropagation, lines: &[&str]) -> Record {
         let table = table(lines);
         let walk = Walk::new(&table);
         let top = walk.mount_at(Path::new("/src")).unwrap();
         let mounts = ByPoint::of(&table, Path::new("/k"), true).on_the_way(Path::new("/src"), top).unwrap();
         let path_mounts = Some(Arc::new(mounts));
-        Note { propagation, source_mount: top.id, path_mounts, ..crate::fixture::note() }
+        Record { propagation, source_mount: top.id, path_mounts, ..crate::fixture::record() }
     }
 
-    fn judged(lines: &[&str], note: &Note) -> Verdict {
+    fn judged(lines: &[&str], record: &Record) -> Verdict {
         let table = table(lines);
-        judge((&table, &Walk::new(&table)), Path::new("/k"), (Path::new(TARGET), note))
+        judge((&table, &Walk::new(&table)), Path::new("/k"), (Path::new(TARGET), record))
     }
 
     const NODE: &str = "1 0 1 / / shared:1 ext4";
@@ -234,8 +235,8 @@ mod tests {
     #[test]
     fn a_file_system_that_was_mounted_anew_is_followed_and_the_directory_beneath_it_is_not() {
         let (source, target) = ("2 1 7 / /src shared:2 fuse.x", "9 1 7 / TARGET shared:9 fuse.x");
-        let note = noted(SLAVE, &[NODE, source, target]);
-        let judged = |lines: &[&str]| judged(lines, &note);
+        let record = noted(SLAVE, &[NODE, source, target]);
+        let judged = |lines: &[&str]| judged(lines, &record);
         assert_eq!(judged(&[NODE, source, target]), Verdict::Same);
         assert_eq!(judged(&[NODE, target]), Verdict::Wait);
         assert_eq!(judged(&[NODE, target, "10 1 8 / /src shared:2 fuse.x"]), MOUNTED);
@@ -250,10 +251,10 @@ mod tests {
     #[test]
     fn a_directory_that_was_deleted_before_its_file_system_was_mounted_anew_is_not_taken_for_the_one_of_its_name() {
         let target = "9 1 7 /b//deleted TARGET shared:9 fuse.x";
-        let note = noted(SLAVE, &[NODE, "2 1 7 /b /src shared:2 fuse.x", "9 1 7 /b TARGET shared:9 fuse.x"]);
-        assert_eq!(judged(&[NODE, target, "10 1 8 /b /src shared:2 fuse.x"], &note), Verdict::Wait);
+        let record = noted(SLAVE, &[NODE, "2 1 7 /b /src shared:2 fuse.x", "9 1 7 /b TARGET shared:9 fuse.x"]);
+        assert_eq!(judged(&[NODE, target, "10 1 8 /b /src shared:2 fuse.x"], &record), Verdict::Wait);
         let alive = "9 1 7 /b TARGET shared:9 fuse.x";
-        assert_eq!(judged(&[NODE, alive, "10 1 8 /b /src shared:2 fuse.x"], &note), MOUNTED);
+        assert_eq!(judged(&[NODE, alive, "10 1 8 /b /src shared:2 fuse.x"], &record), MOUNTED);
     }
 
     #[test]
@@ -261,9 +262,13 @@ mod tests {
         let target = "9 1 7 / TARGET shared:9 fuse.x";
         // Stacked; covered by a mount on a directory above; a bind of another directory of the same file system.
         let beneath = "2 1 6 / /src shared:2 fuse.x";
-        let note = noted(SLAVE, &[NODE, beneath, "3 2 7 / /src shared:2 fuse.x", target]);
-        assert_eq!(judged(&[NODE, target, beneath], &note), Verdict::Wait);
-        assert_eq!(judged(&[NODE, target, "20 1 6 / /src shared:2 fuse.x"], &note), Verdict::Wait, "mounted once more");
+        let record = noted(SLAVE, &[NODE, beneath, "3 2 7 / /src shared:2 fuse.x", target]);
+        assert_eq!(judged(&[NODE, target, beneath], &record), Verdict::Wait);
+        assert_eq!(
+            judged(&[NODE, target, "20 1 6 / /src shared:2 fuse.x"], &record),
+            Verdict::Wait,
+            "mounted once more"
+        );
         let deep = ["2 1 3 / /src shared:2 tmpfs", "3 2 6 / /src/a shared:3 fuse.x", "4 2 2 / /src shared:4 ext4"];
         let (below, up) = (Path::new("/src/a"), "5 4 7 / /src/a shared:5 fuse.x");
         let all = table(&[NODE, deep[0], deep[1], deep[2], up, target]);
@@ -273,24 +278,27 @@ mod tests {
         let mounts = ByPoint::of(&all, Path::new("/k"), true).on_the_way(below, top).unwrap();
         assert!(!mounts.is_new(20, (0, 6), Path::new("/")) && mounts.is_new(20, (0, 8), Path::new("/")));
         let bound = "2 1 1 /disk/src /src shared:2 ext4";
-        let note = noted(SLAVE, &[NODE, bound, "9 1 1 /disk/src TARGET shared:9 ext4"]);
-        assert_eq!(judged(&[NODE, "9 1 1 /disk/src TARGET shared:9 ext4"], &note), Verdict::Wait);
+        let record = noted(SLAVE, &[NODE, bound, "9 1 1 /disk/src TARGET shared:9 ext4"]);
+        assert_eq!(judged(&[NODE, "9 1 1 /disk/src TARGET shared:9 ext4"], &record), Verdict::Wait);
     }
 
     #[test]
     fn nothing_is_followed_to_another_mount_until_the_way_was_noted() {
         let target = "9 1 7 / TARGET shared:9 fuse.x";
         let lines = [NODE, target, "10 1 8 / /src shared:2 fuse.x"];
-        let note = noted(SLAVE, &[NODE, "2 1 7 / /src shared:2 fuse.x", target]);
-        assert_eq!(judged(&lines, &note), MOUNTED);
-        assert_eq!(judged(&lines, &Note { path_mounts: None, ..note }), Verdict::Wait);
+        let record = noted(SLAVE, &[NODE, "2 1 7 / /src shared:2 fuse.x", target]);
+        assert_eq!(judged(&lines, &record), MOUNTED);
+        assert_eq!(judged(&lines, &Record { path_mounts: None, ..record }), Verdict::Wait);
     }
 
     #[test]
     fn the_number_of_a_file_system_that_is_gone_tells_nothing_of_the_next_that_has_it() {
         // The one that the path led to doesn't lie beneath itself.
-        let note = noted(SLAVE, &[NODE, "2 1 7 / /src shared:2 fuse.x"]);
-        assert_eq!(judged(&[NODE, "9 1 6 / TARGET shared:9 fuse.x", "10 1 7 / /src shared:2 fuse.x"], &note), MOUNTED);
+        let record = noted(SLAVE, &[NODE, "2 1 7 / /src shared:2 fuse.x"]);
+        assert_eq!(
+            judged(&[NODE, "9 1 6 / TARGET shared:9 fuse.x", "10 1 7 / /src shared:2 fuse.x"], &record),
+            MOUNTED
+        );
     }
 
     #[test]
@@ -327,10 +335,10 @@ mod tests {
     fn peers_are_covered_only_if_all_are_volumes() {
         let (target, dead) = ("9 1 7 / TARGET shared:2 fuse.x", "2 1 7 / /elsewhere shared:2 fuse.x");
         let fresh = "10 1 8 / /src shared:3 fuse.x";
-        let note = noted(MountPropagation::Bidirectional, &[NODE, "3 1 7 / /src shared:2 fuse.x", target]);
-        assert_eq!(judged(&[NODE, target, dead, fresh], &note), Verdict::PeersElsewhere);
-        assert_eq!(judged(&[NODE, target, fresh], &note), MOUNTED);
+        let record = noted(MountPropagation::Bidirectional, &[NODE, "3 1 7 / /src shared:2 fuse.x", target]);
+        assert_eq!(judged(&[NODE, target, dead, fresh], &record), Verdict::PeersElsewhere);
+        assert_eq!(judged(&[NODE, target, fresh], &record), MOUNTED);
         let other = "8 1 7 / /k/pods/w/volumes/kubernetes.io~csi/v/mount shared:2 fuse.x";
-        assert_eq!(judged(&[NODE, target, other, fresh], &note), MOUNTED);
+        assert_eq!(judged(&[NODE, target, other, fresh], &record), MOUNTED);
     }
 }

@@ -1,13 +1,13 @@
 //! What healing knows of the volumes, and how it learns it anew: one reading of the mount table.
 //!
 //! Kept is little for each volume, since there may be tens of thousands: its path, and what it has in common with others
-//! once for all of them. Which pod it is of is read from its note when that is to be told.
+//! once for all of them. Which pod it is of is read from its record when that is to be told.
 //!
-//! Where a source is well, it is noted what is mounted on the way to it ([`engine::note::PathMounts`]): what an unmounting
+//! Where a source is well, it is noted what is mounted on the way to it ([`engine::record::PathMounts`]): what an unmounting
 //! uncovers later is never given. No call does that, since it takes the table.
 //!
 //! And the table is read only if it has changed. What shows without that is a directory which was moved or deleted: for
-//! each directory, however many volumes show it, the kernel is asked for its name (`Book::was_moved`).
+//! each directory, however many volumes show it, the kernel is asked for its name (`KnownVolumes::was_moved`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
@@ -17,8 +17,8 @@ use std::sync::Arc;
 use allowlist::author::AuthorText;
 use allowlist::config::{AllowList, Heal};
 use allowlist::names::{KubeletPath, PodIdentity};
-use engine::note::{Note, PathMounts, Shown};
 use engine::observe;
+use engine::record::{PathMounts, Record, Shown};
 use engine::site::Site;
 use kernel::statmount;
 use mounts::mountinfo::{self, Table, Walk};
@@ -30,7 +30,7 @@ use super::devices::Devices;
 use super::find::{self, ByPoint, Change, Now, Published, Verdict};
 use super::mend::Looked;
 use super::replaced::{self, Untrusted};
-use crate::held;
+use crate::volume_count;
 
 /// How many directories are asked for their names at once; of more, each time the next ones.
 const DIRECTORIES: usize = 4096;
@@ -40,8 +40,8 @@ const DIRECTORIES: usize = 4096;
 pub struct Volume {
     /// Its target path.
     pub path: KubeletPath,
-    /// How it was published, as far as other volumes are published the same way ([`Note::in_common`]).
-    pub note: Arc<Note>,
+    /// How it was published, as far as other volumes are published the same way ([`Record::in_common`]).
+    pub record: Arc<Record>,
     /// What it shows.
     pub shown: Arc<Shown>,
     /// The id of the lowest mount there: with another one, it is another volume.
@@ -55,7 +55,7 @@ impl Volume {
     pub(crate) fn told(&self, pod: Arc<PodIdentity>, reason: &'static str, text: AuthorText, warning: bool) -> Told {
         Told {
             target: self.path.clone(),
-            entry: self.note.owner.entry.clone(),
+            entry: self.record.owner.entry.clone(),
             device: self.shown.device,
             root: self.shown.root.clone(),
             pod,
@@ -93,7 +93,7 @@ struct Directory {
 
 /// What one reading of the table tells.
 #[derive(Debug, Default)]
-pub struct Book {
+pub struct KnownVolumes {
     /// In the order of their paths.
     pub volumes: Arc<Vec<Arc<Volume>>>,
     /// Those that may need healing.
@@ -106,7 +106,7 @@ pub struct Book {
     list: Option<Arc<AllowList>>,
     /// Volumes of others, in the order of their paths, with the ids of their lowest mounts.
     foreign: Vec<(PathBuf, u64)>,
-    notes: HashSet<Arc<Note>>,
+    records: HashSet<Arc<Record>>,
     shown: HashSet<Arc<Shown>>,
     /// None where the kernel can't be asked for their names.
     directories: Vec<Directory>,
@@ -144,7 +144,7 @@ impl Concerns {
     /// Takes one down.
     pub(crate) fn see(&mut self, kubelet_dir: &Path, sources: &Sources, point: &Path) {
         self.sources |= sources.are_covered_by(point);
-        self.volumes |= held::is_target(kubelet_dir, point);
+        self.volumes |= volume_count::is_target(kubelet_dir, point);
         self.others |= !point.starts_with(kubelet_dir);
     }
 }
@@ -159,7 +159,7 @@ fn one_of<T: std::hash::Hash + Eq>(all: &mut HashSet<Arc<T>>, value: T) -> Arc<T
     new
 }
 
-impl Book {
+impl KnownVolumes {
     /// Reads the table, in the mount namespace of the calling thread. What was known of volumes that are still there is
     /// kept. What is noted beside one is noted with a pass of `gate`.
     ///
@@ -170,12 +170,12 @@ impl Book {
         let named = site.calls.statmount;
         let table = table(site)?;
         let walk = Walk::new(&table);
-        let Self { volumes: before, foreign, mut notes, mut shown, next, .. } = known;
+        let Self { volumes: before, foreign, mut records, mut shown, next, .. } = known;
         let (mut before, mut foreign) = (before.iter().peekable(), foreign.into_iter().peekable());
-        let mut book = Self { list: Some(Arc::clone(list)), next, ..Self::default() };
+        let mut known = Self { list: Some(Arc::clone(list)), next, ..Self::default() };
         let mut directories: HashMap<(Arc<Shown>, bool), u64> = HashMap::new();
         let by_point = ByPoint::of(&table, kubelet_dir, named);
-        let mut sources: HashMap<*const Note, Source<'_>> = HashMap::new();
+        let mut sources: HashMap<*const Record, Source<'_>> = HashMap::new();
         let mut volumes = Vec::new();
         for Published { path, top, lowest } in statmount::in_breaths(find::published(&table, &walk, &site.kubelet_dir))
         {
@@ -187,7 +187,7 @@ impl Book {
             if same.is_none()
                 && let Some(other) = foreign.next_if(|(other, id)| other.as_path() == target && *id == lowest.id)
             {
-                book.foreign.push(other);
+                known.foreign.push(other);
                 continue;
             }
             let shows = |shown: &Shown| shown.device == top.device && shown.root == top.root;
@@ -195,34 +195,34 @@ impl Book {
                 Some(same) if shows(&same.shown) => Arc::clone(same),
                 same => {
                     let found = match same {
-                        Some(same) => Some((Arc::clone(&same.note), same.path_mounts.clone())),
+                        Some(same) => Some((Arc::clone(&same.record), same.path_mounts.clone())),
                         // One that goes away in between is none of ours any more.
                         None => {
                             // Takes as long as many that are known.
                             std::thread::yield_now();
-                            Note::of(site, &path).map(|note| {
-                                let path_mounts = note.path_mounts.clone();
-                                (one_of(&mut notes, note.in_common()), path_mounts)
+                            Record::of(site, &path).map(|record| {
+                                let path_mounts = record.path_mounts.clone();
+                                (one_of(&mut records, record.in_common()), path_mounts)
                             })
                         }
                     };
-                    let Some((note, path_mounts)) = found else {
-                        book.foreign.push((target.to_owned(), lowest.id));
+                    let Some((record, path_mounts)) = found else {
+                        known.foreign.push((target.to_owned(), lowest.id));
                         continue;
                     };
                     let shown = one_of(&mut shown, Shown::by(top));
-                    Arc::new(Volume { path, note, shown, id: lowest.id, path_mounts })
+                    Arc::new(Volume { path, record, shown, id: lowest.id, path_mounts })
                 }
             };
-            // Once for all that were published the same way; it is the same note, too.
-            let source = sources.entry(Arc::as_ptr(&volume.note)).or_insert_with(|| {
-                let path = volume.note.full_path();
+            // Once for all that were published the same way; it is the same record, too.
+            let source = sources.entry(Arc::as_ptr(&volume.record)).or_insert_with(|| {
+                let path = volume.record.full_path();
                 let now = Now::at(&walk, &path);
                 let path_mounts = now.as_ref().and_then(|now| by_point.on_the_way(&path, now.mount)).map(Arc::new);
                 Source { now, path_mounts }
             });
             let verdict = source.now.as_ref().map_or(Verdict::Wait, |now| {
-                find::judge_top((&table, &walk), kubelet_dir, (top, volume.note.propagation), now, None)
+                find::judge_top((&table, &walk), kubelet_dir, (top, volume.record.propagation), now, None)
             });
             match verdict {
                 // Only of one that is well: else this would be how it is without its source.
@@ -231,15 +231,15 @@ impl Book {
                         let noted = Volume { path_mounts: source.path_mounts.clone(), ..(*volume).clone() };
                         volume = Arc::new(noted);
                     } else {
-                        book.unnoted = true;
+                        known.unnoted = true;
                     }
                 }
-                Verdict::Due(change) if wants_healing(list, &volume.note) => {
+                Verdict::Due(change) if wants_healing(list, &volume.record) => {
                     let Some(now) = &source.now else { continue };
                     let path_mounts = source.path_mounts.clone();
                     let (mount, exposed, left) = (now.mount.id, None, Arc::default());
                     let looked = Looked { mount, change, path_mounts, exposed, left };
-                    book.candidates.push(Candidate { volume: Arc::clone(&volume), looked });
+                    known.candidates.push(Candidate { volume: Arc::clone(&volume), looked });
                 }
                 _ => {}
             }
@@ -249,18 +249,18 @@ impl Book {
             volumes.push(volume);
         }
         volumes.shrink_to_fit();
-        book.volumes = Arc::new(volumes);
-        book.ask_who_may_have_replaced(site, list)?;
-        book.devices = Arc::new(Devices::of((&table, &walk), list, kubelet_dir, &book.volumes));
+        known.volumes = Arc::new(volumes);
+        known.ask_who_may_have_replaced(site, list)?;
+        known.devices = Arc::new(Devices::of((&table, &walk), list, kubelet_dir, &known.volumes));
         let directory = |((shown, deleted), mount)| Directory { mount, shown, deleted };
-        book.directories = directories.into_iter().map(directory).collect();
+        known.directories = directories.into_iter().map(directory).collect();
         // What only volumes had that are gone by now.
         drop((before, foreign));
-        notes.retain(|note| Arc::strong_count(note) > 1);
+        records.retain(|record| Arc::strong_count(record) > 1);
         shown.retain(|shown| Arc::strong_count(shown) > 1);
-        book.sources = Arc::new(Sources(notes.iter().map(|note| note.full_path()).collect()));
-        (book.notes, book.shown) = (notes, shown);
-        Ok(book)
+        known.sources = Arc::new(Sources(records.iter().map(|record| record.full_path()).collect()));
+        (known.records, known.shown) = (records, shown);
+        Ok(known)
     }
 
     /// Takes down, for each candidate whose directory was replaced, what tells against following the one that took its place.
@@ -274,13 +274,13 @@ impl Book {
         let whole = whole_table(site)?;
         let walk = Walk::new(&whole);
         let left: Arc<[DirId]> = left(site, &self.volumes).into();
-        let mut known: HashMap<*const Note, Option<Arc<Untrusted>>> = HashMap::new();
+        let mut known: HashMap<*const Record, Option<Arc<Untrusted>>> = HashMap::new();
         for Candidate { volume, looked } in due {
-            let ask = || match Now::at(&walk, &volume.note.full_path()) {
+            let ask = || match Now::at(&walk, &volume.record.full_path()) {
                 Some(now) => replaced::exposed((&whole, &walk), list, site.kubelet_dir.as_path(), &now),
                 None => Some(Untrusted::Changed),
             };
-            let exposed = known.entry(Arc::as_ptr(&volume.note)).or_insert_with(|| ask().map(Arc::new));
+            let exposed = known.entry(Arc::as_ptr(&volume.record)).or_insert_with(|| ask().map(Arc::new));
             looked.exposed.clone_from(exposed);
             looked.left = Arc::clone(&left);
         }
@@ -319,8 +319,8 @@ impl Book {
 }
 
 /// Whether a volume that is due is looked at closely: what may be given, and to whom, is asked then.
-fn wants_healing(list: &AllowList, note: &Note) -> bool {
-    list.get(&note.owner.entry).is_none_or(|entry| entry.heal == Heal::On)
+fn wants_healing(list: &AllowList, record: &Record) -> bool {
+    list.get(&record.owner.entry).is_none_or(|entry| entry.heal == Heal::On)
 }
 
 /// Whether what was noted of the way to a source is so still.
@@ -336,25 +336,25 @@ fn is_noted(noted: Option<&PathMounts>, now: Option<&PathMounts>) -> bool {
 fn note_path_mounts((site, gate): (&Site, &Gate), volume: &Volume, source: &Source<'_>) -> bool {
     let Ok(_pass) = gate.enter(volume.path.as_path(), Holder::Own) else { return false };
     let Ok(Some(place)) = observe::open_target(site, &volume.path) else { return true };
-    let Ok(Some(note)) = Note::read(&place) else { return true };
+    let Ok(Some(record)) = Record::read(&place) else { return true };
     // Since the table was read it may have been published anew, from a source with more on the way to it.
     let same = if site.calls.statmount {
         statmount::root(volume.id).is_ok()
     } else {
-        source.now.as_ref().is_some_and(|now| now.mount.id == note.source_mount)
+        source.now.as_ref().is_some_and(|now| now.mount.id == record.source_mount)
     };
-    if note.clone().in_common() == *volume.note {
+    if record.clone().in_common() == *volume.record {
         // Of which it can't be told, nothing is kept: it isn't given what is on another mount.
         let path_mounts = source.path_mounts.clone().filter(|_| same);
-        Note { path_mounts, ..note }.write_anew(&place);
+        Record { path_mounts, ..record }.write_anew(&place);
     }
     true
 }
 
 /// The directories that renewed volumes have shown before. Their running containers have them still, wherever they are called by now.
 fn left(site: &Site, volumes: &[Arc<Volume>]) -> Vec<DirId> {
-    let notes = statmount::in_breaths(volumes).filter_map(|volume| Note::of(site, &volume.path));
-    notes.flat_map(|note| note.left).collect()
+    let records = statmount::in_breaths(volumes).filter_map(|volume| Record::of(site, &volume.path));
+    records.flat_map(|record| record.left).collect()
 }
 
 /// The mount table with all that there is, of which ids don't matter.
@@ -371,7 +371,7 @@ pub fn table(site: &Site) -> Result<Table, Errno> {
     if !site.calls.statmount {
         return Ok(mountinfo::parse(&site.proc.mountinfo()?));
     }
-    statmount::select(&mut |point| !held::is_in_target(site.kubelet_dir.as_path(), point))
+    statmount::select(&mut |point| !volume_count::is_in_target(site.kubelet_dir.as_path(), point))
 }
 
 #[cfg(test)]

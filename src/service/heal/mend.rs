@@ -11,10 +11,10 @@ use allowlist::config::{AllowList, Heal, Missing};
 use allowlist::names::{KubeletPath, PodIdentity, VolumeRef};
 use allowlist::policy::{self, Wish};
 use engine::mount_error::MountError;
-use engine::note::{Note, PathMounts};
 use engine::observe::{self, OpenSource, SourcePath};
+use engine::record::{PathMounts, Record};
 use engine::site::Site;
-use engine::workshop::Slot;
+use engine::staging_area::Slot;
 use engine::{AttachJob, Context, TakeSlot};
 use kernel::statmount;
 use mounts::mountinfo::{self, Mount, Table, Walk};
@@ -31,13 +31,13 @@ use super::replaced::{self, Untrusted};
 pub struct Looked {
     /// The id of the mount that its path led to.
     pub mount: u64,
-    /// What has happened to it, as far as that can be told without the volume's note.
+    /// What has happened to it, as far as that can be told without the volume's record.
     pub change: Change,
     /// What was mounted on the way to it; none if it is too much to be kept.
     pub path_mounts: Option<Arc<PathMounts>>,
     /// Why a directory that took another's place there is not followed, if pods may have put it there.
     pub exposed: Option<Arc<Untrusted>>,
-    /// What containers of renewed volumes may still have ([`Note::left`]); asked for only where a directory was replaced.
+    /// What containers of renewed volumes may still have ([`Record::left`]); asked for only where a directory was replaced.
     pub left: Arc<[DirId]>,
 }
 
@@ -73,35 +73,35 @@ pub fn mend(
     let fail = |errno| MountError::Target { path: path.as_path().to_owned(), errno };
     let nobody = |outcome| Ok((outcome, None));
     let Some(target) = observe::open_target(site, path)? else { return nobody(Outcome::NotWanted) };
-    let Some(note) = Note::read(&target).map_err(fail)? else { return nobody(Outcome::NotWanted) };
-    let pod = note.owner.pod.clone();
-    let job = match wanted(list, path, &note) {
+    let Some(record) = Record::read(&target).map_err(fail)? else { return nobody(Outcome::NotWanted) };
+    let pod = record.owner.pod.clone();
+    let job = match wanted(list, path, &record) {
         Err(Unwanted::Off) => return nobody(Outcome::NotWanted),
         job => job,
     };
     let Found::Mount(mounted) = observe::find(site, &target).map_err(fail)? else {
         return nobody(Outcome::Left(Verdict::Wait));
     };
-    let source = observe::open_source(site, &source_of(&note))?;
+    let source = observe::open_source(site, &source_of(&record))?;
     if mounted.dir == Ok(source.source.dir) {
         return nobody(Outcome::Left(Verdict::Same));
     }
-    let table = table(site, (&mounted, &source), note.propagation).map_err(fail)?;
+    let table = table(site, (&mounted, &source), record.propagation).map_err(fail)?;
     let walk = Walk::new(&table);
     // What is open is what will be given, so it must be what the path leads to in this table too, and what the look has
     // looked at. If not, somebody mounts or unmounts there just now, and the event of that asks for the next look.
-    let place = note.full_path();
+    let place = record.full_path();
     let opened = source.source.mount.id;
     let seen = looked.mount == opened && walk.mount_at(&place).is_some_and(|mount| mount.id == opened);
     let Some(top) = walk.mount_at(path.as_path()).filter(|_| seen) else {
         return nobody(Outcome::Left(Verdict::Wait));
     };
-    let verdict = find::judge((&table, &walk), site.kubelet_dir.as_path(), (path.as_path(), &note));
+    let verdict = find::judge((&table, &walk), site.kubelet_dir.as_path(), (path.as_path(), &record));
     let Verdict::Due(change) = verdict else { return nobody(Outcome::Left(verdict)) };
     if change != looked.change {
         return nobody(Outcome::Left(Verdict::Wait));
     }
-    let peers = || peers_are_given_the_same(site, (&table, &walk), (list, top), &note);
+    let peers = || peers_are_given_the_same(site, (&table, &walk), (list, top), &record);
     let job = match job.and_then(|job| peers().map(|()| job)) {
         Ok(job) => job,
         Err(Unwanted::Off) => return nobody(Outcome::NotWanted),
@@ -113,9 +113,9 @@ pub fn mend(
     if change == Change::Replaced {
         let trusted = match &looked.exposed {
             Some(why) => Err(why.to_string()),
-            None if note.left.len() >= Note::LEFT_MAX => Err(format!(
+            None if record.left.len() >= Record::LEFT_MAX => Err(format!(
                 "it was replaced {} times already since its pod was started: restart the pod",
-                Note::LEFT_MAX
+                Record::LEFT_MAX
             )),
             None => replaced::only_root_writes(site, &walk, &place, &looked.left)
                 .and_then(|parent| replaced::leads_to(site, &parent, &place, &source))
@@ -130,8 +130,8 @@ pub fn mend(
         return Err(MountError::Cancelled);
     }
     // Before it is done: a plugin that is killed right after it could not tell any more.
-    let renewed = note.propagation == MountPropagation::None || walk.lowest(top).root_deleted;
-    let mut noted = note.clone();
+    let renewed = record.propagation == MountPropagation::None || walk.lowest(top).root_deleted;
+    let mut noted = record.clone();
     // Who has it open, or has the mount of it, has it still.
     let left = mounted.dir.ok().filter(|_| change == Change::Replaced);
     noted.left.extend(left);
@@ -145,12 +145,12 @@ pub fn mend(
     let attached = engine::attach_open(context, take_slot, &job, &target, &source);
     match &attached {
         Ok(slot) => {
-            let renewed = if slot.is_some() { noted.renewed } else { note.renewed };
+            let renewed = if slot.is_some() { noted.renewed } else { record.renewed };
             let path_mounts = looked.path_mounts.clone();
-            Note { source_mount: opened, attrs: job.attrs, path_mounts, renewed, ..noted }.write_anew(&target);
+            Record { source_mount: opened, attrs: job.attrs, path_mounts, renewed, ..noted }.write_anew(&target);
         }
         Err(_) if marked => {
-            note.write(&target);
+            record.write(&target);
         }
         Err(_) => {}
     }
@@ -182,9 +182,9 @@ fn peers_are_given_the_same(
     site: &Site,
     (table, walk): (&Table, &Walk<'_>),
     (list, top): (&AllowList, &Mount),
-    note: &Note,
+    record: &Record,
 ) -> Result<(), Unwanted> {
-    if note.propagation != MountPropagation::Bidirectional {
+    if record.propagation != MountPropagation::Bidirectional {
         return Ok(());
     }
     let groups: Vec<u64> = walk.stack(top).iter().filter_map(|mount| mount.propagation.peer_group).collect();
@@ -193,8 +193,10 @@ fn peers_are_given_the_same(
     for mount in table.mounts.iter().filter(is_peer) {
         // What is no volume of ours is asked for by `find::judge`.
         let path = mount.mount_point.to_str().and_then(|at| KubeletPath::parse(at, &site.kubelet_dir).ok());
-        let Some((path, note)) = path.and_then(|path| Note::of(site, &path).map(|note| (path, note))) else { continue };
-        let attrs = wanted(list, &path, &note).map(|job| job.attrs);
+        let Some((path, record)) = path.and_then(|path| Record::of(site, &path).map(|record| (path, record))) else {
+            continue;
+        };
+        let attrs = wanted(list, &path, &record).map(|job| job.attrs);
         if !attrs.is_ok_and(|attrs| *flags.get_or_insert(attrs) == attrs) {
             return Err(Unwanted::NotGiven(NotGiven::SharedWithOthers));
         }
@@ -211,32 +213,32 @@ pub enum Unwanted {
     NotGiven(NotGiven),
 }
 
-fn source_of(note: &Note) -> SourcePath {
-    SourcePath { entry: note.path.clone(), sub_path: note.sub_path.clone(), missing: Missing::Fail }
+fn source_of(record: &Record) -> SourcePath {
+    SourcePath { entry: record.path.clone(), sub_path: record.sub_path.clone(), missing: Missing::Fail }
 }
 
 /// How a volume is to be healed: as it would be published now.
-pub fn wanted(list: &AllowList, path: &KubeletPath, note: &Note) -> Result<AttachJob, Unwanted> {
-    let owner = &note.owner;
+pub fn wanted(list: &AllowList, path: &KubeletPath, record: &Record) -> Result<AttachJob, Unwanted> {
+    let owner = &record.owner;
     if list.get(&owner.entry).is_some_and(|entry| entry.heal == Heal::Off) {
         return Err(Unwanted::Off);
     }
     let wish = Wish {
-        volume: VolumeRef { entry: owner.entry.clone(), sub_path: note.sub_path.clone() },
-        propagation: Some(note.propagation),
+        volume: VolumeRef { entry: owner.entry.clone(), sub_path: record.sub_path.clone() },
+        propagation: Some(record.propagation),
         read_only: owner.asked.read_only,
         pod_read_only: owner.asked.pod_read_only,
         kind: owner.kind(),
-        user_namespace: note.user_namespace,
+        user_namespace: record.user_namespace,
         pod: owner.pod.clone(),
         check_user: true,
     };
     let grant = policy::decide(list, &wish).map_err(|denied| Unwanted::NotGiven(denied.into()))?;
-    if grant.entry.path != note.path {
+    if grant.entry.path != record.path {
         return Err(Unwanted::NotGiven(NotGiven::OtherDirectory(owner.entry.clone())));
     }
     Ok(AttachJob {
-        source: source_of(note),
+        source: source_of(record),
         target: path.clone(),
         staging: None,
         relation: grant.propagation,
@@ -254,15 +256,15 @@ mod tests {
     use super::*;
     use crate::refusals::ForAuthor;
     use allowlist::names::AbsPath;
-    use engine::note::{Asked, Owner};
+    use engine::record::{Asked, Owner};
     use mounts::MountAttrs;
 
     /// What a volume of the entry `data`, of a pod in the namespace `ml`, would be given by an entry like this.
-    fn given(entry: &str, note: &Note) -> Result<MountAttrs, Unwanted> {
+    fn given(entry: &str, record: &Record) -> Result<MountAttrs, Unwanted> {
         let kubelet = AbsPath::parse("/k").unwrap();
         let list = AllowList::parse(&format!("entries: [{entry}]"), &kubelet).unwrap_or_else(|e| panic!("{e}"));
         let path = KubeletPath::parse("/k/pods/u/volumes/kubernetes.io~csi/v/mount", &kubelet).unwrap();
-        wanted(&list, &path, note).map(|job| job.attrs)
+        wanted(&list, &path, record).map(|job| job.attrs)
     }
 
     #[test]
@@ -273,14 +275,14 @@ mod tests {
             uid: "u".into(),
             service_account: "default".into(),
         };
-        let owner = Owner { pod: Some(Arc::new(pod)), ..crate::fixture::note().owner };
-        let note = Note { owner, ..crate::fixture::note() };
+        let owner = Owner { pod: Some(Arc::new(pod)), ..crate::fixture::record().owner };
+        let record = Record { owner, ..crate::fixture::record() };
         let entry = |more: &str| format!("{{name: data, path: /src, propagation: HostToContainer{more}}}");
         let allow = ", allow: [{namespaces: [ml]}]";
         let flags = MountAttrs { nosuid: true, nodev: true, ..MountAttrs::default() };
-        assert_eq!(given(&entry(allow), &note), Ok(flags));
-        assert_eq!(given(&entry(&format!("{allow}, heal: 'Off'")), &note), Err(Unwanted::Off));
-        let denied = |entry: &str, word: &str| match given(entry, &note) {
+        assert_eq!(given(&entry(allow), &record), Ok(flags));
+        assert_eq!(given(&entry(&format!("{allow}, heal: 'Off'")), &record), Err(Unwanted::Off));
+        let denied = |entry: &str, word: &str| match given(entry, &record) {
             Err(Unwanted::NotGiven(why)) => {
                 let text = why.for_author();
                 assert!(text.as_str().contains(word) && !text.as_str().contains("/src"), "{text}");
@@ -293,18 +295,19 @@ mod tests {
         denied(&entry(allow).replace("HostToContainer", "None"), "allows None at most");
         denied(&entry(&format!("{allow}, readOnly: true")), "read-only");
         denied(&entry(allow).replace("/src", "/another"), "another directory");
-        let mapped = Note { user_namespace: true, ..note.clone() };
+        let mapped = Record { user_namespace: true, ..record.clone() };
         let refused = given(&entry(allow), &mapped);
         assert!(matches!(refused, Err(Unwanted::NotGiven(NotGiven::Denied(_)))), "hostUsers: false: {refused:?}");
         // Flags that the entry has now, and those that the volume asked for.
         let asked = Asked { attrs: MountAttrs { noexec: true, ..MountAttrs::default() }, ..Asked::default() };
-        let note = Note { owner: Owner { asked, ..note.owner.clone() }, ..note };
+        let record = Record { owner: Owner { asked, ..record.owner.clone() }, ..record };
         let all = MountAttrs { noexec: true, ..flags };
-        assert_eq!(given(&entry(allow), &note), Ok(all));
-        assert_eq!(given(&entry(&format!("{allow}, nosuid: false, nodev: false")), &note), Ok(asked.attrs));
+        assert_eq!(given(&entry(allow), &record), Ok(all));
+        assert_eq!(given(&entry(&format!("{allow}, nosuid: false, nodev: false")), &record), Ok(asked.attrs));
         // Read-only as the volume asked.
         let asked = Asked { read_only: true, pod_read_only: true, ..Asked::default() };
-        let note = Note { owner: Owner { asked, ..note.owner.clone() }, propagation: MountPropagation::None, ..note };
-        assert_eq!(given(&entry(allow), &note), Ok(MountAttrs { read_only: true, ..flags }));
+        let record =
+            Record { owner: Owner { asked, ..record.owner.clone() }, propagation: MountPropagation::None, ..record };
+        assert_eq!(given(&entry(allow), &record), Ok(MountAttrs { read_only: true, ..flags }));
     }
 }

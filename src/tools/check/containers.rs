@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use allowlist::config::Entry;
-use engine::note::{Note, Shown};
+use engine::record::{Record, Shown};
 use engine::site::Site;
 use mounts::MountAttrs;
 use mounts::mountinfo::{Table, Walk};
@@ -13,7 +13,7 @@ use service::containers::look::look;
 use service::containers::scan::{Index, Node};
 use service::containers::{Container, Sought, judge};
 use service::heal::find::{self, Published};
-use service::held::Written;
+use service::volume_count::Written;
 
 use super::facts::{InContainers, Weaker};
 
@@ -59,7 +59,7 @@ pub(super) fn containers(
     Ok(found)
 }
 
-/// A volume of the driver, as healing knows it: by its note.
+/// A volume of the driver, as healing knows it: by its record.
 fn volume(
     site: &Site,
     driver: &str,
@@ -67,16 +67,16 @@ fn volume(
     walk: &Walk<'_>,
     Published { path, top, .. }: Published<'_>,
 ) -> Option<(Name, Sought)> {
-    let note = Note::of(site, &path)?;
+    let record = Record::of(site, &path)?;
     if Written::beside(path.as_path()).is_some_and(|written| written.driver != driver) {
         return None;
     }
     let (uid, _) = path.pod_volume()?;
-    let entry = entries.iter().find(|entry| entry.name == note.owner.entry);
-    let pod = note.owner.pod.as_ref().map_or_else(|| uid.to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
+    let entry = entries.iter().find(|entry| entry.name == record.owner.entry);
+    let pod = record.owner.pod.as_ref().map_or_else(|| uid.to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
     let shown = walk.stack(top).into_iter().map(Shown::by).collect();
-    let wanted = judge::wanted(&note, entry.map(AsRef::as_ref));
-    let name = Name { entry: note.owner.entry.to_string(), pod };
+    let wanted = judge::wanted(&record, entry.map(AsRef::as_ref));
+    let name = Name { entry: record.owner.entry.to_string(), pod };
     Some((name, Sought { pod: uid.to_owned(), shown, wanted }))
 }
 

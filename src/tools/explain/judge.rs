@@ -109,7 +109,7 @@ pub enum Link {
     },
     /// Of an unmount: the mount stays although the event comes to what it lies on, because others are mounted inside it or
     /// a user namespace has locked it.
-    Held {
+    VolumeCount {
         /// That mount.
         mount: u64,
     },
@@ -167,7 +167,7 @@ pub fn explain_unmount(
             seen.push(Seen { receiver: Receiver { mount, ..receiver }, covered: None });
         } else {
             let at = Showing { namespace: receiver.namespace, mount, place: receiver.place, covered: None };
-            stopped.push(Stopped { at, trail: vec![mount], link: Link::Held { mount } });
+            stopped.push(Stopped { at, trail: vec![mount], link: Link::VolumeCount { mount } });
         }
     }
     let beneath = found.gone.len() - seen.len();

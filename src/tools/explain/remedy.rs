@@ -84,7 +84,7 @@ pub fn advise(machine: &Machine, index: &Index<'_>, origin: u64, stopped: &Stopp
                 name(mount)
             )
         }
-        Link::Held { mount } => {
+        Link::VolumeCount { mount } => {
             format!("{} has other mounts inside it, or is locked by a user namespace", name(mount))
         }
         Link::Unseen { mount, master } => {
@@ -96,7 +96,7 @@ pub fn advise(machine: &Machine, index: &Index<'_>, origin: u64, stopped: &Stopp
         Link::Upwards { slave, master } => upwards(machine, index, slave, master),
         Link::Private { mount } | Link::Apart { mount, .. } => receive(machine, index, origin, mount),
         Link::Bound { mount } => let_go(machine, index, mount),
-        Link::Held { mount } => {
+        Link::VolumeCount { mount } => {
             let there = there(machine, index, mount);
             there.map_or_else(String::new, |(namespace, at)| {
                 in_namespace(namespace, &format!("umount --recursive {}", quoted(&at.mount_point)))

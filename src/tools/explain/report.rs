@@ -235,7 +235,7 @@ impl Report<'_> {
             Link::Private { mount } => json!({"kind": "private", "mount": mount}),
             Link::Apart { mount, group } => json!({"kind": "apart", "mount": mount, "group": group}),
             Link::Bound { mount } => json!({"kind": "bound", "mount": mount}),
-            Link::Held { mount } => json!({"kind": "held", "mount": mount}),
+            Link::VolumeCount { mount } => json!({"kind": "held", "mount": mount}),
             Link::Unseen { mount, master } => json!({"kind": "unseen", "mount": mount, "group": master}),
         };
         value["why"] = json!(missing);

@@ -1,6 +1,6 @@
 //! Looks which volumes there are, and asks each how it is: the child's part.
 //!
-//! The mount table and the notes are read on one mount thread, from the kubelet's own file system; then every source is
+//! The mount table and the records are read on one mount thread, from the kubelet's own file system; then every source is
 //! asked at once, each through one of its volumes, so that all together take no longer than the slowest may.
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use allowlist::config::{AllowList, Missing};
 use allowlist::names::{KubeletPath, VolumeRef};
 use engine::mount_error::MountError;
-use engine::note::{Note, Shown};
 use engine::observe::{self, SourcePath};
+use engine::record::{Record, Shown};
 use engine::site::Site;
 use futures_util::future::join_all;
 use k8s_openapi::jiff::Timestamp;
@@ -29,8 +29,8 @@ use service::containers::{self, Sought, Unknown};
 use service::heal::find::{self, Change, Now, Published, Verdict};
 use service::heal::mend::{self, Unwanted};
 use service::heal::{look as healing_look, replaced};
-use service::held::Written;
-use service::vitals::Vital;
+use service::source_health::SourceHealth;
+use service::volume_count::Written;
 use workers::{NoResult, Source};
 
 use super::model::{self, Healing, Heals, Health, InContainer, Kind, Layer, Pod, Shows, Volume};
@@ -139,7 +139,7 @@ fn missing(flag: Flag) -> model::Missing {
 }
 
 /// One of them; none if it is another driver's. Whose it is, the kubelet has written beside it; where that can't be read,
-/// the note tells.
+/// the record tells.
 fn volume(
     site: &Site,
     driver: &str,
@@ -149,24 +149,24 @@ fn volume(
 ) -> Option<Found> {
     let Published { path, top, .. } = at;
     let (_, walk) = whole;
-    let note = Note::of(site, &path);
+    let record = Record::of(site, &path);
     let written = Written::beside(path.as_path());
     match &written {
         Some(written) if written.driver != driver => return None,
-        None if note.is_none() => return None,
+        None if record.is_none() => return None,
         _ => {}
     }
     let (uid, name) = path.pod_volume()?;
-    let pod = note.as_ref().and_then(|note| note.owner.pod.as_deref());
+    let pod = record.as_ref().and_then(|record| record.owner.pod.as_deref());
     let inline = written.as_ref().and_then(|written| written.inline);
-    // A claim's handle names the entry, also without a note.
+    // A claim's handle names the entry, also without a record.
     let handle = written.filter(|_| inline == Some(false)).and_then(|w| VolumeRef::parse_handle(&w.handle?).ok());
-    let entry = note.as_ref().map(|note| note.owner.entry.to_string());
-    let sub_path = note.as_ref().map(|note| note.sub_path.as_ref().map(ToString::to_string));
-    let source = note.as_ref().map(|note| note.full_path().to_string_lossy().into_owned());
-    let verdict = note.as_ref().map(|note| find::judge(by, site.kubelet_dir.as_path(), (path.as_path(), note)));
-    let healing = list.map(|list| healing((site, list), &path, note.as_ref().zip(verdict), (whole, by)));
-    let renewed = note.as_ref().and_then(|note| note.renewed).and_then(|at| i64::try_from(at).ok());
+    let entry = record.as_ref().map(|record| record.owner.entry.to_string());
+    let sub_path = record.as_ref().map(|record| record.sub_path.as_ref().map(ToString::to_string));
+    let source = record.as_ref().map(|record| record.full_path().to_string_lossy().into_owned());
+    let verdict = record.as_ref().map(|record| find::judge(by, site.kubelet_dir.as_path(), (path.as_path(), record)));
+    let healing = list.map(|list| healing((site, list), &path, record.as_ref().zip(verdict), (whole, by)));
+    let renewed = record.as_ref().and_then(|record| record.renewed).and_then(|at| i64::try_from(at).ok());
     let renewed = renewed.and_then(|at| Timestamp::from_second(at).ok());
     let volume = Volume {
         name: name.to_owned(),
@@ -182,13 +182,13 @@ fn volume(
         },
         kind: inline.map(|inline| if inline { Kind::Inline } else { Kind::Persistent }),
         entry: entry.or_else(|| handle.as_ref().map(|handle| handle.entry.to_string())),
-        entry_path: note.as_ref().map(|note| note.path.to_string()),
+        entry_path: record.as_ref().map(|record| record.path.to_string()),
         sub_path: sub_path.unwrap_or_else(|| handle?.sub_path.as_ref().map(ToString::to_string)),
         source,
-        propagation: note.as_ref().map(|note| note.propagation.name().to_owned()),
-        options: note.as_ref().map(options).unwrap_or_default(),
-        noted: note.is_some(),
-        path_mounts_noted: note.as_ref().is_some_and(|note| note.path_mounts.is_some()),
+        propagation: record.as_ref().map(|record| record.propagation.name().to_owned()),
+        options: record.as_ref().map(options).unwrap_or_default(),
+        noted: record.is_some(),
+        path_mounts_noted: record.as_ref().is_some_and(|record| record.path_mounts.is_some()),
         layers: walk.stack(top).into_iter().map(Layer::from).collect(),
         health: Health::unknown("it was not asked"),
         source_health: None,
@@ -198,13 +198,14 @@ fn volume(
         containers: None,
         containers_unknown: None,
     };
-    let of_entry = note.as_ref().and_then(|note| list?.get(&note.owner.entry));
+    let of_entry = record.as_ref().and_then(|record| list?.get(&record.owner.entry));
     let sought = Sought {
         pod: uid.to_owned(),
         shown: walk.stack(top).into_iter().map(Shown::by).collect(),
-        wanted: note.as_ref().map(|note| judge::wanted(note, of_entry.map(AsRef::as_ref))).unwrap_or_default(),
+        wanted: record.as_ref().map(|record| judge::wanted(record, of_entry.map(AsRef::as_ref))).unwrap_or_default(),
     };
-    let source = note.map(|note| SourcePath { entry: note.path, sub_path: note.sub_path, missing: Missing::Fail });
+    let source =
+        record.map(|record| SourcePath { entry: record.path, sub_path: record.sub_path, missing: Missing::Fail });
     Some(Found { volume, shown: Shown::by(top), path, source, sought })
 }
 
@@ -212,17 +213,17 @@ fn volume(
 fn healing(
     (site, list): (&Site, &AllowList),
     path: &KubeletPath,
-    noted: Option<(&Note, Verdict)>,
+    noted: Option<(&Record, Verdict)>,
     (whole, (_, walk)): ((&Table, &Walk<'_>), (&Table, &Walk<'_>)),
 ) -> Healing {
     let told = |status, message: String| Healing { status, message };
-    let Some((note, verdict)) = noted else { return told(Heals::Off, "no note was found beside it".to_owned()) };
-    match mend::wanted(list, path, note) {
+    let Some((record, verdict)) = noted else { return told(Heals::Off, "no record was found beside it".to_owned()) };
+    match mend::wanted(list, path, record) {
         Err(Unwanted::Off) => return told(Heals::Off, "heal is Off for its entry".to_owned()),
         Err(Unwanted::NotGiven(why)) => return told(Heals::Refused, why.to_string()),
         Ok(_) => {}
     }
-    let place = note.full_path();
+    let place = record.full_path();
     if verdict == Verdict::Due(Change::Replaced)
         && let Some(now) = Now::at(walk, &place)
     {
@@ -244,12 +245,12 @@ fn created(site: &Site, path: &KubeletPath) -> Option<Timestamp> {
     Timestamp::from_second(second).ok()
 }
 
-fn options(note: &Note) -> BTreeMap<String, String> {
-    let words = ["rbind", note.propagation.propagation().name()].into_iter();
-    let words: Vec<&str> = words.chain(Flag::of(note.attrs).map(Flag::name)).collect();
+fn options(record: &Record) -> BTreeMap<String, String> {
+    let words = ["rbind", record.propagation.propagation().name()].into_iter();
+    let words: Vec<&str> = words.chain(Flag::of(record.attrs).map(Flag::name)).collect();
     BTreeMap::from([
         ("type".to_owned(), "none".to_owned()),
-        ("device".to_owned(), note.full_path().to_string_lossy().into_owned()),
+        ("device".to_owned(), record.full_path().to_string_lossy().into_owned()),
         ("o".to_owned(), words.join(",")),
     ])
 }
@@ -299,12 +300,12 @@ async fn ask(
         question(site)
     });
     match asking.await {
-        Ok(Ok(gone)) => Vital::from(gone).into(),
+        Ok(Ok(gone)) => SourceHealth::from(gone).into(),
         Ok(Err(MountError::Target { errno, .. } | MountError::Source { errno, .. })) => refused(errno),
         Ok(Err(error)) => Health::unknown(error.to_string()),
         // As many as may ask hang on the same.
-        Err(NoResult::Stuck { .. }) => Vital::Hung.into(),
-        Err(NoResult::Deadline { .. }) if begun.load(Ordering::SeqCst) => Vital::Hung.into(),
+        Err(NoResult::Stuck { .. }) => SourceHealth::Hung.into(),
+        Err(NoResult::Deadline { .. }) if begun.load(Ordering::SeqCst) => SourceHealth::Hung.into(),
         Err(NoResult::Deadline { .. }) => Health::unknown("so many others hang that it was not asked in time"),
         Err(error) => Health::unknown(error.to_string()),
     }
@@ -312,5 +313,5 @@ async fn ask(
 
 /// An error with which the kernel refused to say how it is.
 fn refused(errno: Errno) -> Health {
-    if stat::is_dead(errno) { Vital::Dead(errno).into() } else { Health::unknown(errno.to_string()) }
+    if stat::is_dead(errno) { SourceHealth::Dead(errno).into() } else { Health::unknown(errno.to_string()) }
 }

@@ -6,7 +6,7 @@ use mounts::mountinfo::Mount;
 use serde::{Deserialize, Serialize};
 use service::containers::judge::Flag;
 use service::heal::find::{Change, Verdict};
-use service::vitals::Vital;
+use service::source_health::SourceHealth;
 
 /// A volume that is published on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub struct Volume {
     pub propagation: Option<String>,
     /// What `docker volume create --opt` would have been told for the same: `type`, `device` and `o`.
     pub options: BTreeMap<String, String>,
-    /// Whether the plugin's note was found beside it. Without one, nobody knows what is null here, and the volume isn't
+    /// Whether the plugin's record was found beside it. Without one, nobody knows what is null here, and the volume isn't
     /// healed.
     pub noted: bool,
     /// Whether the plugin has noted since what is mounted on the way to the source: before it has, healing gives the volume
@@ -197,15 +197,15 @@ impl State {
     }
 }
 
-impl From<Vital> for Health {
-    fn from(vital: Vital) -> Self {
-        let status = match vital {
-            Vital::Live => return Self { status: State::Live, message: String::new() },
-            Vital::Dead(_) => State::Dead,
-            Vital::Hung => State::Hung,
-            Vital::Deleted => State::Deleted,
+impl From<SourceHealth> for Health {
+    fn from(health: SourceHealth) -> Self {
+        let status = match health {
+            SourceHealth::Live => return Self { status: State::Live, message: String::new() },
+            SourceHealth::Dead(_) => State::Dead,
+            SourceHealth::Hung => State::Hung,
+            SourceHealth::Deleted => State::Deleted,
         };
-        Self { status, message: vital.message() }
+        Self { status, message: health.message() }
     }
 }
 
@@ -260,7 +260,7 @@ pub struct Healing {
 pub enum Heals {
     /// It would.
     On,
-    /// Its entry doesn't want that, or it has no note.
+    /// Its entry doesn't want that, or it has no record.
     Off,
     /// Its pod would not be given it now, or others than root may have put there what is there now.
     Refused,

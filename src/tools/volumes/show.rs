@@ -128,7 +128,7 @@ pub fn lines(volumes: &[Volume]) -> Result<String, serde_json::Error> {
 pub(crate) mod tests {
     use super::*;
     use crate::volumes::model::Pod;
-    use service::vitals::Vital;
+    use service::source_health::SourceHealth;
 
     /// Some volume.
     pub(crate) fn volume(name: &str, namespace: &str, pod: &str) -> Volume {
@@ -154,7 +154,7 @@ pub(crate) mod tests {
             noted: true,
             path_mounts_noted: true,
             layers: Vec::new(),
-            health: Vital::Live.into(),
+            health: SourceHealth::Live.into(),
             source_health: None,
             shows: None,
             renewed_at: None,
@@ -170,7 +170,7 @@ pub(crate) mod tests {
             entry: None,
             created_at: None,
             pod: Pod { uid: "uid-b".to_owned(), namespace: None, name: None, service_account: None },
-            health: Vital::Hung.into(),
+            health: SourceHealth::Hung.into(),
             ..volume("a", "", "b")
         };
         let volumes = [volume("models", "ml", "train"), unknown];

@@ -15,7 +15,7 @@ use mounts::{Errno, mountinfo};
 
 /// How many volumes are mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Held {
+pub struct VolumeCount {
     /// At target paths.
     pub published: usize,
     /// At staging paths.
@@ -115,7 +115,7 @@ pub struct Counter {
 struct Last {
     /// The mount namespace, by its inode, and its table.
     watched: Option<(u64, WatchedTable)>,
-    held: Held,
+    held: VolumeCount,
     /// By the [`short`] paths of all volumes, whether they are the driver's.
     targets: HashMap<u64, bool>,
 }
@@ -131,7 +131,7 @@ impl Counter {
     ///
     /// # Errors
     /// EAGAIN: another thread counts them. Else what reading the mount table says.
-    pub fn count(&self, site: &Site) -> Result<Held, Errno> {
+    pub fn count(&self, site: &Site) -> Result<VolumeCount, Errno> {
         use std::sync::TryLockError;
         let mut last = match self.last.try_lock() {
             Ok(last) => last,
@@ -159,9 +159,9 @@ impl Counter {
         }
     }
 
-    fn read(&self, site: &Site, known: &HashMap<u64, bool>) -> Result<(Held, HashMap<u64, bool>), Errno> {
+    fn read(&self, site: &Site, known: &HashMap<u64, bool>) -> Result<(VolumeCount, HashMap<u64, bool>), Errno> {
         let kubelet_dir = site.kubelet_dir.as_path();
-        let (mut held, mut targets) = (Held::default(), HashMap::with_capacity(known.len()));
+        let (mut held, mut targets) = (VolumeCount::default(), HashMap::with_capacity(known.len()));
         let mut staged = std::collections::HashSet::new();
         // Each place once, however many layers are mounted there.
         let mut see = |point: &Path| match place(kubelet_dir, point) {

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use allowlist::author::author;
 use engine::mount_error::MountError;
-use engine::note::{Note, Shown};
+use engine::record::{Record, Shown};
 use futures_util::StreamExt;
 use mounts::Errno;
 use plan::Gone;
 use pods::events::{Events, Told};
 use tokio::sync::watch::Receiver;
-use workers::{Crew, NoResult, Source};
+use workers::{NoResult, Pool, Source};
 
 use crate::Service;
 use crate::heal::Volume;
@@ -30,12 +30,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const EACH_TIME: usize = 64;
 /// How many sources are asked side by side.
 const AT_ONCE: usize = 4;
-/// How long reading the notes of volumes may take, on the kubelet's own file system.
-const NOTES: Duration = Duration::from_secs(60);
+/// How long reading the records of volumes may take, on the kubelet's own file system.
+const RECORDS: Duration = Duration::from_secs(60);
 
 /// How a source is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Vital {
+pub enum SourceHealth {
     /// It answers.
     #[default]
     Live,
@@ -47,7 +47,7 @@ pub enum Vital {
     Deleted,
 }
 
-impl Vital {
+impl SourceHealth {
     /// In one word, as machines know it.
     #[must_use]
     pub const fn reason(self) -> &'static str {
@@ -75,7 +75,7 @@ impl Vital {
     }
 }
 
-impl From<Option<Gone>> for Vital {
+impl From<Option<Gone>> for SourceHealth {
     fn from(gone: Option<Gone>) -> Self {
         match gone {
             None => Self::Live,
@@ -87,14 +87,14 @@ impl From<Option<Gone>> for Vital {
 
 /// What is known of volumes, by target path: only what is wrong.
 #[derive(Debug, Default)]
-struct Known(HashMap<PathBuf, Vital>);
+struct Known(HashMap<PathBuf, SourceHealth>);
 
 impl Known {
     /// Takes down how a volume is. Whether that is a change.
-    fn changes(&mut self, target: &Path, now: Vital) -> bool {
+    fn changes(&mut self, target: &Path, now: SourceHealth) -> bool {
         let before = match now {
-            Vital::Live if self.0.is_empty() => None,
-            Vital::Live => self.0.remove(target),
+            SourceHealth::Live if self.0.is_empty() => None,
+            SourceHealth::Live => self.0.remove(target),
             _ => self.0.insert(target.to_owned(), now),
         };
         before.unwrap_or_default() != now
@@ -107,8 +107,8 @@ impl Known {
 
     fn counts(&self) -> HashMap<&'static str, usize> {
         let mut counts = HashMap::new();
-        for vital in self.0.values() {
-            *counts.entry(vital.reason()).or_default() += 1;
+        for health in self.0.values() {
+            *counts.entry(health.reason()).or_default() += 1;
         }
         counts
     }
@@ -144,7 +144,7 @@ pub async fn watch(
     let (mut grouped, mut all) = (Arc::default(), Vec::new());
     loop {
         tokio::time::sleep(interval).await;
-        let Some(crew) = service.threads.latest() else { continue };
+        let Some(pool) = service.threads.latest() else { continue };
         let volumes = Arc::clone(&volumes.borrow());
         if !Arc::ptr_eq(&volumes, &grouped) {
             known.keep(&volumes);
@@ -156,28 +156,28 @@ pub async fn watch(
         next = next.wrapping_add(count);
         let answers: Vec<_> = futures_util::stream::iter(asked)
             .map(|group| {
-                let (service, crew) = (&service, &crew);
+                let (service, pool) = (&service, &pool);
                 async move {
-                    let vital = ask(service, crew, &group[0]).await;
-                    (group, vital)
+                    let health = ask(service, pool, &group[0]).await;
+                    (group, health)
                 }
             })
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        for (group, vital) in answers {
-            let Some(vital) = vital else { continue };
+        for (group, health) in answers {
+            let Some(health) = health else { continue };
             let changed: Vec<Arc<Volume>> =
-                group.iter().filter(|volume| known.changes(volume.path.as_path(), vital)).cloned().collect();
+                group.iter().filter(|volume| known.changes(volume.path.as_path(), health)).cloned().collect();
             if let Some(first) = changed.first() {
-                tell(first, vital, changed.len());
+                tell(first, health, changed.len());
             }
             if let Some(events) = events.clone()
                 && !changed.is_empty()
             {
-                let (service, crew) = (Arc::clone(&service), Arc::clone(&crew));
+                let (service, pool) = (Arc::clone(&service), Arc::clone(&pool));
                 // An API server that is away must not keep us from looking.
-                tokio::spawn(async move { events.tell(told(&service, &crew, changed, vital).await).await });
+                tokio::spawn(async move { events.tell(told(&service, &pool, changed, health).await).await });
             }
         }
         service.metrics.unhealthy(&known.counts());
@@ -185,17 +185,17 @@ pub async fn watch(
 }
 
 /// What the pods of these volumes are told, as far as they are noted. Pods aren't kept: nobody else asks for them.
-async fn told(service: &Service, crew: &Arc<Crew>, volumes: Vec<Arc<Volume>>, vital: Vital) -> Vec<Told> {
-    let reading = service.threads.run(crew, Source::own("notes"), NOTES, move |thread, _| {
+async fn told(service: &Service, pool: &Arc<Pool>, volumes: Vec<Arc<Volume>>, health: SourceHealth) -> Vec<Told> {
+    let reading = service.threads.run(pool, Source::own("records"), RECORDS, move |thread, _| {
         let told = |volume: Arc<Volume>| {
-            let note = Note::of(&thread.site, &volume.path)?;
-            let text = match vital {
-                Vital::Live if note.renewed.is_some() => {
-                    author![vital.for_author(), ", and the volume was renewed: ", RESTART]
+            let record = Record::of(&thread.site, &volume.path)?;
+            let text = match health {
+                SourceHealth::Live if record.renewed.is_some() => {
+                    author![health.for_author(), ", and the volume was renewed: ", RESTART]
                 }
-                _ => vital.for_author(),
+                _ => health.for_author(),
             };
-            Some(volume.told(note.owner.pod?, vital.reason(), text, vital != Vital::Live))
+            Some(volume.told(record.owner.pod?, health.reason(), text, health != SourceHealth::Live))
         };
         volumes.into_iter().filter_map(told).collect()
     });
@@ -205,28 +205,28 @@ async fn told(service: &Service, crew: &Arc<Crew>, volumes: Vec<Arc<Volume>>, vi
     })
 }
 
-fn tell(volume: &Volume, vital: Vital, volumes: usize) {
-    let source = volume.note.full_path();
-    let (source, entry, reason) = (source.display(), volume.note.owner.entry.as_str(), vital.reason());
-    match vital {
-        Vital::Live => tracing::info!(%source, entry, reason, volumes, "{}", vital.message()),
-        _ => tracing::warn!(%source, entry, reason, volumes, "{}", vital.message()),
+fn tell(volume: &Volume, health: SourceHealth, volumes: usize) {
+    let source = volume.record.full_path();
+    let (source, entry, reason) = (source.display(), volume.record.owner.entry.as_str(), health.reason());
+    match health {
+        SourceHealth::Live => tracing::info!(%source, entry, reason, volumes, "{}", health.message()),
+        _ => tracing::warn!(%source, entry, reason, volumes, "{}", health.message()),
     }
 }
 
 /// How a volume's source is; none if that can't be told now, as when the volume is gone.
-async fn ask(service: &Service, crew: &Arc<Crew>, volume: &Volume) -> Option<Vital> {
-    let entry = volume.note.owner.entry.as_str();
-    let source = Source::published(&volume.note.full_path(), Some(entry), Some(volume.shown.device));
-    if crew.hangs_on(&source) {
-        return Some(Vital::Hung);
+async fn ask(service: &Service, pool: &Arc<Pool>, volume: &Volume) -> Option<SourceHealth> {
+    let entry = volume.record.owner.entry.as_str();
+    let source = Source::published(&volume.record.full_path(), Some(entry), Some(volume.shown.device));
+    if pool.hangs_on(&source) {
+        return Some(SourceHealth::Hung);
     }
     let path = volume.path.clone();
-    let asking = service.threads.run(crew, source, PATIENCE, move |thread, _| engine::health(&thread.site, &path));
+    let asking = service.threads.run(pool, source, PATIENCE, move |thread, _| engine::health(&thread.site, &path));
     match asking.await {
         Ok(Ok(gone)) => Some(gone.into()),
-        Ok(Err(MountError::Target { errno, .. })) if kernel::stat::is_dead(errno) => Some(Vital::Dead(errno)),
-        Err(NoResult::Deadline { .. } | NoResult::Stuck { .. }) => Some(Vital::Hung),
+        Ok(Err(MountError::Target { errno, .. })) if kernel::stat::is_dead(errno) => Some(SourceHealth::Dead(errno)),
+        Err(NoResult::Deadline { .. } | NoResult::Stuck { .. }) => Some(SourceHealth::Hung),
         Ok(Err(_)) | Err(_) => None,
     }
 }
@@ -234,26 +234,33 @@ async fn ask(service: &Service, crew: &Arc<Crew>, volume: &Volume) -> Option<Vit
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::note;
+    use crate::fixture::record;
     use allowlist::names::{AbsPath, KubeletPath};
 
     fn volume(name: &str, minor: u32) -> Arc<Volume> {
         let path = KubeletPath::parse(&format!("/k/{name}"), &AbsPath::parse("/k").unwrap()).unwrap();
         let shown = Arc::new(Shown { device: (0, minor), root: "/".into() });
-        Arc::new(Volume { path, note: Arc::new(note()), shown, id: 1, path_mounts: None })
+        Arc::new(Volume { path, record: Arc::new(record()), shown, id: 1, path_mounts: None })
     }
 
     #[test]
     fn a_change_is_told_once() {
         let mut known = Known::default();
         let at = Path::new("/k/a");
-        let dead = Vital::Dead(Errno::ENOTCONN);
-        let told: Vec<bool> =
-            [Vital::Live, dead, dead, Vital::Dead(Errno::ESTALE), Vital::Hung, Vital::Live, Vital::Live]
-                .map(|vital| known.changes(at, vital))
-                .into();
+        let dead = SourceHealth::Dead(Errno::ENOTCONN);
+        let told: Vec<bool> = [
+            SourceHealth::Live,
+            dead,
+            dead,
+            SourceHealth::Dead(Errno::ESTALE),
+            SourceHealth::Hung,
+            SourceHealth::Live,
+            SourceHealth::Live,
+        ]
+        .map(|health| known.changes(at, health))
+        .into();
         assert_eq!(told, [false, true, false, true, true, true, false]);
-        assert!(known.changes(at, Vital::Deleted));
+        assert!(known.changes(at, SourceHealth::Deleted));
         assert_eq!(known.counts(), HashMap::from([("SourceDeleted", 1)]));
         known.keep(&[volume("b", 1)]);
         assert_eq!(known.counts(), HashMap::new());

@@ -1,13 +1,13 @@
 //! The threads of one mount namespace, and what one does: take a job, do it, wait for the next.
 //!
-//! All of them are alike, and so is who leads ([`super::lead`]) while it does a job: each has a place of its own in the workshop.
+//! All of them are alike, and so is who leads ([`super::lead`]) while it does a job: each has a place of its own in the staging area.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::site::Site;
-use engine::workshop::{Slot, Workshop};
+use engine::staging_area::{Slot, StagingArea};
 use kernel::mount_events::MountEvents;
 use kernel::namespace::{self, MountNamespace};
 use mounts::Errno;
@@ -27,25 +27,25 @@ pub struct MountThread {
     pub site: Arc<Site>,
     number: usize,
     slot: Option<Slot>,
-    pub(super) crew: Arc<Crew>,
+    pub(super) pool: Arc<Pool>,
 }
 
 impl MountThread {
-    /// The thread's place in the workshop, which is mounted if it isn't yet.
+    /// The thread's place in the staging area, which is mounted if it isn't yet.
     ///
     /// # Errors
-    /// Where the workshop can't be made, and why.
+    /// Where the staging area can't be made, and why.
     pub fn take_slot(&mut self) -> Result<Slot, (PathBuf, Errno)> {
         if let Some(slot) = self.slot.take() {
             return Ok(slot);
         }
-        let mut workshop = lock(&self.crew.workshop);
-        let open = match workshop.take() {
+        let mut staging_area = lock(&self.pool.staging_area);
+        let open = match staging_area.take() {
             Some(open) => open,
-            None => Workshop::open(&self.site, &self.crew.driver)?,
+            None => StagingArea::open(&self.site, &self.pool.driver)?,
         };
         let slot = open.slot(&self.site, self.number).map_err(|errno| (open.place().to_owned(), errno));
-        *workshop = Some(open);
+        *staging_area = Some(open);
         slot
     }
 
@@ -54,21 +54,21 @@ impl MountThread {
         self.slot = Some(slot);
     }
 
-    /// A thread with a number of its own, which has still to enter the crew's namespace.
-    pub(super) const fn new(site: Arc<Site>, crew: Arc<Crew>, number: usize) -> Self {
-        Self { site, number, slot: None, crew }
+    /// A thread with a number of its own, which has still to enter the pool's namespace.
+    pub(super) const fn new(site: Arc<Site>, pool: Arc<Pool>, number: usize) -> Self {
+        Self { site, number, slot: None, pool }
     }
 
-    /// The calling thread, once it is in a crew's namespace.
-    pub(super) fn join(site: &Arc<Site>, crew: &Arc<Crew>) -> Result<Self, Errno> {
-        namespace::enter(&site.proc, &crew.namespace)?;
-        let number = lock(&crew.queue).take_number();
-        Ok(Self::new(Arc::clone(site), Arc::clone(crew), number))
+    /// The calling thread, once it is in a pool's namespace.
+    pub(super) fn join(site: &Arc<Site>, pool: &Arc<Pool>) -> Result<Self, Errno> {
+        namespace::enter(&site.proc, &pool.namespace)?;
+        let number = lock(&pool.queue).take_number();
+        Ok(Self::new(Arc::clone(site), Arc::clone(pool), number))
     }
 
-    /// Gives its place in the crew back.
+    /// Gives its place in the pool back.
     pub(super) fn leave(self) {
-        lock(&self.crew.queue).free_numbers.push(self.number);
+        lock(&self.pool.queue).free_numbers.push(self.number);
     }
 
     /// Does a job. A panic in it must not take the thread with it.
@@ -81,14 +81,14 @@ impl MountThread {
 
 /// The threads of one mount namespace.
 #[derive(Debug)]
-pub struct Crew {
+pub struct Pool {
     pub(super) namespace: MountNamespace,
     pub(super) driver: String,
     pub(super) queue: Mutex<Queue>,
-    pub(super) workshop: Mutex<Option<Workshop>>,
+    pub(super) staging_area: Mutex<Option<StagingArea>>,
 }
 
-impl Crew {
+impl Pool {
     /// Events of mounts that are attached in the namespace.
     ///
     /// # Errors
@@ -120,14 +120,14 @@ impl Crew {
 
 /// Waits awake for a job, but not for long: where one comes at once, that a thread sleeps and is woken costs both sides more than to
 /// look. Others who run on this processor go first.
-fn linger<'a>(crew: &'a Crew, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+fn linger<'a>(pool: &'a Pool, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
     queue.idle += 1;
     queue.awake += 1;
     let until = Instant::now() + LINGER;
     while !queue.has_jobs() && !queue.closed && Instant::now() < until {
         drop(queue);
         std::thread::yield_now();
-        queue = lock(&crew.queue);
+        queue = lock(&pool.queue);
     }
     queue.idle -= 1;
     queue.awake -= 1;
@@ -136,9 +136,9 @@ fn linger<'a>(crew: &'a Crew, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a
 
 /// A thread's life: take a job, run it, wait for the next.
 pub(super) fn work(thread: &mut MountThread) {
-    let crew = Arc::clone(&thread.crew);
+    let pool = Arc::clone(&thread.pool);
     let woken = Arc::new(Condvar::new());
-    let mut queue = lock(&crew.queue);
+    let mut queue = lock(&pool.queue);
     // Whether it has had work, and not yet waited awake for more.
     let mut stay = false;
     loop {
@@ -146,9 +146,9 @@ pub(super) fn work(thread: &mut MountThread) {
             drop(queue);
             thread.run(&mut *work);
             // Before it is told: the next call of who hears of it would find this one beside it, and not be alone.
-            crew.ended(id);
+            pool.ended(id);
             work.tell();
-            queue = lock(&crew.queue);
+            queue = lock(&pool.queue);
             stay = true;
             continue;
         }
@@ -156,7 +156,7 @@ pub(super) fn work(thread: &mut MountThread) {
             break;
         }
         if std::mem::take(&mut stay) && queue.has_company() && queue.awake == 0 {
-            queue = linger(&crew, queue);
+            queue = linger(&pool, queue);
             continue;
         }
         queue.idle += 1;
@@ -182,11 +182,11 @@ mod tests {
     use kernel::namespace::Proc;
 
     /// Writes down how many jobs run when it is told of.
-    struct Counts(Arc<Crew>, std::sync::mpsc::Sender<usize>);
+    struct Counts(Arc<Pool>, std::sync::mpsc::Sender<usize>);
 
     impl Work for Counts {
         fn run(&mut self, thread: &mut MountThread) {
-            self.1.send(lock(&thread.crew.queue).running()).unwrap();
+            self.1.send(lock(&thread.pool.queue).running()).unwrap();
         }
 
         fn refuse(&mut self, why: NoResult) {
@@ -203,15 +203,15 @@ mod tests {
         let (proc, kubelet_dir) = (Arc::new(Proc::new().unwrap()), AbsPath::parse("/var/lib/kubelet").unwrap());
         let threads = Threads::new(Site { proc, calls: Calls::ALL, kubelet_dir }, "driver");
         let site = threads.site();
-        let crew = threads.crew(site.proc.own_mount_namespace().unwrap());
+        let pool = threads.pool(site.proc.own_mount_namespace().unwrap());
         let (send, counts) = std::sync::mpsc::channel();
-        let job = Box::new(Counts(Arc::clone(&crew), send));
-        let mut queue = lock(&crew.queue);
+        let job = Box::new(Counts(Arc::clone(&pool), send));
+        let mut queue = lock(&pool.queue);
         queue.push(Pending { id: 1, source: Source::own("s"), whose: Whose::Call, work: job }, Instant::now());
         queue.alive = 1;
         queue.closed = true;
         drop(queue);
-        work(&mut MountThread::new(Arc::clone(site), crew, 0));
+        work(&mut MountThread::new(Arc::clone(site), pool, 0));
         assert_eq!(counts.iter().collect::<Vec<_>>(), [1, 0]);
     }
 }

@@ -1,9 +1,9 @@
-//! The workshop: a small private tmpfs in the kubelet's mount namespace on which each volume is put together.
+//! The staging area: a small private tmpfs in the kubelet's mount namespace on which each volume is put together.
 //!
 //! A copy of the source must get its propagation *before* it is attached beneath the kubelet's shared directory, and
 //! must be attached *somewhere* from the start, because a detached tree misses mount events. A private, unbindable
 //! mount of our own is that somewhere: nothing propagates out of it, and no recursive bind of the node's tree picks
-//! it up. What a killed plugin left there goes away as a whole when the next one opens the workshop.
+//! it up. What a killed plugin left there goes away as a whole when the next one opens the staging area.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -20,19 +20,19 @@ use crate::site::Site;
 /// The directory's name beneath the plugin's own.
 pub const NAME: &str = "workshop";
 
-/// An open workshop.
+/// An open staging area.
 #[derive(Debug)]
-pub struct Workshop {
+pub struct StagingArea {
     /// The directory that it is mounted on lies in here.
     parent: OwnedFd,
     root: Arc<OwnedFd>,
     place: PathBuf,
 }
 
-/// Where a volume is put together: a directory of the workshop that belongs to one thread.
+/// Where a volume is put together: a directory of the staging area that belongs to one thread.
 #[derive(Debug)]
 pub struct Slot {
-    /// The workshop's root: one descriptor for all slots, however many threads there are.
+    /// The staging area's root: one descriptor for all slots, however many threads there are.
     pub parent: Arc<OwnedFd>,
     /// The slot's name in it.
     pub name: OsString,
@@ -40,7 +40,7 @@ pub struct Slot {
     pub ground: OwnedFd,
 }
 
-impl Workshop {
+impl StagingArea {
     /// Clears away what is left of an earlier one and mounts a new one, in the calling thread's mount namespace.
     ///
     /// # Errors

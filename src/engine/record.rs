@@ -1,8 +1,8 @@
 //! What healing has to know of a volume, kept where it can't outlive the volume: an extended attribute of its directory.
 //!
 //! When a source dies and is unmounted, the kernel forgets which directory a volume was taken from: the mount names a
-//! file system that nobody else has any more. So a publish notes it on the directory in which the kubelet has had the
-//! target made, `…/kubernetes.io~csi/NAME`. The kubelet removes that directory with the volume, and the note goes
+//! file system that nobody else has any more. So a publish records it on the directory in which the kubelet has had the
+//! target made, `…/kubernetes.io~csi/NAME`. The kubelet removes that directory with the volume, and the record goes
 //! with it: nothing to clean up, nothing that could say what isn't so.
 
 use std::borrow::Cow;
@@ -22,7 +22,7 @@ use crate::site::Site;
 
 /// The attribute: of the user kind, which every file system with attributes has. Only root comes to the directory.
 const NAME: &CStr = c"user.hostmount.volume";
-/// As long as a note mostly is, in bytes.
+/// As long as a record mostly is, in bytes.
 const USUAL: usize = 512;
 /// The longest one: the paths, and the rest.
 const MAX: usize = 4 * allowlist::names::PATH_MAX;
@@ -121,7 +121,7 @@ fn said(propagation: Option<MountPropagation>) -> &'static str {
 
 /// How a volume was published.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Note {
+pub struct Record {
     /// Whose it is.
     pub owner: Owner,
     /// The entry's directory, as it was then.
@@ -206,7 +206,7 @@ impl Shown {
     }
 }
 
-/// A note as it is written, as JSON.
+/// A record as it is written, as JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written<'a> {
@@ -275,8 +275,8 @@ struct WrittenPod<'a> {
     service_account: Cow<'a, str>,
 }
 
-impl Note {
-    /// How many directories are kept of [`Note::left`]. A volume whose directory was replaced so often is not given another.
+impl Record {
+    /// How many directories are kept of [`Record::left`]. A volume whose directory was replaced so often is not given another.
     pub const LEFT_MAX: usize = 16;
 
     /// Where the source is.
@@ -321,7 +321,7 @@ impl Note {
         Ok(())
     }
 
-    /// What volumes of many pods have in common: the note without what differs between those that were published the same
+    /// What volumes of many pods have in common: the record without what differs between those that were published the same
     /// way.
     #[must_use]
     pub fn in_common(mut self) -> Self {
@@ -345,7 +345,7 @@ impl Note {
                 uid: pod.uid.as_str().into(),
                 service_account: pod.service_account.as_str().into(),
             }),
-            // Those of a note were parsed from text.
+            // Those of a record were parsed from text.
             path: self.path.as_path().to_string_lossy(),
             sub_path: self.sub_path.as_ref().map(|path| path.as_path().to_string_lossy()),
             propagation: self.propagation.name().into(),
@@ -380,7 +380,7 @@ impl Note {
         }
     }
 
-    /// A note as it was written; none if it can't be understood.
+    /// A record as it was written; none if it can't be understood.
     #[must_use]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let written: Written<'_> = serde_json::from_slice(bytes).ok()?;
@@ -452,21 +452,21 @@ impl Note {
     }
 
     /// Takes it away from beside a target, after a publish that failed. Where that can't be done it is the kubelet's,
-    /// which removes the directory, or the next publish's, which notes anew.
+    /// which removes the directory, or the next publish's, which records anew.
     pub fn forget(target: &TargetPlace) {
         if let Err(errno) = path::remove_attribute(&target.parent, NAME) {
-            tracing::debug!(%errno, "the note of a volume that is not published stays");
+            tracing::debug!(%errno, "the record of a volume that is not published stays");
         }
     }
 
-    /// The note of the volume at a target path; none too where that can't be opened, as while it goes away. It asks
+    /// The record of the volume at a target path; none too where that can't be opened, as while it goes away. It asks
     /// nobody but the kubelet's own file system.
     #[must_use]
     pub fn of(site: &Site, path: &KubeletPath) -> Option<Self> {
         Self::read(&observe::open_target(site, path).ok()??).ok()?
     }
 
-    /// The note beside a target; none if it isn't of a volume that is to be healed, or can't be understood.
+    /// The record beside a target; none if it isn't of a volume that is to be healed, or can't be understood.
     ///
     /// # Errors
     /// What getxattr(2) says.
@@ -482,8 +482,8 @@ mod tests {
     use super::*;
 
     /// Of some volume.
-    fn note() -> Note {
-        Note {
+    fn record() -> Record {
+        Record {
             owner: Owner {
                 entry: EntryName::parse("data").unwrap(),
                 volume_id: None,
@@ -504,7 +504,7 @@ mod tests {
 
     #[test]
     fn a_note_survives_being_written() {
-        let all = Note {
+        let all = Record {
             owner: Owner {
                 pod: Some(Arc::new(PodIdentity {
                     namespace: "ml".into(),
@@ -519,7 +519,7 @@ mod tests {
                     pod_read_only: true,
                     attrs: MountAttrs { noexec: true, ..MountAttrs::default() },
                 },
-                ..note().owner
+                ..record().owner
             },
             sub_path: Some(SubPath::parse("a/\"b").unwrap()),
             propagation: MountPropagation::Bidirectional,
@@ -527,22 +527,22 @@ mod tests {
             renewed: Some(1_800_000_000),
             left: vec![DirId { device: (8, 1), inode: u64::MAX }],
             user_namespace: true,
-            ..note()
+            ..record()
         };
-        for note in [note(), all] {
-            assert_eq!(Note::parse(&note.encode()), Some(note));
+        for record in [record(), all] {
+            assert_eq!(Record::parse(&record.encode()), Some(record));
         }
     }
 
     #[test]
     fn a_repeated_publish_is_told_by_its_arguments_whatever_was_granted() {
         let asked = Asked { propagation: None, read_only: true, ..Asked::default() };
-        let owner = Owner { volume_id: Some("csi-0".into()), asked, ..note().owner };
+        let owner = Owner { volume_id: Some("csi-0".into()), asked, ..record().owner };
         let sub_path = SubPath::parse("a").ok();
-        let there = Note { owner: owner.clone(), sub_path: sub_path.clone(), ..note() };
-        let of = |there: &Note, owner: &Owner| there.is_repeated_by(owner, sub_path.as_ref());
+        let there = Record { owner: owner.clone(), sub_path: sub_path.clone(), ..record() };
+        let of = |there: &Record, owner: &Owner| there.is_repeated_by(owner, sub_path.as_ref());
         assert_eq!(of(&there, &owner), Ok(()));
-        let granted = Note {
+        let granted = Record {
             path: AbsPath::parse("/elsewhere").unwrap(),
             propagation: MountPropagation::None,
             attrs: MountAttrs::default(),
@@ -551,7 +551,7 @@ mod tests {
         assert_eq!(of(&granted, &owner), Ok(()));
         let flags = MountAttrs { noexec: true, ..MountAttrs::default() };
         assert_eq!(of(&there, &Owner { asked: Asked { attrs: flags, ..asked }, ..owner.clone() }), Ok(()));
-        let without_id = Note { owner: Owner { volume_id: None, ..owner.clone() }, ..there.clone() };
+        let without_id = Record { owner: Owner { volume_id: None, ..owner.clone() }, ..there.clone() };
         assert_eq!(of(&without_id, &owner), Ok(()));
 
         let other = |owner: Owner| of(&there, &owner).unwrap_err();
@@ -561,7 +561,7 @@ mod tests {
             let (namespace, name, account) = ("ml".to_owned(), "p".to_owned(), "default".to_owned());
             Some(Arc::new(PodIdentity { namespace, name, uid: uid.to_owned(), service_account: account }))
         };
-        let of_pod = Note { owner: Owner { pod: pod("u"), ..owner.clone() }, ..there.clone() };
+        let of_pod = Record { owner: Owner { pod: pod("u"), ..owner.clone() }, ..there.clone() };
         assert_eq!(of(&of_pod, &Owner { pod: pod("u"), ..owner.clone() }), Ok(()));
         let claimed = Owner { pod: pod("v"), ..owner.clone() };
         assert!(matches!(of(&of_pod, &claimed), Err(Argument::Pod { .. })), "nobody else's call is a repetition");
@@ -580,7 +580,7 @@ mod tests {
     #[test]
     fn as_much_as_is_kept_of_the_way_to_a_source_fits_beside_the_rest() {
         let full = PathMounts { top: u64::MAX, newest: u64::MAX, beneath: vec![u32::MAX; PathMounts::MAX] };
-        let full = Note { path_mounts: Some(Arc::new(full)), ..note() };
+        let full = Record { path_mounts: Some(Arc::new(full)), ..record() };
         assert!(full.encode().len() < 1200, "{}", full.encode().len());
     }
 
@@ -608,7 +608,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Note::parse(&bytes);
+            let _ = Record::parse(&bytes);
         }
     }
 }

@@ -19,7 +19,7 @@ const ROOT: u32 = 0;
 
 /// Lets callers in, or not.
 #[derive(Debug)]
-pub struct Door {
+pub struct Admission {
     places: Arc<Semaphore>,
     limit: usize,
     strangers: AtomicU64,
@@ -62,7 +62,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl Door {
+impl Admission {
     /// For at most `limit` connections at once.
     #[must_use]
     pub fn new(limit: usize) -> Self {
@@ -102,14 +102,14 @@ mod tests {
 
     #[test]
     fn only_root_comes_in_and_not_too_many_of_it() {
-        let door = Door::new(2);
+        let admission = Admission::new(2);
         for uid in [Some(1000), Some(65534), None] {
-            assert_eq!(door.admit_uid(uid).unwrap_err(), Refusal::NotRoot { uid });
+            assert_eq!(admission.admit_uid(uid).unwrap_err(), Refusal::NotRoot { uid });
         }
-        let (_first, second) = (door.admit_uid(Some(0)).unwrap(), door.admit_uid(Some(0)).unwrap());
-        assert_eq!(door.admit_uid(Some(0)).unwrap_err(), Refusal::TooMany { limit: 2 });
+        let (_first, second) = (admission.admit_uid(Some(0)).unwrap(), admission.admit_uid(Some(0)).unwrap());
+        assert_eq!(admission.admit_uid(Some(0)).unwrap_err(), Refusal::TooMany { limit: 2 });
         drop(second);
-        assert!(door.admit_uid(Some(0)).is_ok(), "a place that was left is free");
-        assert_eq!(door.refusals(), (3, 1));
+        assert!(admission.admit_uid(Some(0)).is_ok(), "a place that was left is free");
+        assert_eq!(admission.refusals(), (3, 1));
     }
 }
