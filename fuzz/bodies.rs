@@ -51,7 +51,7 @@ pub fn mountinfo(bytes: &[u8]) {
     let table = mountinfo::parse(bytes);
     inspect(&table);
     let walk = Walk::new(&table);
-    let kubelet = Path::new("/var/lib/kubelet");
+    let layout = frontend::kubelet::layout(&kubelet_dir(), "csi.hostmount.dev");
     for mount in table.mounts.iter().take(64) {
         let _ = table.beneath(mount.id);
         let _ = walk.mount_at(&mount.mount_point);
@@ -60,12 +60,12 @@ pub fn mountinfo(bytes: &[u8]) {
         let _ = table.bound_from(mount.id, &mount.mount_point).count();
         assert!(!plan::detach_steps(&table, mount.id).is_empty());
     }
-    let note = Record::parse(
+    let record = Record::parse(
         br#"{"entry":"e","path":"/src","propagation":"HostToContainer","readOnly":false,"nosuid":true,
         "nodev":true,"noexec":false,"sourceMount":1,"pathMounts":{"top":1,"newest":0,"beneath":""}}"#,
     );
-    for target in find::targets(&table, kubelet) {
-        let _ = find::judge((&table, &walk), kubelet, (target, note.as_ref().unwrap()));
+    for target in find::targets(&table, &layout) {
+        let _ = find::judge((&table, &walk), &layout, (target, record.as_ref().unwrap()));
     }
 }
 
@@ -153,7 +153,7 @@ pub fn messages(bytes: &[u8]) {
             match request::publish(&message, &dir) {
                 Ok(asked) => {
                     let kind = asked.kind();
-                    let Publish { volume, asked, pod, .. } = asked;
+                    let Publish { volume, asked, user, .. } = asked;
                     let (propagation, read_only, pod_read_only) =
                         (asked.propagation, asked.read_only, asked.pod_read_only);
                     let user_namespace = false;
@@ -164,7 +164,7 @@ pub fn messages(bytes: &[u8]) {
                         pod_read_only,
                         kind,
                         user_namespace,
-                        pod,
+                        pod: user.pod().cloned(),
                         check_user: true,
                     };
                     match policy::decide(&list, &wish) {

@@ -11,6 +11,7 @@ use engine::site::Site;
 use frontend::csi::admission::Admission;
 use frontend::csi::plugin::{Plugin, UnderWay};
 use frontend::csi::server;
+use frontend::kubelet::{self, VolData};
 use frontend::registration::Registration;
 use frontend::{admin, socket};
 use kernel::calls::Calls;
@@ -134,12 +135,14 @@ pub fn service(args: &ServeArgs) -> Result<Service, String> {
     tracing::info!(%calls, "system calls");
     let store = ConfigStore::start(&args.config, kubelet_dir.clone())
         .map_err(|e| format!("the allow-list cannot be watched: {e}"))?;
-    let site = Site { proc: Arc::new(proc), calls, kubelet_dir };
+    let layout = Arc::new(kubelet::layout(&kubelet_dir, &args.driver_name));
+    let site = Site { proc: Arc::new(proc), calls, layout };
+    let driver = args.driver_name.clone();
     Ok(Service {
         lookup: None,
         metrics: Arc::new(Metrics::new(&args.driver_name)),
-        counter: Arc::new(Counter::new(&args.driver_name)),
-        threads: Threads::new(site, &args.driver_name),
+        counter: Arc::new(Counter::new(move |target| VolData::is_of(target, &driver))),
+        threads: Threads::new(site),
         driver: args.driver_name.clone(),
         node_id: args.node_id.clone(),
         deadline: seconds("call-timeout", args.call_timeout)?,
@@ -157,7 +160,7 @@ pub fn service(args: &ServeArgs) -> Result<Service, String> {
 #[must_use]
 pub fn plugin(args: &ServeArgs, service: Service) -> Plugin {
     let registration = args.registration_dir.as_deref().map(|directory| {
-        let default = || format!("{}/plugins/{}/csi.sock", service.threads.site().kubelet_dir, args.driver_name);
+        let default = || format!("{}/plugins/{}/csi.sock", service.threads.site().layout.base, args.driver_name);
         let endpoint = args.kubelet_endpoint.clone().unwrap_or_else(default);
         Arc::new(Registration::new(&args.driver_name, &endpoint, directory))
     });

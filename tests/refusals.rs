@@ -4,31 +4,27 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use allowlist::names::{AbsPath, EntryName, KubeletPath, SubPath, VolumeKind};
-use engine::shortage::{Full, Room};
-use mounts::MountAttrs;
-use mounts::propagation::{MountPropagation, PropagationState};
-use plan::{Difference, Origin, Place, Step};
-use workers::gate::Holder;
-
 use allowlist::author::{KnownText, author};
-use allowlist::names::{BadName, PodIdentity};
+use allowlist::names::{AbsPath, BadName, EntryName, KubeletPath, PodIdentity, SubPath, VolumeKind};
 use allowlist::policy::Denied;
 use engine::apply::Failed;
 use engine::make_source::NotMade;
 use engine::mount_error::MountError;
 use engine::record::Argument;
+use engine::shortage::{Full, Room};
 use frontend::csi::request::BadRequest;
 use frontend::csi::status::CallError;
-use mounts::Errno;
+use mounts::propagation::{MountPropagation, PropagationState};
+use mounts::{Errno, MountAttrs};
 use plan::idmap::NotMappable;
+use plan::{Difference, Origin, Place, Step};
 use pods::lookup::LookupError;
 use service::error::Error;
 use service::heal::notice::{NotGiven, Notice};
 use service::refusals::ForAuthor;
 use service::source_health::SourceHealth;
 use workers::NoResult;
-use workers::gate::Busy;
+use workers::gate::{Busy, Holder};
 
 /// Stands in each path of the node, and in each text that comes from elsewhere.
 const SECRET: &str = "of-the-node";
@@ -169,6 +165,7 @@ fn mounts() -> Vec<MountError> {
     let mut arguments = every!(Argument:
         VolumeId { found: "csi-1".to_owned() },
         Pod { found: pod().into() },
+        User { found: SECRET.into() },
         Directory { entry: entry(), sub_path },
         Propagation { asked: Some(asked), found: None },
         ReadOnly { asked: false },

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use ::kernel::calls::Calls;
 use allowlist::config::AllowList;
-use allowlist::names::{EntryName, KubeletPath};
+use allowlist::names::{EntryName, KubeletPath, User};
 use engine::mount_error::MountError;
 use engine::record::{Argument, Asked, Owner};
 use engine::staging_area::StagingArea;
@@ -193,7 +193,7 @@ impl World {
                 )
             })
             .collect();
-        let list = AllowList::parse(&format!("entries:\n{entries}"), &node.site.kubelet_dir).unwrap();
+        let list = AllowList::parse(&format!("entries:\n{entries}"), &node.site.layout.base).unwrap();
         Self { node, list: Arc::new(list), setting }
     }
 
@@ -225,7 +225,7 @@ impl World {
                     owner: Some(Owner {
                         entry,
                         volume_id: None,
-                        pod: None,
+                        user: User::Unknown,
                         asked: Asked { propagation: Some(relation), ..Asked::default() },
                     }),
                     ..job

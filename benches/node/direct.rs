@@ -46,9 +46,9 @@ impl Direct {
         let kubelet = place.kubelet();
         let kubelet_dir =
             AbsPath::parse(&kubelet.to_string_lossy()).map_err(|e| format!("{} {e}", kubelet.display()))?;
-        let site = Site { proc: Arc::new(proc), calls: Calls::probe(), kubelet_dir };
-        let workshop =
-            StagingArea::open(&site, "direct.hostmount.dev").map_err(|(at, e)| format!("{}: {e}", at.display()))?;
+        let layout = Arc::new(frontend::kubelet::layout(&kubelet_dir, "direct.hostmount.dev"));
+        let site = Site { proc: Arc::new(proc), calls: Calls::probe(), layout };
+        let workshop = StagingArea::open(&site).map_err(|(at, e)| format!("{}: {e}", at.display()))?;
         let slots = (0..threads).map(|number| workshop.slot(&site, number)).collect::<Result<Vec<_>, _>>()?;
         let beneath = |number| -> Outcome<PathBuf> {
             let parent = place.target_parent(&Place::pod(Role::Direct, number))?;

@@ -73,9 +73,9 @@ impl DirectCalls {
         let proc = Proc::new()?;
         namespace::enter(&proc, &proc.own_mount_namespace()?)?;
         let kubelet_dir = AbsPath::parse(&text(kubelet)).map_err(|e| format!("{} {e}", kubelet.display()))?;
-        let site = Site { proc: Arc::new(proc), calls: Calls::probe(), kubelet_dir };
-        let workshop =
-            StagingArea::open(&site, "direct.hostmount.dev").map_err(|(at, e)| format!("{}: {e}", at.display()))?;
+        let layout = Arc::new(frontend::kubelet::layout(&kubelet_dir, "direct.hostmount.dev"));
+        let site = Site { proc: Arc::new(proc), calls: Calls::probe(), layout };
+        let workshop = StagingArea::open(&site).map_err(|(at, e)| format!("{}: {e}", at.display()))?;
         Ok(Self {
             workshop,
             root: path::open_trusted(Path::new("/"))?,

@@ -430,16 +430,13 @@ fn other_writer(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<Optio
     let fail = |errno| MountError::Source { path: job.source.full(), errno };
     let table = mountinfo::parse(&site.proc.mountinfo().map_err(fail)?);
     let id = stat::mount_id(&site.proc, Calls::NONE, &open.fd).map_err(fail)?;
-    let kubelet = site.kubelet_dir.as_path();
     Ok(table
         .bound_from(id, &job.source.full())
         .map(|m| &m.mount_point)
         .find(|point| {
             point.as_path() != job.target.as_path()
                 && job.staging.as_ref().is_none_or(|staging| point.as_path() != staging.as_path())
-                && point.strip_prefix(kubelet).is_ok_and(|below| {
-                    !below.starts_with("plugins") && below.iter().all(|part| part != "volume-subpaths")
-                })
+                && site.layout.is_publication(point)
         })
         .cloned())
 }

@@ -106,8 +106,8 @@ pub fn open_target(site: &Site, target: &KubeletPath) -> Result<Option<TargetPla
     {
         return Ok(Some(TargetPlace { parent, name: name.to_owned() }));
     }
-    let kubelet = path::open_trusted(site.kubelet_dir.as_path())
-        .map_err(|errno| MountError::KubeletDir { path: site.kubelet_dir.as_path().to_owned(), errno })?;
+    let kubelet = path::open_trusted(site.layout.base.as_path())
+        .map_err(|errno| MountError::KubeletDir { path: site.layout.base.as_path().to_owned(), errno })?;
     let parent = if parent.as_os_str().is_empty() {
         kubelet
     } else {

@@ -10,7 +10,7 @@ use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use allowlist::names::{AbsPath, EntryName, KubeletPath, PodIdentity, SubPath, VolumeKind};
+use allowlist::names::{AbsPath, EntryName, KubeletPath, PodIdentity, SubPath, User, VolumeKind};
 use kernel::path;
 use mounts::mountinfo::Mount;
 use mounts::propagation::MountPropagation;
@@ -47,8 +47,8 @@ pub struct Owner {
     pub entry: EntryName,
     /// The volume's id, as the kubelet calls it; none if the volume was published before ids were noted.
     pub volume_id: Option<Arc<str>>,
-    /// The pod, where the kubelet tells it.
-    pub pod: Option<Arc<PodIdentity>>,
+    /// Who uses it.
+    pub user: User,
     /// What was asked for.
     pub asked: Asked,
 }
@@ -80,6 +80,12 @@ pub enum Argument {
     Pod {
         /// That of what is there.
         found: Arc<PodIdentity>,
+    },
+    /// Somebody else, whom the front-end names.
+    #[error("for {found:?}")]
+    User {
+        /// That of what is there.
+        found: Arc<str>,
     },
     /// Another entry, or another directory of it.
     #[error("and shows another directory, {}", directory(entry, sub_path.as_ref()))]
@@ -214,6 +220,8 @@ struct Written<'a> {
     entry: Cow<'a, str>,
     #[serde(borrow)]
     pod: Option<WrittenPod<'a>>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    user: Option<Cow<'a, str>>,
     #[serde(borrow)]
     path: Cow<'a, str>,
     #[serde(borrow)]
@@ -300,10 +308,14 @@ impl Record {
         {
             return Err(Argument::VolumeId { found: found.to_string() });
         }
-        if let (Some(found), Some(asked)) = (&was.pod, &owner.pod)
-            && (&found.namespace, &found.name, &found.uid) != (&asked.namespace, &asked.name, &asked.uid)
-        {
-            return Err(Argument::Pod { found: Arc::clone(found) });
+        match (&was.user, &owner.user) {
+            // Who isn't said can't differ.
+            (User::Unknown, _) | (_, User::Unknown) => {}
+            (User::Pod(found), User::Pod(asked))
+                if (&found.namespace, &found.name, &found.uid) == (&asked.namespace, &asked.name, &asked.uid) => {}
+            (User::Pod(found), _) => return Err(Argument::Pod { found: Arc::clone(found) }),
+            (User::Named(found), User::Named(asked)) if found == asked => {}
+            (User::Named(found), _) => return Err(Argument::User { found: Arc::clone(found) }),
         }
         if (&was.entry, self.sub_path.as_ref()) != (&owner.entry, sub_path) {
             return Err(Argument::Directory { entry: was.entry.clone(), sub_path: self.sub_path.clone() });
@@ -325,7 +337,7 @@ impl Record {
     /// way.
     #[must_use]
     pub fn in_common(mut self) -> Self {
-        self.owner.pod = None;
+        self.owner.user = User::Unknown;
         self.owner.volume_id = None;
         self.source_mount = 0;
         self.path_mounts = None;
@@ -339,12 +351,16 @@ impl Record {
         let asked = self.owner.asked;
         let written = Written {
             entry: self.owner.entry.as_str().into(),
-            pod: self.owner.pod.as_ref().map(|pod| WrittenPod {
+            pod: self.owner.user.pod().map(|pod| WrittenPod {
                 namespace: pod.namespace.as_str().into(),
                 name: pod.name.as_str().into(),
                 uid: pod.uid.as_str().into(),
                 service_account: pod.service_account.as_str().into(),
             }),
+            user: match &self.owner.user {
+                User::Named(name) => Some(Cow::Borrowed(name)),
+                User::Unknown | User::Pod(_) => None,
+            },
             // Those of a record were parsed from text.
             path: self.path.as_path().to_string_lossy(),
             sub_path: self.sub_path.as_ref().map(|path| path.as_path().to_string_lossy()),
@@ -401,7 +417,11 @@ impl Record {
             owner: Owner {
                 entry: EntryName::parse(&written.entry).ok()?,
                 volume_id: written.volume_id.as_deref().map(Arc::from),
-                pod: written.pod.map(pod).map(Arc::new),
+                user: match (written.pod, written.user) {
+                    (Some(of), _) => User::Pod(Arc::new(pod(of))),
+                    (None, Some(name)) => User::Named(name.into()),
+                    (None, None) => User::Unknown,
+                },
                 asked: Asked {
                     propagation: asked.propagation.as_deref().map(str::parse).transpose().ok()?,
                     read_only: asked.read_only,
@@ -487,7 +507,7 @@ mod tests {
             owner: Owner {
                 entry: EntryName::parse("data").unwrap(),
                 volume_id: None,
-                pod: None,
+                user: User::Unknown,
                 asked: Asked::default(),
             },
             path: AbsPath::parse("/src").unwrap(),
@@ -506,7 +526,7 @@ mod tests {
     fn a_note_survives_being_written() {
         let all = Record {
             owner: Owner {
-                pod: Some(Arc::new(PodIdentity {
+                user: User::Pod(Arc::new(PodIdentity {
                     namespace: "ml".into(),
                     name: "p".into(),
                     uid: "u".into(),
@@ -559,11 +579,11 @@ mod tests {
         assert!(matches!(other(Owner { volume_id, ..owner.clone() }), Argument::VolumeId { .. }));
         let pod = |uid: &str| {
             let (namespace, name, account) = ("ml".to_owned(), "p".to_owned(), "default".to_owned());
-            Some(Arc::new(PodIdentity { namespace, name, uid: uid.to_owned(), service_account: account }))
+            User::Pod(Arc::new(PodIdentity { namespace, name, uid: uid.to_owned(), service_account: account }))
         };
-        let of_pod = Record { owner: Owner { pod: pod("u"), ..owner.clone() }, ..there.clone() };
-        assert_eq!(of(&of_pod, &Owner { pod: pod("u"), ..owner.clone() }), Ok(()));
-        let claimed = Owner { pod: pod("v"), ..owner.clone() };
+        let of_pod = Record { owner: Owner { user: pod("u"), ..owner.clone() }, ..there.clone() };
+        assert_eq!(of(&of_pod, &Owner { user: pod("u"), ..owner.clone() }), Ok(()));
+        let claimed = Owner { user: pod("v"), ..owner.clone() };
         assert!(matches!(of(&of_pod, &claimed), Err(Argument::Pod { .. })), "nobody else's call is a repetition");
         let entry = EntryName::parse("other").unwrap();
         assert!(matches!(other(Owner { entry, ..owner.clone() }), Argument::Directory { .. }));

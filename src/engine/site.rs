@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use allowlist::names::AbsPath;
 use kernel::calls::Calls;
 use kernel::namespace::Proc;
+use plan::layout::Layout;
 
 /// The node as a mount thread sees it.
 #[derive(Debug, Clone)]
@@ -13,6 +13,6 @@ pub struct Site {
     pub proc: Arc<Proc>,
     /// The system calls that can be made.
     pub calls: Calls,
-    /// The kubelet's directory: every target and staging path lies beneath it.
-    pub kubelet_dir: AbsPath,
+    /// Where volumes lie.
+    pub layout: Arc<Layout>,
 }

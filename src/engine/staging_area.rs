@@ -17,12 +17,11 @@ use mounts::{Change, Errno};
 
 use crate::site::Site;
 
-/// The directory's name beneath the plugin's own.
-pub const NAME: &str = "workshop";
-
 /// An open staging area.
 #[derive(Debug)]
 pub struct StagingArea {
+    /// Its name in there.
+    name: OsString,
     /// The directory that it is mounted on lies in here.
     parent: OwnedFd,
     root: Arc<OwnedFd>,
@@ -45,27 +44,24 @@ impl StagingArea {
     ///
     /// # Errors
     /// What the kernel says, with the path.
-    pub fn open(site: &Site, driver: &str) -> Result<Self, (PathBuf, Errno)> {
-        let place = site.kubelet_dir.as_path().join("plugins").join(driver).join(NAME);
-        Self::open_at(site, driver).map_err(|errno| (place.clone(), errno)).map(|(parent, root)| Self {
-            parent,
-            root: Arc::new(root),
-            place,
-        })
+    pub fn open(site: &Site) -> Result<Self, (PathBuf, Errno)> {
+        Self::open_at(site).map_err(|errno| (site.layout.staging_area(), errno))
     }
 
-    fn open_at(site: &Site, driver: &str) -> Result<(OwnedFd, OwnedFd), Errno> {
-        let mut parent = path::open_trusted(site.kubelet_dir.as_path())?;
-        for name in ["plugins", driver] {
+    fn open_at(site: &Site) -> Result<Self, Errno> {
+        let (name, above) = site.layout.staging_area.split_last().ok_or(Errno::EINVAL)?;
+        let name = OsString::from(name);
+        let mut parent = path::open_trusted(site.layout.base.as_path())?;
+        for name in above {
             path::make_dir(&parent, OsStr::new(name), 0o750)?;
             parent = path::open_child(&parent, OsStr::new(name))?;
         }
-        clear(site, &parent, OsStr::new(NAME))?;
-        path::make_dir(&parent, OsStr::new(NAME), 0o700)?;
-        mount::small_tmpfs(path::open_child(&parent, OsStr::new(NAME))?)?;
-        let root = path::open_child(&parent, OsStr::new(NAME))?;
+        clear(site, &parent, &name)?;
+        path::make_dir(&parent, &name, 0o700)?;
+        mount::small_tmpfs(path::open_child(&parent, &name)?)?;
+        let root = path::open_child(&parent, &name)?;
         mount::set_propagation(&root, Propagation::new(PropagationKind::Unbindable, false))?;
-        Ok((parent, root))
+        Ok(Self { name, parent, root: Arc::new(root), place: site.layout.staging_area() })
     }
 
     /// A slot of its own for each number, empty.
@@ -92,8 +88,8 @@ impl StagingArea {
     /// # Errors
     /// What the kernel says.
     pub fn close(self, site: &Site) -> Result<(), Errno> {
-        clear(site, &self.parent, OsStr::new(NAME))?;
-        path::remove_dir(&self.parent, OsStr::new(NAME)).map(drop)
+        clear(site, &self.parent, &self.name)?;
+        path::remove_dir(&self.parent, &self.name).map(drop)
     }
 }
 
@@ -113,9 +109,11 @@ fn clear(site: &Site, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     }
 }
 
-/// Removes the driver's directory among the kubelet's plugins, if it is empty.
-pub fn remove_driver_dir(site: &Site, driver: &str) {
-    let plugins = site.kubelet_dir.as_path().join("plugins");
+/// Removes the directory in which the staging area was, if it is ours and empty.
+pub fn remove_parent(site: &Site) {
+    let [first, above @ .., _] = site.layout.staging_area.as_slice() else { return };
+    let Some((ours, above)) = above.split_last() else { return };
+    let parent = above.iter().fold(site.layout.base.as_path().join(first), |path, name| path.join(name));
     // It may be in use, or never have been: nothing depends on it.
-    let _ = path::open_trusted(&plugins).and_then(|parent| path::remove_dir(&parent, OsStr::new(driver)));
+    let _ = path::open_trusted(&parent).and_then(|parent| path::remove_dir(&parent, OsStr::new(ours)));
 }

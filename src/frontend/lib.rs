@@ -3,5 +3,6 @@
 
 pub mod admin;
 pub mod csi;
+pub mod kubelet;
 pub mod registration;
 pub mod socket;

@@ -304,7 +304,7 @@ async fn until_it_matters(
         let looking = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
             let mut seen = Concerns::default();
             // One that is gone by now mattered to nobody.
-            statmount::points_of(&ids, &mut |point| seen.see(thread.site.kubelet_dir.as_path(), &sources, point))?;
+            statmount::points_of(&ids, &mut |point| seen.see(&thread.site.layout, &sources, point))?;
             Ok::<_, Errno>(seen)
         });
         // What can't be asked about may matter.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use allowlist::names::PodIdentity;
+use allowlist::names::{PodIdentity, User};
 use allowlist::policy::{self, Grant, Wish};
 use engine::AttachJob;
 use engine::observe::SourcePath;
@@ -31,13 +31,13 @@ impl Service {
     }
 
     async fn publish_new(&self, by: By<'_>, asked: &Publish) -> Result<(), Error> {
-        let wish = match &self.lookup {
-            Some(lookup) => {
-                let pod = asked.pod.as_ref().ok_or(LookupError::NoPodInfo)?;
+        let wish = match (&self.lookup, &asked.user) {
+            (Some(_), User::Unknown) => return Err(LookupError::NoPodInfo.into()),
+            (Some(lookup), User::Pod(pod)) => {
                 // Boxed, or each call would carry along the room that a look-up takes, also where there is none.
                 Box::pin(self.wished(lookup, (asked, pod))).await?
             }
-            None => wish(asked),
+            (Some(_), User::Named(_)) | (None, _) => wish(asked),
         };
         let grant = policy::decide(&*self.list()?, &wish)?;
         if let Some(warning) = &grant.warning {
@@ -77,7 +77,7 @@ fn wish(asked: &Publish) -> Wish {
         pod_read_only,
         kind: asked.kind(),
         user_namespace: false,
-        pod: asked.pod.clone(),
+        pod: asked.user.pod().cloned(),
         check_user: true,
     }
 }
@@ -102,7 +102,7 @@ fn owner(asked: &Publish) -> Owner {
     Owner {
         entry: asked.volume.entry.clone(),
         volume_id: Some(Arc::clone(&asked.id)),
-        pod: asked.pod.clone(),
+        user: asked.user.clone(),
         asked: asked.asked,
     }
 }

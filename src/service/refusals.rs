@@ -215,6 +215,7 @@ impl ForAuthor for Argument {
             Self::VolumeId { found } => author!["as the volume ", KnownText::new(found)],
             // Whose it is, is not this author's to know.
             Self::Pod { found: _ } => author!["for another pod"],
+            Self::User { found: _ } => author!["for somebody else"],
             Self::Directory { entry, sub_path: None } => author!["and shows another directory, the entry ", *entry],
             Self::Directory { entry, sub_path: Some(sub_path) } => {
                 author!["and shows another directory, ", *sub_path, " of the entry ", *entry]

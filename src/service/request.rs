@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use allowlist::names::{KubeletPath, PodIdentity, VolumeKind, VolumeRef};
+use allowlist::names::{KubeletPath, User, VolumeKind, VolumeRef};
 use engine::record::Asked;
 
 /// A volume to be staged.
@@ -29,8 +29,8 @@ pub struct Publish {
     pub asked: Asked,
     /// Whether one target at most may have it.
     pub single_writer: bool,
-    /// The pod, if the kubelet says.
-    pub pod: Option<Arc<PodIdentity>>,
+    /// Who uses it.
+    pub user: User,
     /// Whether the volume is written in the pod itself.
     pub inline: bool,
 }

@@ -195,7 +195,7 @@ async fn told(service: &Service, pool: &Arc<Pool>, volumes: Vec<Arc<Volume>>, he
                 }
                 _ => health.for_author(),
             };
-            Some(volume.told(record.owner.pod?, health.reason(), text, health != SourceHealth::Live))
+            Some(volume.told(Arc::clone(record.owner.user.pod()?), health.reason(), text, health != SourceHealth::Live))
         };
         volumes.into_iter().filter_map(told).collect()
     });

@@ -77,8 +77,9 @@ impl VisitArgs {
     pub fn threads(&self) -> Result<Threads, String> {
         let proc = Arc::new(Proc::new().map_err(|e| format!("/proc cannot be opened: {e}"))?);
         let calls = if self.old_calls { Calls::NONE } else { Calls::probe() };
-        let site = Site { proc, calls, kubelet_dir: self.kubelet_dir.clone() };
-        Ok(Threads::new(site, &self.driver_name))
+        let site =
+            Site { proc, calls, layout: Arc::new(frontend::kubelet::layout(&self.kubelet_dir, &self.driver_name)) };
+        Ok(Threads::new(site))
     }
 }
 

@@ -147,7 +147,6 @@ fn wake(queue: MutexGuard<'_, Queue>, thread: Option<Arc<Condvar>>) {
 #[derive(Debug)]
 pub struct Threads {
     site: Arc<Site>,
-    driver: String,
     /// Oldest first.
     pools: Mutex<Vec<Arc<Pool>>>,
     /// The pool of whoever made the latest node call.
@@ -157,8 +156,8 @@ pub struct Threads {
 impl Threads {
     /// No threads yet; they start with the work.
     #[must_use]
-    pub fn new(site: Site, driver: &str) -> Self {
-        Self { site: Arc::new(site), driver: driver.to_owned(), pools: Mutex::default(), caller: Mutex::default() }
+    pub fn new(site: Site) -> Self {
+        Self { site: Arc::new(site), pools: Mutex::default(), caller: Mutex::default() }
     }
 
     /// The node.
@@ -181,12 +180,7 @@ impl Threads {
             let oldest = pools.remove(0);
             lock(&oldest.queue).close();
         }
-        pools.push(Arc::new(Pool {
-            namespace,
-            driver: self.driver.clone(),
-            queue: Mutex::default(),
-            staging_area: Mutex::default(),
-        }));
+        pools.push(Arc::new(Pool { namespace, queue: Mutex::default(), staging_area: Mutex::default() }));
         Arc::clone(&pools[pools.len() - 1])
     }
 
@@ -388,20 +382,19 @@ impl Threads {
         lock(&pool.queue).exhausted(now)
     }
 
-    /// Unmounts the staging areas, removes the driver's directory if nothing is left in it, and lets the idle threads end.
+    /// Unmounts the staging areas, removes the directory that they were in if nothing is left in it, and lets the idle threads end.
     /// Hung ones are left to the end of the process.
     pub async fn close(&self) {
         let pools = lock(&self.pools).clone();
         for pool in pools {
             let staging_area = lock(&pool.staging_area).take();
-            let driver = pool.driver.clone();
             let close = move |thread: &mut MountThread, _: &dyn Fn() -> bool| {
                 let closed = staging_area.map_or(Ok(()), |staging_area| {
                     let place = staging_area.place().to_owned();
                     staging_area.close(&thread.site).map_err(|errno| (place, errno))
                 });
                 // The chart's hostPath makes it, but Kubernetes has nobody who would remove it.
-                staging_area::remove_driver_dir(&thread.site, &driver);
+                staging_area::remove_parent(&thread.site);
                 closed
             };
             if let Ok(Err((place, errno))) =

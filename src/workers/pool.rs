@@ -42,7 +42,7 @@ impl MountThread {
         let mut staging_area = lock(&self.pool.staging_area);
         let open = match staging_area.take() {
             Some(open) => open,
-            None => StagingArea::open(&self.site, &self.pool.driver)?,
+            None => StagingArea::open(&self.site)?,
         };
         let slot = open.slot(&self.site, self.number).map_err(|errno| (open.place().to_owned(), errno));
         *staging_area = Some(open);
@@ -83,7 +83,6 @@ impl MountThread {
 #[derive(Debug)]
 pub struct Pool {
     pub(super) namespace: MountNamespace,
-    pub(super) driver: String,
     pub(super) queue: Mutex<Queue>,
     pub(super) staging_area: Mutex<Option<StagingArea>>,
 }
@@ -180,6 +179,7 @@ mod tests {
     use allowlist::names::AbsPath;
     use kernel::calls::Calls;
     use kernel::namespace::Proc;
+    use plan::layout::{Layout, Part};
 
     /// Writes down how many jobs run when it is told of.
     struct Counts(Arc<Pool>, std::sync::mpsc::Sender<usize>);
@@ -200,8 +200,18 @@ mod tests {
 
     #[test]
     fn a_job_whose_end_is_told_runs_no_more() {
-        let (proc, kubelet_dir) = (Arc::new(Proc::new().unwrap()), AbsPath::parse("/var/lib/kubelet").unwrap());
-        let threads = Threads::new(Site { proc, calls: Calls::ALL, kubelet_dir }, "driver");
+        let layout = Layout {
+            base: AbsPath::parse("/base").unwrap(),
+            staging_area: vec!["area".to_owned()],
+            target: vec![Part::Workload],
+            staging: Vec::new(),
+            workloads: "/base".into(),
+            files: Vec::new(),
+            not_published: Vec::new(),
+            copies: None,
+        };
+        let (proc, layout) = (Arc::new(Proc::new().unwrap()), Arc::new(layout));
+        let threads = Threads::new(Site { proc, calls: Calls::ALL, layout });
         let site = threads.site();
         let pool = threads.pool(site.proc.own_mount_namespace().unwrap());
         let (send, counts) = std::sync::mpsc::channel();

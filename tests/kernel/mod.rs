@@ -17,6 +17,7 @@ use engine::observe::SourcePath;
 use engine::site::Site;
 use engine::staging_area::StagingArea;
 use engine::{AttachJob, Attached, Context};
+use frontend::kubelet;
 use killed::Hook;
 use mounts::MountAttrs;
 use mounts::mountinfo::{self, Mount, Table};
@@ -151,7 +152,8 @@ impl Node {
     /// The node that another process has set up.
     pub(crate) fn at(base: &Path) -> Self {
         let kubelet_dir = AbsPath::parse(base.join("kubelet").to_str().unwrap()).unwrap();
-        let site = Site { proc: Arc::new(Proc::new().unwrap()), calls: Calls::ALL, kubelet_dir };
+        let layout = Arc::new(kubelet::layout(&kubelet_dir, DRIVER));
+        let site = Site { proc: Arc::new(Proc::new().unwrap()), calls: Calls::ALL, layout };
         Self { site, base: base.to_owned() }
     }
 
@@ -192,7 +194,7 @@ impl Node {
 
     pub(crate) fn kubelet_path(&self, relative: &str) -> KubeletPath {
         let full = self.base.join("kubelet").join(relative);
-        KubeletPath::parse(full.to_str().unwrap(), &self.site.kubelet_dir).unwrap()
+        KubeletPath::parse(full.to_str().unwrap(), &self.site.layout.base).unwrap()
     }
 
     pub(crate) fn target(&self, name: &str) -> KubeletPath {
@@ -251,7 +253,7 @@ impl Node {
     }
 
     pub(crate) fn workshop(&self) -> StagingArea {
-        StagingArea::open(&self.site, DRIVER).unwrap()
+        StagingArea::open(&self.site).unwrap()
     }
 
     pub(crate) fn table(&self) -> Table {

@@ -342,6 +342,29 @@ impl fmt::Display for PodIdentity {
     }
 }
 
+/// Who uses a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub enum User {
+    /// The front-end doesn't say.
+    #[default]
+    Unknown,
+    /// A pod.
+    Pod(Arc<PodIdentity>),
+    /// What another front-end knows by this name.
+    Named(Arc<str>),
+}
+
+impl User {
+    /// The pod, if it is one.
+    #[must_use]
+    pub const fn pod(&self) -> Option<&Arc<PodIdentity>> {
+        match self {
+            Self::Pod(pod) => Some(pod),
+            Self::Unknown | Self::Named(_) => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod idmap;
+pub mod layout;
 
 use mounts::propagation::{MountPropagation, PropagationKind, PropagationState};
 use mounts::{Change, DirId, Errno, MountAttrs, MountFacts};

@@ -92,7 +92,7 @@ impl Plugin {
     /// The kubelet's directory, beneath which every path of a call lies.
     #[must_use]
     pub fn kubelet_dir(&self) -> &AbsPath {
-        &self.service.threads.site().kubelet_dir
+        &self.service.threads.site().layout.base
     }
 
     /// The mount threads of a node call's caller, which is then taken for the kubelet: whoever only connects, as `hostmount

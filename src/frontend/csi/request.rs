@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use allowlist::author::{AuthorText, KnownText, author};
-use allowlist::names::{AbsPath, BadName, EntryName, HANDLE_MAX, KubeletPath, PodIdentity, SubPath, VolumeRef};
+use allowlist::names::{AbsPath, BadName, EntryName, HANDLE_MAX, KubeletPath, PodIdentity, SubPath, User, VolumeRef};
 use csi::volume_capability::AccessType;
 use csi::volume_capability::access_mode::Mode;
 use engine::record::Asked;
@@ -347,7 +347,7 @@ pub fn publish(message: &csi::NodePublishVolumeRequest, kubelet_dir: &AbsPath) -
             attrs: capability.attrs,
         },
         single_writer: capability.single_writer,
-        pod: context.pod,
+        user: context.pod.map_or(User::Unknown, User::Pod),
         inline,
     })
 }

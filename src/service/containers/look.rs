@@ -229,7 +229,8 @@ mod tests {
 
     fn index(sought: &[Sought]) -> Index<'_> {
         let node = Node {
-            pods: Shown { device: (8, 1), root: "/k/pods".into() },
+            layout: crate::fixture::layout().into(),
+            workloads: Shown { device: (8, 1), root: "/k/pods".into() },
             root: Shown { device: (8, 1), root: "/".into() },
         };
         Index::new(node, sought)

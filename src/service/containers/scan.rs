@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::Path;
+use std::sync::Arc;
 
 use engine::record::Shown;
 use mounts::MountAttrs;
 use mounts::mountinfo::{self, Mount, Walk};
+use plan::layout::Layout;
 
 use super::Sought;
 
@@ -25,21 +27,23 @@ const SHOWN_MAX: usize = 256;
 /// What of the node has to be known to understand a container's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// The kubelet's `pods` directory.
-    pub pods: Shown,
+    /// Where volumes lie, and what files tell whose a container is.
+    pub layout: Arc<Layout>,
+    /// The directory in which those files are.
+    pub workloads: Shown,
     /// The node's root directory: a namespace with the same one is a copy of the node's, such as a service has.
     pub root: Shown,
 }
 
 impl Node {
-    /// From the ways to both in the kubelet's mount table; none if that has no root.
+    /// From the ways to both directories in a mount table; none if that has no root.
     #[must_use]
-    pub fn of(walk: &Walk<'_>, kubelet_dir: &Path) -> Option<Self> {
+    pub fn of(walk: &Walk<'_>, layout: &Arc<Layout>) -> Option<Self> {
         let shown = |path: &Path| {
             let mount = walk.mount_at(path)?;
             Some(Shown { device: mount.device, root: mount.shown_at(path)? })
         };
-        Some(Self { pods: shown(&kubelet_dir.join("pods"))?, root: shown(Path::new("/"))? })
+        Some(Self { layout: Arc::clone(layout), workloads: shown(&layout.workloads)?, root: shown(Path::new("/"))? })
     }
 }
 
@@ -154,7 +158,7 @@ impl<'i> Scan<'i> {
             return Err(Stop::Beyond("it has more than 10,000 mounts"));
         }
         let Index { node, shown: known, .. } = self.index;
-        let is_known = |device: &(u32, u32)| *device == node.pods.device || known.contains_key(device);
+        let is_known = |device: &(u32, u32)| *device == node.workloads.device || known.contains_key(device);
         // The first is what everything else is mounted on.
         if self.lines > 1 && !mountinfo::device_of_line(line).as_ref().is_some_and(is_known) {
             return Ok(());
@@ -163,7 +167,7 @@ impl<'i> Scan<'i> {
         if self.lines == 1 && mount.mount_point == Path::new("/") && node.root == Shown::by(&mount) {
             return Err(Stop::OfNode);
         }
-        if let Some((pod, container)) = kubelet_file(&node.pods, &mount) {
+        if let Some((pod, container)) = owner(node, &mount) {
             self.note_pod(pod, container);
         }
         let shown = self.shown_by(&mount);
@@ -218,22 +222,10 @@ impl<'i> Scan<'i> {
     }
 }
 
-/// Whose file of the kubelet's `pods` directory a mount shows: `UID/etc-hosts`, or `UID/containers/NAME/HASH`.
-fn kubelet_file<'m>(pods: &Shown, mount: &'m Mount) -> Option<(&'m str, Option<&'m OsStr>)> {
-    if mount.device != pods.device {
-        return None;
-    }
-    let mut parts = mount.root.strip_prefix(&pods.root).ok()?.components().map(|part| match part {
-        Component::Normal(name) => Some(name),
-        _ => None,
-    });
-    let pod = parts.next()??.to_str()?;
-    let kind = parts.next()??;
-    match (kind.as_bytes(), parts.next().flatten(), parts.next().flatten(), parts.next()) {
-        (b"etc-hosts", None, None, None) => Some((pod, None)),
-        (b"containers", Some(name), Some(_), None) => Some((pod, Some(name))),
-        _ => None,
-    }
+/// Whose a file is that a mount shows, and of which container.
+fn owner<'m>(node: &Node, mount: &'m Mount) -> Option<(&'m str, Option<&'m OsStr>)> {
+    let file = (mount.device == node.workloads.device).then(|| mount.root.strip_prefix(&node.workloads.root).ok())?;
+    node.layout.owner_of_file(file?)
 }
 
 /// A text that a tenant chose, escaped and cut.
@@ -259,7 +251,7 @@ mod tests {
 
     fn node() -> Node {
         let shown = |root: &str| Shown { device: (8, 1), root: root.into() };
-        Node { pods: shown("/k/pods"), root: shown("/") }
+        Node { layout: crate::fixture::layout().into(), workloads: shown("/k/pods"), root: shown("/") }
     }
 
     fn scan(sought: &[Sought], table: &str) -> Result<Vec<OfPod>, Stop> {

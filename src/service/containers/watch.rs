@@ -72,7 +72,7 @@ fn own_time() -> Result<Duration, Errno> {
 /// How many of the volumes are weaker in some container.
 fn count(site: &Site, volumes: &[Arc<Volume>], list: Option<&AllowList>) -> Result<Counts, Errno> {
     let sought = |volume: &Arc<Volume>| {
-        let (pod, _) = volume.path.pod_volume()?;
+        let pod = site.layout.workload_of(volume.path.as_path())?;
         Some(Sought {
             pod: pod.to_owned(),
             shown: vec![volume.shown.as_ref().clone()],
@@ -91,12 +91,11 @@ fn count(site: &Site, volumes: &[Arc<Volume>], list: Option<&AllowList>) -> Resu
 
 /// The node, by the calling thread's mount table; where the kernel can be asked for a single mount, without reading it all.
 fn node(site: &Site) -> Result<Node, Errno> {
-    let kubelet_dir = site.kubelet_dir.as_path();
     let table = if site.calls.statmount {
         let id = |path: &Path| stat::mount_id(&site.proc, site.calls, path::open_trusted(path)?);
-        statmount::ways_to(&[id(&kubelet_dir.join("pods"))?, id(Path::new("/"))?])?
+        statmount::ways_to(&[id(&site.layout.workloads)?, id(Path::new("/"))?])?
     } else {
         mountinfo::parse(&site.proc.mountinfo()?)
     };
-    Node::of(&Walk::new(&table), kubelet_dir).ok_or(Errno::ENOENT)
+    Node::of(&Walk::new(&table), &site.layout).ok_or(Errno::ENOENT)
 }

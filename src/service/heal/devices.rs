@@ -9,6 +9,7 @@ use std::sync::Arc;
 use allowlist::config::AllowList;
 use allowlist::names::{EntryName, KubeletPath};
 use mounts::mountinfo::{Table, Walk};
+use plan::layout::Layout;
 use workers::Device;
 
 use super::Volume;
@@ -39,13 +40,14 @@ impl Devices {
     pub(super) fn of(
         (table, walk): (&Table, &Walk<'_>),
         list: &AllowList,
-        kubelet_dir: &Path,
+        layout: &Layout,
         volumes: &Arc<Vec<Arc<Volume>>>,
     ) -> Self {
         let paths: HashSet<&[u8]> = list.iter().map(|entry| bytes(entry.path.as_path())).collect();
         let shortest = paths.iter().map(|path| path.len()).min().unwrap_or(usize::MAX);
-        let in_kubelet =
-            |point: &[u8]| point.strip_prefix(bytes(kubelet_dir)).is_some_and(|rest| rest.first() == Some(&b'/'));
+        let in_kubelet = |point: &[u8]| {
+            point.strip_prefix(bytes(layout.base.as_path())).is_some_and(|rest| rest.first() == Some(&b'/'))
+        };
         let mut nested: HashSet<&[u8]> = HashSet::new();
         for mount in &table.mounts {
             let point = bytes(&mount.mount_point);
@@ -92,7 +94,7 @@ mod tests {
         let text = "entries: [{name: data, path: /data}, {name: nfs, path: /nfs/a}, \
                     {name: fuse, path: /data/fuse, overlaps: [data]}]";
         let list = AllowList::parse(text, &AbsPath::parse("/k").unwrap()).unwrap();
-        let devices = Devices::of((&table, &Walk::new(&table)), &list, Path::new("/k"), &Arc::default());
+        let devices = Devices::of((&table, &Walk::new(&table)), &list, &crate::fixture::layout(), &Arc::default());
         let of = |name, beneath| devices.of_entry(&EntryName::parse(name).unwrap(), beneath);
         assert_eq!((of("data", false), of("data", true)), (Some((8, 1)), None), "who knows where its sub-paths lie");
         assert_eq!((of("nfs", false), of("nfs", true)), (Some((0, 40)), Some((0, 40))));

@@ -5,12 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
-use allowlist::names::{AbsPath, KubeletPath};
+use allowlist::names::KubeletPath;
 use engine::record::{PathMounts, Record};
 use mounts::mountinfo::{Mount, Table, Walk};
 use mounts::propagation::MountPropagation;
-
-use crate::volume_count::is_target;
+use plan::layout::Layout;
 
 /// Whether a volume shall be given the directory that its source's path leads to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,10 +50,10 @@ pub struct Published<'t> {
 /// Pods' CSI volumes, of whatever driver, in the order of their paths. One whose path the kubelet can't have made, or that
 /// is covered by a mount on a directory above it, isn't among them.
 #[must_use]
-pub fn published<'t>(table: &Table, walk: &Walk<'t>, kubelet_dir: &AbsPath) -> Vec<Published<'t>> {
-    let targets = targets(table, kubelet_dir.as_path()).into_iter();
+pub fn published<'t>(table: &Table, walk: &Walk<'t>, layout: &Layout) -> Vec<Published<'t>> {
+    let targets = targets(table, layout).into_iter();
     let found = targets.filter_map(|target| {
-        let path = KubeletPath::parse(target.to_str()?, kubelet_dir).ok()?;
+        let path = KubeletPath::parse(target.to_str()?, &layout.base).ok()?;
         let top = walk.mount_at(target).filter(|top| top.mount_point == target)?;
         Some(Published { path, top, lowest: walk.lowest(top) })
     });
@@ -63,9 +62,9 @@ pub fn published<'t>(table: &Table, walk: &Walk<'t>, kubelet_dir: &AbsPath) -> V
 
 /// The mounts of pods' CSI volumes, of whatever driver: their paths, each once.
 #[must_use]
-pub fn targets<'t>(table: &'t Table, kubelet_dir: &Path) -> Vec<&'t Path> {
+pub fn targets<'t>(table: &'t Table, layout: &Layout) -> Vec<&'t Path> {
     let points = table.mounts.iter().map(|m| m.mount_point.as_path());
-    let mut points: Vec<&Path> = points.filter(|at| is_target(kubelet_dir, at)).collect();
+    let mut points: Vec<&Path> = points.filter(|at| layout.is_target(at)).collect();
     points.sort_unstable();
     points.dedup();
     points
@@ -91,10 +90,10 @@ impl<'t> Now<'t> {
 
 /// Judges the volume at `target`.
 #[must_use]
-pub fn judge((table, walk): (&Table, &Walk<'_>), kubelet_dir: &Path, (target, record): (&Path, &Record)) -> Verdict {
+pub fn judge((table, walk): (&Table, &Walk<'_>), layout: &Layout, (target, record): (&Path, &Record)) -> Verdict {
     let Some(top) = walk.mount_at(target).filter(|m| m.mount_point == target) else { return Verdict::Wait };
     let Some(now) = Now::at(walk, &record.full_path()) else { return Verdict::Wait };
-    judge_top((table, walk), kubelet_dir, (top, record.propagation), &now, Some(record))
+    judge_top((table, walk), layout, (top, record.propagation), &now, Some(record))
 }
 
 /// As [`judge`], where what is seen at the target and what its source's path leads to were found before. Without the record
@@ -102,7 +101,7 @@ pub fn judge((table, walk): (&Table, &Walk<'_>), kubelet_dir: &Path, (target, re
 #[must_use]
 pub fn judge_top(
     (table, walk): (&Table, &Walk<'_>),
-    kubelet_dir: &Path,
+    layout: &Layout,
     (top, propagation): (&Mount, MountPropagation),
     Now { mount: now, shown }: &Now<'_>,
     record: Option<&Record>,
@@ -128,10 +127,7 @@ pub fn judge_top(
     let Some(change) = change else { return Verdict::Wait };
     let covers_others = |mount: &Mount| {
         mount.propagation.peer_group.is_some_and(|group| {
-            table
-                .mounts
-                .iter()
-                .any(|m| m.propagation.peer_group == Some(group) && !is_target(kubelet_dir, &m.mount_point))
+            table.mounts.iter().any(|m| m.propagation.peer_group == Some(group) && !layout.is_target(&m.mount_point))
         })
     };
     // On a deleted directory nothing is mounted, so nobody is covered.
@@ -158,9 +154,9 @@ impl<'t> ByPoint<'t> {
     /// Of a table, whose ids are the unique ones or not. No source lies in the kubelet's directory (the allow-list has no
     /// such), where most mounts are.
     #[must_use]
-    pub fn of(table: &'t Table, kubelet_dir: &Path, unique: bool) -> Self {
+    pub fn of(table: &'t Table, layout: &Layout, unique: bool) -> Self {
         let mut mounts: Vec<&Mount> =
-            table.mounts.iter().filter(|mount| !mount.mount_point.starts_with(kubelet_dir)).collect();
+            table.mounts.iter().filter(|mount| !mount.mount_point.starts_with(layout.base.as_path())).collect();
         mounts.sort_unstable_by_key(|mount| point(mount));
         let newest = table.mounts.iter().map(|mount| mount.id).max().filter(|_| unique).unwrap_or(0);
         Self { mounts, newest }
@@ -217,14 +213,14 @@ mod tests {
         let table = table(lines);
         let walk = Walk::new(&table);
         let top = walk.mount_at(Path::new("/src")).unwrap();
-        let mounts = ByPoint::of(&table, Path::new("/k"), true).on_the_way(Path::new("/src"), top).unwrap();
+        let mounts = ByPoint::of(&table, &crate::fixture::layout(), true).on_the_way(Path::new("/src"), top).unwrap();
         let path_mounts = Some(Arc::new(mounts));
         Record { propagation, source_mount: top.id, path_mounts, ..crate::fixture::record() }
     }
 
     fn judged(lines: &[&str], record: &Record) -> Verdict {
         let table = table(lines);
-        judge((&table, &Walk::new(&table)), Path::new("/k"), (Path::new(TARGET), record))
+        judge((&table, &Walk::new(&table)), &crate::fixture::layout(), (Path::new(TARGET), record))
     }
 
     const NODE: &str = "1 0 1 / / shared:1 ext4";
@@ -275,7 +271,7 @@ mod tests {
         let walk = Walk::new(&all);
         let top = walk.mount_at(below).unwrap();
         assert_eq!(top.id, 5);
-        let mounts = ByPoint::of(&all, Path::new("/k"), true).on_the_way(below, top).unwrap();
+        let mounts = ByPoint::of(&all, &crate::fixture::layout(), true).on_the_way(below, top).unwrap();
         assert!(!mounts.is_new(20, (0, 6), Path::new("/")) && mounts.is_new(20, (0, 8), Path::new("/")));
         let bound = "2 1 1 /disk/src /src shared:2 ext4";
         let record = noted(SLAVE, &[NODE, bound, "9 1 1 /disk/src TARGET shared:9 ext4"]);
@@ -308,7 +304,9 @@ mod tests {
             let lines: Vec<&str> = [NODE].into_iter().chain(lines.iter().map(String::as_str)).collect();
             let table = table(&lines);
             let top = Walk::new(&table).mount_at(Path::new("/src"))?;
-            Some(ByPoint::of(&table, Path::new("/k"), false).on_the_way(Path::new("/src"), top)?.beneath.len())
+            Some(
+                ByPoint::of(&table, &crate::fixture::layout(), false).on_the_way(Path::new("/src"), top)?.beneath.len(),
+            )
         };
         assert_eq!(stack(1), Some(1));
         assert_eq!(stack(PathMounts::MAX), Some(PathMounts::MAX));
@@ -326,7 +324,7 @@ mod tests {
             let all = table(&[NODE, target]);
             let walk = Walk::new(&all);
             let now = Now::at(&walk, Path::new("/src")).unwrap();
-            let told = judge_top((&all, &walk), Path::new("/k"), (&all.mounts[1], SLAVE), &now, None);
+            let told = judge_top((&all, &walk), &crate::fixture::layout(), (&all.mounts[1], SLAVE), &now, None);
             assert_eq!(told, REPLACED, "it has to be looked at");
         }
     }

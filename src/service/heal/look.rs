@@ -23,6 +23,7 @@ use engine::site::Site;
 use kernel::statmount;
 use mounts::mountinfo::{self, Table, Walk};
 use mounts::{DirId, Errno};
+use plan::layout::Layout;
 use pods::events::Told;
 use workers::gate::{Gate, Holder};
 
@@ -30,7 +31,6 @@ use super::devices::Devices;
 use super::find::{self, ByPoint, Change, Now, Published, Verdict};
 use super::mend::Looked;
 use super::replaced::{self, Untrusted};
-use crate::volume_count;
 
 /// How many directories are asked for their names at once; of more, each time the next ones.
 const DIRECTORIES: usize = 4096;
@@ -142,10 +142,10 @@ pub(crate) struct Concerns {
 
 impl Concerns {
     /// Takes one down.
-    pub(crate) fn see(&mut self, kubelet_dir: &Path, sources: &Sources, point: &Path) {
+    pub(crate) fn see(&mut self, layout: &Layout, sources: &Sources, point: &Path) {
         self.sources |= sources.are_covered_by(point);
-        self.volumes |= volume_count::is_target(kubelet_dir, point);
-        self.others |= !point.starts_with(kubelet_dir);
+        self.volumes |= layout.is_target(point);
+        self.others |= !point.starts_with(layout.base.as_path());
     }
 }
 
@@ -166,7 +166,7 @@ impl KnownVolumes {
     /// # Errors
     /// What reading the table says.
     pub fn read(site: &Site, gate: &Gate, list: &Arc<AllowList>, known: Self) -> Result<Self, Errno> {
-        let kubelet_dir = site.kubelet_dir.as_path();
+        let layout = &site.layout;
         let named = site.calls.statmount;
         let table = table(site)?;
         let walk = Walk::new(&table);
@@ -174,11 +174,10 @@ impl KnownVolumes {
         let (mut before, mut foreign) = (before.iter().peekable(), foreign.into_iter().peekable());
         let mut known = Self { list: Some(Arc::clone(list)), next, ..Self::default() };
         let mut directories: HashMap<(Arc<Shown>, bool), u64> = HashMap::new();
-        let by_point = ByPoint::of(&table, kubelet_dir, named);
+        let by_point = ByPoint::of(&table, layout, named);
         let mut sources: HashMap<*const Record, Source<'_>> = HashMap::new();
         let mut volumes = Vec::new();
-        for Published { path, top, lowest } in statmount::in_breaths(find::published(&table, &walk, &site.kubelet_dir))
-        {
+        for Published { path, top, lowest } in statmount::in_breaths(find::published(&table, &walk, layout)) {
             let target = path.as_path();
             // All three are in the order of their paths.
             while before.next_if(|volume| volume.path.as_path() < target).is_some() {}
@@ -222,7 +221,7 @@ impl KnownVolumes {
                 Source { now, path_mounts }
             });
             let verdict = source.now.as_ref().map_or(Verdict::Wait, |now| {
-                find::judge_top((&table, &walk), kubelet_dir, (top, volume.record.propagation), now, None)
+                find::judge_top((&table, &walk), layout, (top, volume.record.propagation), now, None)
             });
             match verdict {
                 // Only of one that is well: else this would be how it is without its source.
@@ -251,7 +250,7 @@ impl KnownVolumes {
         volumes.shrink_to_fit();
         known.volumes = Arc::new(volumes);
         known.ask_who_may_have_replaced(site, list)?;
-        known.devices = Arc::new(Devices::of((&table, &walk), list, kubelet_dir, &known.volumes));
+        known.devices = Arc::new(Devices::of((&table, &walk), list, layout, &known.volumes));
         let directory = |((shown, deleted), mount)| Directory { mount, shown, deleted };
         known.directories = directories.into_iter().map(directory).collect();
         // What only volumes had that are gone by now.
@@ -277,7 +276,7 @@ impl KnownVolumes {
         let mut known: HashMap<*const Record, Option<Arc<Untrusted>>> = HashMap::new();
         for Candidate { volume, looked } in due {
             let ask = || match Now::at(&walk, &volume.record.full_path()) {
-                Some(now) => replaced::exposed((&whole, &walk), list, site.kubelet_dir.as_path(), &now),
+                Some(now) => replaced::exposed((&whole, &walk), list, &site.layout, &now),
                 None => Some(Untrusted::Changed),
             };
             let exposed = known.entry(Arc::as_ptr(&volume.record)).or_insert_with(|| ask().map(Arc::new));
@@ -371,7 +370,7 @@ pub fn table(site: &Site) -> Result<Table, Errno> {
     if !site.calls.statmount {
         return Ok(mountinfo::parse(&site.proc.mountinfo()?));
     }
-    statmount::select(&mut |point| !volume_count::is_in_target(site.kubelet_dir.as_path(), point))
+    statmount::select(&mut |point| !site.layout.is_in_target(point))
 }
 
 #[cfg(test)]
@@ -392,7 +391,7 @@ mod tests {
             ("/k/plugins/csi.hostmount.dev/workshop/0", nothing),
         ] {
             let mut found = nothing;
-            found.see(Path::new("/k"), &sources, Path::new(point));
+            found.see(&crate::fixture::layout(), &sources, Path::new(point));
             assert_eq!(found, seen, "{point}");
         }
     }

@@ -74,7 +74,7 @@ pub fn mend(
     let nobody = |outcome| Ok((outcome, None));
     let Some(target) = observe::open_target(site, path)? else { return nobody(Outcome::NotWanted) };
     let Some(record) = Record::read(&target).map_err(fail)? else { return nobody(Outcome::NotWanted) };
-    let pod = record.owner.pod.clone();
+    let pod = record.owner.user.pod().cloned();
     let job = match wanted(list, path, &record) {
         Err(Unwanted::Off) => return nobody(Outcome::NotWanted),
         job => job,
@@ -96,7 +96,7 @@ pub fn mend(
     let Some(top) = walk.mount_at(path.as_path()).filter(|_| seen) else {
         return nobody(Outcome::Left(Verdict::Wait));
     };
-    let verdict = find::judge((&table, &walk), site.kubelet_dir.as_path(), (path.as_path(), &record));
+    let verdict = find::judge((&table, &walk), &site.layout, (path.as_path(), &record));
     let Verdict::Due(change) = verdict else { return nobody(Outcome::Left(verdict)) };
     if change != looked.change {
         return nobody(Outcome::Left(Verdict::Wait));
@@ -192,7 +192,7 @@ fn peers_are_given_the_same(
     let mut flags = None;
     for mount in table.mounts.iter().filter(is_peer) {
         // What is no volume of ours is asked for by `find::judge`.
-        let path = mount.mount_point.to_str().and_then(|at| KubeletPath::parse(at, &site.kubelet_dir).ok());
+        let path = mount.mount_point.to_str().and_then(|at| KubeletPath::parse(at, &site.layout.base).ok());
         let Some((path, record)) = path.and_then(|path| Record::of(site, &path).map(|record| (path, record))) else {
             continue;
         };
@@ -230,7 +230,7 @@ pub fn wanted(list: &AllowList, path: &KubeletPath, record: &Record) -> Result<A
         pod_read_only: owner.asked.pod_read_only,
         kind: owner.kind(),
         user_namespace: record.user_namespace,
-        pod: owner.pod.clone(),
+        pod: owner.user.pod().cloned(),
         check_user: true,
     };
     let grant = policy::decide(list, &wish).map_err(|denied| Unwanted::NotGiven(denied.into()))?;
@@ -255,7 +255,7 @@ pub fn wanted(list: &AllowList, path: &KubeletPath, record: &Record) -> Result<A
 mod tests {
     use super::*;
     use crate::refusals::ForAuthor;
-    use allowlist::names::AbsPath;
+    use allowlist::names::{AbsPath, User};
     use engine::record::{Asked, Owner};
     use mounts::MountAttrs;
 
@@ -275,7 +275,7 @@ mod tests {
             uid: "u".into(),
             service_account: "default".into(),
         };
-        let owner = Owner { pod: Some(Arc::new(pod)), ..crate::fixture::record().owner };
+        let owner = Owner { user: User::Pod(Arc::new(pod)), ..crate::fixture::record().owner };
         let record = Record { owner, ..crate::fixture::record() };
         let entry = |more: &str| format!("{{name: data, path: /src, propagation: HostToContainer{more}}}");
         let allow = ", allow: [{namespaces: [ml]}]";

@@ -18,6 +18,7 @@ use kernel::stat::{self, Freshness};
 use mounts::mountinfo::{Mount, Table, Walk};
 use mounts::propagation::MountPropagation;
 use mounts::{DirId, Errno};
+use plan::layout::Layout;
 
 use super::find::Now;
 
@@ -77,7 +78,7 @@ pub enum Untrusted {
 pub fn exposed(
     (table, walk): (&Table, &Walk<'_>),
     list: &AllowList,
-    kubelet_dir: &Path,
+    layout: &Layout,
     now: &Now<'_>,
 ) -> Option<Untrusted> {
     // A directory has no name to be replaced by where it is the root of its mount.
@@ -95,11 +96,11 @@ pub fn exposed(
     if let Some(entry) = entry {
         return Some(Untrusted::Entry(entry.name.clone()));
     }
-    let pods = kubelet_dir.join("pods");
+    let pods = &layout.workloads;
     let volume = table
         .mounts
         .iter()
-        .find(|mount| mount.mount_point.starts_with(&pods) && !mount.attrs().read_only && mount_shows(mount));
+        .find(|mount| mount.mount_point.starts_with(pods) && !mount.attrs().read_only && mount_shows(mount));
     volume.map(|mount| Untrusted::Volume(mount.mount_point.clone()))
 }
 
@@ -211,7 +212,7 @@ mod tests {
         let walk = Walk::new(&table);
         let list = format!("entries: [{{name: b, path: /srv/parent/b}}{entries}]");
         let list = AllowList::parse(&list, &AbsPath::parse("/k").unwrap()).unwrap_or_else(|e| panic!("{e}"));
-        exposed((&table, &walk), &list, Path::new("/k"), &Now::at(&walk, Path::new("/srv/parent/b")).unwrap())
+        exposed((&table, &walk), &list, &crate::fixture::layout(), &Now::at(&walk, Path::new("/srv/parent/b")).unwrap())
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::time::Instant;
 use allowlist::config::Entry;
 use engine::record::{Record, Shown};
 use engine::site::Site;
+use frontend::kubelet::VolData;
 use mounts::MountAttrs;
 use mounts::mountinfo::{Table, Walk};
 use service::containers::look::look;
 use service::containers::scan::{Index, Node};
 use service::containers::{Container, Sought, judge};
 use service::heal::find::{self, Published};
-use service::volume_count::Written;
 
 use super::facts::{InContainers, Weaker};
 
@@ -34,14 +34,14 @@ pub(super) fn containers(
     until: Instant,
 ) -> Result<InContainers, String> {
     let walk = Walk::new(table);
-    let published = find::published(table, &walk, &site.kubelet_dir).into_iter();
+    let published = find::published(table, &walk, &site.layout).into_iter();
     let volumes = published.filter_map(|at| volume(site, driver, entries, &walk, at));
     let (names, sought): (Vec<Name>, Vec<Sought>) = volumes.unzip();
     let mut found = InContainers { volumes: sought.len(), ..InContainers::default() };
     if sought.is_empty() {
         return Ok(found);
     }
-    let node = Node::of(&walk, site.kubelet_dir.as_path());
+    let node = Node::of(&walk, &site.layout);
     let node = node.ok_or("the kubelet's directory was not found in the mount table")?;
     let mut seen = vec![false; sought.len()];
     let unknown = look(&site.proc, &Index::new(node, &sought), until, &mut |container| {
@@ -68,12 +68,12 @@ fn volume(
     Published { path, top, .. }: Published<'_>,
 ) -> Option<(Name, Sought)> {
     let record = Record::of(site, &path)?;
-    if Written::beside(path.as_path()).is_some_and(|written| written.driver != driver) {
+    if VolData::beside(path.as_path()).is_some_and(|written| written.driver != driver) {
         return None;
     }
     let (uid, _) = path.pod_volume()?;
     let entry = entries.iter().find(|entry| entry.name == record.owner.entry);
-    let pod = record.owner.pod.as_ref().map_or_else(|| uid.to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
+    let pod = record.owner.user.pod().map_or_else(|| uid.to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
     let shown = walk.stack(top).into_iter().map(Shown::by).collect();
     let wanted = judge::wanted(&record, entry.map(AsRef::as_ref));
     let name = Name { entry: record.owner.entry.to_string(), pod };

@@ -15,6 +15,7 @@ use engine::mount_error::MountError;
 use engine::observe::{self, SourcePath};
 use engine::record::{Record, Shown};
 use engine::site::Site;
+use frontend::kubelet::VolData;
 use futures_util::future::join_all;
 use k8s_openapi::jiff::Timestamp;
 use kernel::stat;
@@ -30,7 +31,6 @@ use service::heal::find::{self, Change, Now, Published, Verdict};
 use service::heal::mend::{self, Unwanted};
 use service::heal::{look as healing_look, replaced};
 use service::source_health::SourceHealth;
-use service::volume_count::Written;
 use workers::{NoResult, Source};
 
 use super::model::{self, Healing, Heals, Health, InContainer, Kind, Layer, Pod, Shows, Volume};
@@ -91,9 +91,9 @@ fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<(Option<N
     // With the ids that are noted, which mountinfo doesn't show.
     let healing = healing_look::table(site)?;
     let healing = (&healing, &Walk::new(&healing));
-    let published = find::published(&table, &walk, &site.kubelet_dir).into_iter();
+    let published = find::published(&table, &walk, &site.layout).into_iter();
     let found = published.filter_map(|at| volume(site, driver, list, ((&table, &walk), healing), at)).collect();
-    Ok((Node::of(&walk, site.kubelet_dir.as_path()), found))
+    Ok((Node::of(&walk, &site.layout), found))
 }
 
 /// Notes where running containers have the volumes, and with which flags.
@@ -150,21 +150,21 @@ fn volume(
     let Published { path, top, .. } = at;
     let (_, walk) = whole;
     let record = Record::of(site, &path);
-    let written = Written::beside(path.as_path());
+    let written = VolData::beside(path.as_path());
     match &written {
         Some(written) if written.driver != driver => return None,
         None if record.is_none() => return None,
         _ => {}
     }
     let (uid, name) = path.pod_volume()?;
-    let pod = record.as_ref().and_then(|record| record.owner.pod.as_deref());
+    let pod = record.as_ref().and_then(|record| record.owner.user.pod().map(AsRef::as_ref));
     let inline = written.as_ref().and_then(|written| written.inline);
     // A claim's handle names the entry, also without a record.
     let handle = written.filter(|_| inline == Some(false)).and_then(|w| VolumeRef::parse_handle(&w.handle?).ok());
     let entry = record.as_ref().map(|record| record.owner.entry.to_string());
     let sub_path = record.as_ref().map(|record| record.sub_path.as_ref().map(ToString::to_string));
     let source = record.as_ref().map(|record| record.full_path().to_string_lossy().into_owned());
-    let verdict = record.as_ref().map(|record| find::judge(by, site.kubelet_dir.as_path(), (path.as_path(), record)));
+    let verdict = record.as_ref().map(|record| find::judge(by, &site.layout, (path.as_path(), record)));
     let healing = list.map(|list| healing((site, list), &path, record.as_ref().zip(verdict), (whole, by)));
     let renewed = record.as_ref().and_then(|record| record.renewed).and_then(|at| i64::try_from(at).ok());
     let renewed = renewed.and_then(|at| Timestamp::from_second(at).ok());
@@ -227,7 +227,7 @@ fn healing(
     if verdict == Verdict::Due(Change::Replaced)
         && let Some(now) = Now::at(walk, &place)
     {
-        let exposed = replaced::exposed(whole, list, site.kubelet_dir.as_path(), &now);
+        let exposed = replaced::exposed(whole, list, &site.layout, &now);
         let why = exposed.or_else(|| replaced::only_root_writes(site, walk, &place, &[]).err());
         if let Some(why) = why {
             return told(Heals::Refused, format!("another directory took its place, and is not followed: {why}"));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use allowlist::config::AllowList;
 use allowlist::names::AbsPath;
+use model::kubelet::Process;
 use mounts::propagation::PropagationState;
 
 use super::super::facts::{
@@ -13,7 +14,6 @@ use super::super::facts::{
 };
 use super::super::report::Verdict;
 use super::*;
-use model::kubelet::Process;
 
 fn state(peer_group: Option<u64>, master: Option<u64>) -> PropagationState {
     PropagationState { peer_group, master, unbindable: false }
