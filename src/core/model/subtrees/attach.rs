@@ -1,8 +1,8 @@
-//! Attaching a tree, with all that propagates: mount, bind, move, and the attaching of detached trees.
+//! Attaches a tree and its propagated copies: mount, bind, move, and move_mount(2) of detached trees.
 //!
-//! Source of the tables: sharedsubtree.rst, sections 5a to 5c; of the details fs/namespace.c `attach_recursive_mnt` and
-//! fs/pnode.c `propagate_mnt`. A tree that arrives where something is mounted already is tucked beneath it: what was
-//! there is moved onto the top of what arrives.
+//! The tables are those of sharedsubtree.rst, sections 5a to 5c; the details come from fs/namespace.c
+//! `attach_recursive_mnt` and fs/pnode.c `propagate_mnt`. If something is mounted at the mount point already, the new
+//! tree goes beneath it: what was there is moved onto the top of the new tree.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -120,18 +120,18 @@ impl Forest {
         Ok(())
     }
 
-    /// The root of a tree that is still detached.
+    /// The root of a detached tree.
     pub(super) fn detached(&self, tree: HomeNumber) -> Result<MountNumber, Doubt> {
         self.homes.get(tree).filter(|home| home.detached).and_then(|home| home.root).ok_or(Doubt::NoNamespace(tree))
     }
 
-    /// Copies of unbindable mounts can't be made, so that they can't go where copies are made of all.
+    /// Refuses to put a tree with unbindable mounts on a shared mount: they can't be copied for the receivers.
     fn fits(&self, tree: &[MountNumber], parent: MountNumber) -> Result<(), Errno> {
         let refused = self.mount(parent).group.is_some() && tree.iter().any(|&one| self.mount(one).unbindable);
         if refused { Err(Errno::EINVAL) } else { Ok(()) }
     }
 
-    /// A locked mount can't be taken from what it hides (mount_namespaces(7)).
+    /// Refuses to move or unmount a locked mount: that would show what it hides (mount_namespaces(7)).
     pub(super) fn is_free(&self, number: MountNumber) -> Result<(), Stop> {
         match self.mount(number).locked {
             Some(false) => Ok(()),
@@ -140,7 +140,7 @@ impl Forest {
         }
     }
 
-    /// What the namespace's root lies on, which no process sees, must not be shared for the root to leave it.
+    /// Refuses to move the root of a namespace if what it lies on, which no process sees, is shared.
     pub(super) fn is_above_private(&self, home: HomeNumber) -> Result<(), Stop> {
         match self.homes.get(home).map(|home| home.above) {
             Some(Above::Private) => Ok(()),
@@ -149,7 +149,7 @@ impl Forest {
         }
     }
 
-    /// The other mounts that get a copy of what is attached to a directory of a mount, nearest first.
+    /// The other mounts that receive a copy of a tree attached at this directory, nearest first.
     fn targets(&self, parent: MountNumber, point: Dentry) -> Result<Vec<MountNumber>, Unknown> {
         let mut doubts = Vec::new();
         let source = self.mount(parent);
@@ -173,7 +173,7 @@ impl Forest {
         if doubts.is_empty() { Ok(targets) } else { Err(Unknown { known: Vec::new(), doubts }) }
     }
 
-    /// Attaches a tree that hangs nowhere, and copies of it to all that receive. `home` is where it is ordered.
+    /// Attaches a tree without a parent, and copies of it to all receivers. `namespace` is the caller's.
     fn attach(
         &mut self,
         home: HomeNumber,
@@ -184,12 +184,12 @@ impl Forest {
     ) {
         let mut arriving = vec![(tree, parent)];
         if let Some(group) = self.mount(parent).group {
-            // What receives in a moved tree is asked for its group before the move makes it shared.
+            // In a moved tree there may be receivers: note their groups before the move makes the tree shared.
             let groups: Vec<Option<u64>> = targets.iter().map(|&target| self.mount(target).group).collect();
             for one in self.subtree(tree) {
                 self.relate(one, PropagationKind::Shared);
             }
-            // For each group that got a copy, the copy with which the copies of that group are peers.
+            // For each group that has received a copy, its first copy. Later copies in that group become peers of it.
             let mut copies = HashMap::from([(group, tree)]);
             for (&target, own) in targets.iter().zip(groups) {
                 let home = self.mount(target).home;
@@ -227,10 +227,10 @@ impl Forest {
         }
     }
 
-    /// The copy that the nearest group above a mount has got.
+    /// The copy that the nearest master above this mount has received.
     fn nearest(&self, target: MountNumber, copies: &HashMap<u64, MountNumber>) -> Option<MountNumber> {
         let mut master = self.mount(target).master;
-        // As many steps as there are groups with copies or without: a bound against circles of torn tables.
+        // At most one step for each group: a torn table may have a cycle.
         for _ in 0..=self.members.len() {
             let group = master?;
             if let Some(&copy) = copies.get(&group) {

@@ -1,5 +1,5 @@
-//! Copies of mount trees: for binds, for new namespaces, for detached trees and for receivers of events
-//! (fs/namespace.c `copy_tree`, `clone_mnt`).
+//! Copies mount trees: for binds, new namespaces, detached trees and receivers of events (fs/namespace.c `copy_tree`,
+//! `clone_mnt`).
 
 use mounts::Errno;
 
@@ -7,20 +7,20 @@ use super::dentry::Dentry;
 use super::operation::Stop;
 use super::{Doubt, Forest, HomeNumber, Mount, MountNumber};
 
-/// How the copies are connected with what they are copies of.
+/// How a copy is connected with its original.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Connection {
-    /// Peers where the original is shared, slaves of the same master where it is a slave.
+    /// A peer of a shared mount, and a slave of a slave's master.
     Alike,
-    /// Slaves of the original's peer group, and, if so said, shared in a group of their own.
+    /// A slave of the original's peer group.
     Slave {
-        /// Whether they are shared.
+        /// Whether the copy is also shared, in a new group.
         shared: bool,
     },
 }
 
 impl Forest {
-    /// Whether a copy may be taken of what a mount shows at a directory.
+    /// Whether this directory of the mount may be copied.
     pub(super) fn can_copy(&self, number: MountNumber, dentry: Dentry, recursive: bool) -> Result<(), Stop> {
         let mount = self.mount(number);
         if mount.deleted {
@@ -30,7 +30,7 @@ impl Forest {
             return Err(Errno::EINVAL.into());
         }
         if !recursive {
-            // Alone it would show what a locked mount hides (mount_namespaces(7)).
+            // A non-recursive copy would show what a locked mount hides (mount_namespaces(7)).
             let mut doubt = None;
             for child in self.children_within(number, dentry) {
                 match self.mount(child).locked {
@@ -47,7 +47,7 @@ impl Forest {
         Ok(())
     }
 
-    /// An unbindable mount is left out of a copy, unless that would show what it hides.
+    /// Whether an unbindable mount may be left out of a copy: not if it is locked, since that would show what it hides.
     fn can_prune(&self, number: MountNumber) -> Result<(), Stop> {
         let mount = self.mount(number);
         if mount.unbindable {
@@ -67,7 +67,7 @@ impl Forest {
         self.mount(number).children.iter().filter(within).copied().collect()
     }
 
-    /// Copies one mount, showing another directory of it.
+    /// Copies one mount. The copy shows `dentry`.
     pub(super) fn copy_one(
         &mut self,
         number: MountNumber,
@@ -102,7 +102,7 @@ impl Forest {
         copy
     }
 
-    /// Copies what a mount shows at a directory with all mounts beneath it, but for unbindable ones.
+    /// Copies a directory of a mount with all mounts beneath it, except unbindable ones.
     pub(super) fn copy_tree(
         &mut self,
         number: MountNumber,

@@ -1,9 +1,9 @@
-//! Unmounting, with all that propagates, and the end of namespaces and detached trees.
+//! Unmounts a tree and its propagated copies, and ends namespaces and detached trees.
 //!
-//! Source: sharedsubtree.rst, section 5d; of the details fs/pnode.c `propagate_umount` as of Linux 6.17 and
-//! Documentation/filesystems/propagate_umount.txt. What is unmounted at a place is unmounted also at the same place on
-//! every mount that receives from its parent, as far as nothing else is mounted strictly inside, and as far as
-//! nothing that a user namespace has locked is shown thereby. What is mounted on the root of something that goes slides
+//! Source: sharedsubtree.rst, section 5d; the details come from fs/pnode.c `propagate_umount` as of Linux 6.17 and
+//! Documentation/filesystems/propagate_umount.txt. An unmount propagates to the same directory of every mount that
+//! receives from the parent. A receiver's mount stays if something else is mounted strictly inside it, or if its
+//! removal would show something that a user namespace has locked. What is mounted on the root of a removed mount moves
 //! down into its place.
 
 use std::collections::HashSet;
@@ -35,7 +35,7 @@ impl Forest {
         if !doubts.is_empty() {
             return Err(Unknown { known: Vec::new(), doubts }.into());
         }
-        // What is unmounted on order is no longer hidden anywhere else (`propagate_mount_unlock`).
+        // The directly unmounted mount hides nothing any more, so its copies are unlocked (`propagate_mount_unlock`).
         let unlocked: HashSet<MountNumber> =
             reached.iter().skip(1).filter_map(|one| self.on.get(&(one.mount, point))).copied().collect();
         let going = self.also_going(&ordered, &unlocked)?;
@@ -49,7 +49,7 @@ impl Forest {
         Ok(())
     }
 
-    /// What goes along with the ordered tree.
+    /// The copies that are unmounted along with this tree.
     fn also_going(&self, ordered: &[MountNumber], unlocked: &HashSet<MountNumber>) -> Result<Vec<MountNumber>, Doubt> {
         let ordered_set: HashSet<MountNumber> = ordered.iter().copied().collect();
         let mut going = Vec::new();
@@ -65,7 +65,7 @@ impl Forest {
             }
         }
         self.keep_what_would_shift(&mut going, &mut set);
-        // Keep what is locked and whose parent stays, until nothing more does.
+        // Keep locked mounts whose parent stays, until no more are found.
         loop {
             let before = going.len();
             let mut doubt = None;
@@ -91,10 +91,10 @@ impl Forest {
         }
     }
 
-    /// A mount stays if anything strictly inside it stays, that is anywhere but on its root, or on something inside.
+    /// Keeps each mount that has something staying strictly inside: beneath it, but not stacked on its root.
     fn keep_what_would_shift(&self, going: &mut Vec<MountNumber>, set: &mut HashSet<MountNumber>) {
         loop {
-            // Everything of which something beneath stays, found from what stays upwards.
+            // All mounts that have something staying beneath them.
             let mut holds: HashSet<MountNumber> = HashSet::new();
             for &one in going.iter() {
                 if self.mount(one).children.iter().any(|child| !set.contains(child)) {
@@ -127,7 +127,7 @@ impl Forest {
         }
     }
 
-    /// What lies on the root of something that goes, and stays, is put where the lowest of those that go lies.
+    /// Moves what stays on the root of a removed mount down to where the lowest removed mount lay.
     fn slide_down(&mut self, going: &[MountNumber], set: &HashSet<MountNumber>) {
         for &one in going {
             let root = self.mount(one).root;
@@ -136,7 +136,7 @@ impl Forest {
             while let Some((parent, point)) = self.mount(at).parent {
                 if !set.contains(&parent) {
                     self.take_off(over);
-                    // The lowest goes at once: its place is taken here, and not freed when it is removed.
+                    // Clear the mount point of the lowest removed mount now, since it is reused here.
                     self.take_off(at);
                     self.hang(over, parent, point);
                     break;
@@ -158,7 +158,7 @@ impl Forest {
         Ok(())
     }
 
-    /// The end of a namespace unmounts all of it, and nothing of that propagates (fs/namespace.c `put_mnt_ns`).
+    /// Ends a namespace: unmounts all of it, without propagation (fs/namespace.c `put_mnt_ns`).
     pub(super) fn end(&mut self, home: HomeNumber) {
         let Some(namespace) = self.homes.get_mut(home) else { return };
         let roots: Vec<MountNumber> =

@@ -1,8 +1,8 @@
-//! From mount tables to a forest: whose parent is whose, and which directory each mount lies on.
+//! Builds a forest from mount tables: finds each mount's parent and the directory that it lies on.
 //!
-//! mountinfo names mount points as paths from the reading process' root. The directory that a mount lies on is found by
-//! following that path from the mount point of its parent. Where that fails, because the parent isn't in the table or
-//! the table was torn by changes while it was read, the mount is the root of a subtree that floats at its place.
+//! mountinfo prints mount points as paths from the reading process' root. The directory that a mount lies on is its
+//! mount point relative to its parent's. If that fails, the mount becomes the root of a separate subtree with its mount
+//! point noted. That happens when the parent isn't in the table, or when the table changed while it was read.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -18,9 +18,9 @@ use crate::machine::{Machine, Namespace};
 const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 
 impl Forest {
-    /// The forest of everything that was seen of a machine; its namespaces have the numbers that they have there.
+    /// The forest of a machine. Namespaces keep their indices.
     ///
-    /// It can't fail: what a table doesn't tell is marked, and asking for it is [`super::Unknown`].
+    /// Never fails. What a table doesn't show is marked, and questions about it return [`super::Unknown`].
     #[must_use]
     pub fn of(machine: &Machine) -> Self {
         let mut forest = Self { incomplete: !machine.left_out.is_empty(), ..Self::default() };
@@ -94,9 +94,10 @@ impl Forest {
         }
     }
 
-    /// The directory on the parent that a mount lies on, if the paths fit together.
+    /// The directory of the parent that a mount lies on, if the paths fit together.
     fn point(&mut self, parent: MountNumber, above: &mountinfo::Mount, mount: &mountinfo::Mount) -> Option<usize> {
-        // By bytes, as the kernel prints no path with a slash too many; by components it takes half of the whole time.
+        // Bytes suffice, since the kernel prints no redundant slash. Comparing components would take half of the total
+        // time.
         let (above, path) = (above.mount_point.as_os_str().as_bytes(), mount.mount_point.as_os_str().as_bytes());
         let relative = match path.strip_prefix(if above == b"/" { &b""[..] } else { above })? {
             b"" => b"",
@@ -116,7 +117,7 @@ impl Forest {
         }
     }
 
-    /// A table that was torn while it was read may say that two mounts lie on each other. One of them is let float.
+    /// Breaks cycles: in a torn table, two mounts may lie on each other. One of them becomes the root of a subtree.
     fn cut_circles(&mut self, home: usize, mounts: &[mountinfo::Mount], first: MountNumber) {
         let mut reached = vec![false; mounts.len()];
         let mut waiting: Vec<MountNumber> = self
@@ -141,9 +142,9 @@ impl Forest {
     }
 }
 
-/// Whether the root in mountinfo isn't a path from the root of the file system: NFS always prints `/`
-/// (fs/nfs/super.c `nfs_show_path`), and cgroup prints a path relative to the reader's cgroup namespace
-/// (cgroup_namespaces(7)), which may begin with `/..`.
+/// Whether the root in mountinfo isn't a path from the root of the file system. NFS always prints `/` (fs/nfs/super.c
+/// `nfs_show_path`). cgroup prints a path relative to the reader's cgroup namespace (cgroup_namespaces(7)), which may
+/// begin with `/..`.
 fn is_untold(mount: &mountinfo::Mount) -> bool {
     matches!(mount.fs_type.as_str(), "nfs" | "nfs4")
         || mount.root.components().any(|part| part == Component::ParentDir)

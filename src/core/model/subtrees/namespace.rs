@@ -10,8 +10,8 @@ use super::operation::Stop;
 use super::{Above, Doubt, Forest, Home, HomeNumber};
 
 impl Forest {
-    /// unshare(1): a new namespace with copies of all mounts (fs/namespace.c `copy_mnt_ns`), all of which are then made
-    /// something. What is made a slave or private therefore has been a peer for a moment, which nothing shows.
+    /// unshare(1): makes a new namespace with copies of all mounts (fs/namespace.c `copy_mnt_ns`), then changes their
+    /// propagation. Mounts that are made slave or private are peers for a moment, which has no visible effect.
     pub(super) fn unshare(
         &mut self,
         home: HomeNumber,
@@ -23,7 +23,7 @@ impl Forest {
             return Err(Doubt::Unseen("/".into()).into());
         };
         if user && self.on.contains_key(&(root, self.mount(root).root)) {
-            // Who sees another root than the namespace has is chrooted to the kernel (kernel/user_namespace.c
+            // The kernel regards a process with another root than its namespace's as chrooted (kernel/user_namespace.c
             // `create_user_ns`).
             return Err(Errno::EPERM.into());
         }
@@ -51,7 +51,7 @@ impl Forest {
         Ok(copy)
     }
 
-    /// pivot_root(2): two moves at once, and nothing of it propagates.
+    /// pivot_root(2): moves two mounts at once, without propagation.
     pub(super) fn pivot_root(&mut self, home: HomeNumber, new_root: &Path, put_old: &Path) -> Result<(), Stop> {
         let new = self.lead(home, new_root)?;
         let (onto, point) = self.target(home, put_old)?;

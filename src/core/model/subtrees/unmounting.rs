@@ -1,4 +1,4 @@
-//! What an unmount would take away, and where.
+//! Predicts what an unmount removes, and where.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,21 +12,21 @@ use super::{Doubt, Forest, Receiver, Showing};
 pub struct Unmounting {
     /// The mount that is unmounted, by its id in mountinfo.
     pub mount: u64,
-    /// The mount that it lies on: the event happens there.
+    /// The mount that it lies on. The event happens there.
     pub under: u64,
-    /// Every mount that goes, that one included.
+    /// Every mount that is removed, including this one.
     pub gone: HashSet<u64>,
-    /// Whom the event comes to, as for a mount that is made there.
+    /// The receivers of the event, as for a mount made there.
     pub receivers: Vec<Receiver>,
-    /// Every place that shows the directory which the mount lies on.
+    /// Every path that shows the directory which the mount lies on.
     pub showing: Vec<Showing>,
 }
 
 impl Forest {
-    /// What unmounting (`umount --lazy`) the topmost mount at a path would take away.
+    /// What unmounting (`umount --lazy`) the topmost mount at a path would remove.
     ///
     /// # Errors
-    /// [`Stop::Refused`] with EINVAL: nothing is mounted there, or it may not be unmounted alone. [`Stop::Unknown`].
+    /// [`Stop::Refused`] with EINVAL: nothing is mounted there, or the mount is locked. [`Stop::Unknown`].
     pub fn unmounting(&self, namespace: usize, path: &Path) -> Result<Unmounting, Stop> {
         let number = self.mount_point(namespace, path)?;
         let mount = self.mount(number);
@@ -56,7 +56,7 @@ mod tests {
     use crate::machine::Machine;
     use mounts::Errno;
 
-    /// In the first user namespace, where nothing is locked.
+    /// In the initial user namespace, where nothing is locked.
     fn forest(tables: &[&str]) -> Forest {
         let mut machine: Machine = machine(tables);
         machine.namespaces.iter_mut().for_each(|namespace| namespace.user_namespace = Some(0xEFFF_FFFD));

@@ -1,8 +1,7 @@
-//! The way from a path to a mount, and back.
+//! Resolves a path to a mount, and a mount to its path.
 //!
-//! As the kernel walks it (path_resolution(7), fs/namei.c): after each component whatever is mounted there is entered,
-//! and what is mounted on that, up to the topmost. What is mounted on the process' root is not: a path begins on the root
-//! itself, beneath it.
+//! As the kernel does (path_resolution(7), fs/namei.c): after each component it enters what is mounted there, up to the
+//! topmost mount. It doesn't enter what is mounted on the process' root: a path begins on the root itself, beneath it.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
@@ -10,19 +9,19 @@ use std::path::{Component, Path, PathBuf};
 use super::dentry::{Dentry, normal};
 use super::{Doubt, Forest, HomeNumber, MountNumber};
 
-/// Where a path leads.
+/// A resolved path.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     /// The topmost mount there.
     pub(super) mount: MountNumber,
-    /// The last directory on the way that any mount is known to be concerned with.
+    /// The last directory on the path that the forest knows.
     pub(super) dentry: Dentry,
-    /// What follows after that, empty if the path ends there.
+    /// The rest of the path. Empty if that directory is its end.
     pub(super) rest: PathBuf,
 }
 
 impl Forest {
-    /// Where an absolute path without symlinks leads to in a namespace.
+    /// Resolves an absolute path without symlinks in a namespace.
     pub(super) fn lead(&self, home: HomeNumber, path: &Path) -> Result<Place, Doubt> {
         let Some(namespace) = self.homes.get(home) else { return Err(Doubt::NoNamespace(home)) };
         let path = normal(path).ok_or_else(|| Doubt::Path(path.to_owned()))?;
@@ -30,7 +29,7 @@ impl Forest {
         let (start, way) = match (namespace.root, under.next(), under.next()) {
             (Some(root), None, _) => (root, path.as_path()),
             (None, Some((place, root)), None) => (*root, path.strip_prefix(place).unwrap_or(Path::new(""))),
-            // Of two that begin there, which one covers the other can't be seen.
+            // Two subtrees contain the path. Which one covers the other can't be seen.
             _ => return Err(Doubt::Unseen(path)),
         };
         let mut place = Place { mount: start, dentry: self.mount(start).root, rest: PathBuf::new() };
@@ -49,7 +48,7 @@ impl Forest {
         Ok(place)
     }
 
-    /// Where something lies that is mounted at a path: unlike the path itself, on top of what is mounted on the root
+    /// Resolves a path as a mount point: unlike a path, it includes what is mounted on the process' root
     /// (fs/namespace.c `lock_mount`).
     pub(super) fn lead_to_top(&self, home: HomeNumber, path: &Path) -> Result<Place, Doubt> {
         let mut place = self.lead(home, path)?;
@@ -59,7 +58,7 @@ impl Forest {
         Ok(place)
     }
 
-    /// Enters what is mounted here, up to the topmost.
+    /// Enters the mounts here, up to the topmost.
     fn climb(&self, place: &mut Place) {
         while let Some(&over) = self.on.get(&(place.mount, place.dentry)) {
             place.mount = over;
@@ -67,7 +66,8 @@ impl Forest {
         }
     }
 
-    /// The mount point as processes of its namespace see it, even if it is covered. Empty: the root of a detached tree.
+    /// The mount point as processes of its namespace see it, even if it is covered. Empty for the root of a detached
+    /// tree.
     pub(super) fn place(&self, number: MountNumber) -> PathBuf {
         let mut parts = Vec::new();
         let mut at = number;
