@@ -10,6 +10,7 @@
 //! What the snapshot doesn't show is [`Unknown`], with the reason. Nothing is guessed.
 
 mod attach;
+mod change;
 mod copy;
 mod dentry;
 mod detach;
@@ -17,7 +18,6 @@ mod gathered;
 mod namespace;
 mod operation;
 mod receivers;
-mod relation;
 mod showing;
 mod unmounting;
 mod walk;
@@ -39,9 +39,9 @@ pub struct Forest {
     dentries: Dentries,
     /// By mount number. Never shortened, so each mount keeps its number; None: the mount is gone.
     mounts: Vec<Option<Mount>>,
-    homes: Vec<Home>,
+    namespaces: Vec<Namespace>,
     /// The mount on each (mount, directory): the kernel's mount hash table.
-    on: HashMap<(MountNumber, Dentry), MountNumber>,
+    mounted_on: HashMap<(MountNumber, Dentry), MountNumber>,
     /// The members of each peer group.
     members: HashMap<u64, Vec<MountNumber>>,
     /// The slaves of each peer group.
@@ -61,13 +61,13 @@ pub struct Forest {
 /// The number of a mount in a [`Forest`].
 type MountNumber = usize;
 /// The number of a mount namespace in a [`Forest`]. A detached tree (open_tree(2)) has one too.
-type HomeNumber = usize;
+type NamespaceNumber = usize;
 
 #[derive(Debug, Clone)]
 struct Mount {
     /// The id in mountinfo. A mount that the model has made has an id of its own.
     id: u64,
-    home: HomeNumber,
+    namespace: NamespaceNumber,
     /// The mount and directory that it lies on. None: it is the root of a tree, as far as can be seen.
     parent: Option<(MountNumber, Dentry)>,
     /// The directory that it shows.
@@ -75,7 +75,7 @@ struct Mount {
     /// Whether its root was deleted. The kernel mounts nothing on such a mount (fs/namespace.c `get_mountpoint`).
     deleted: bool,
     /// Whether its root can't be known, because its file system prints something other than a path in mountinfo.
-    untold: bool,
+    root_unknown: bool,
     /// The peer group, if it is shared.
     group: Option<u64>,
     /// The master's peer group, if it is a slave.
@@ -88,13 +88,13 @@ struct Mount {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Home {
+struct Namespace {
     /// The root as the namespace's processes see it, or the root of the detached tree.
     root: Option<MountNumber>,
     /// The roots of subtrees whose parent mount can't be seen, with their mount points.
-    floating: Vec<(PathBuf, MountNumber)>,
+    orphans: Vec<(PathBuf, MountNumber)>,
     /// What the root lies on.
-    above: Above,
+    root_parent: RootParent,
     /// The user namespace that owns it. None: unknown.
     user: Option<u64>,
     /// Whether it is a detached tree.
@@ -105,7 +105,7 @@ struct Home {
 
 /// What the root of a namespace lies on: usually a mount of rootfs, which no process can see.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Above {
+enum RootParent {
     /// Some mount. mountinfo doesn't tell whether it is shared.
     #[default]
     Unseen,
@@ -117,13 +117,13 @@ enum Above {
 
 /// A mount as its namespace's mountinfo would print it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct VisibleMount {
     /// Its id.
     pub id: u64,
     /// The id of the mount that it lies on. None: that mount can't be seen.
     pub parent: Option<u64>,
     /// Its mount point.
-    pub place: PathBuf,
+    pub mount_point: PathBuf,
     /// A number for its file system: equal for the same file system.
     pub file_system: usize,
     /// The directory of the file system that it shows.
@@ -154,13 +154,13 @@ pub enum Doubt {
     Deleted(u64),
     /// mountinfo doesn't tell which directory of its file system the mount shows.
     #[error("the file system of mount {0} does not tell which of its directories the mount shows")]
-    Untold(u64),
+    RootUnknown(u64),
     /// mountinfo doesn't tell whether a user namespace has locked the mount.
     #[error("it can't be seen whether mount {0} is locked, as mounts that came from another user namespace are")]
     Locked(u64),
     /// What the namespace's root lies on can't be seen.
     #[error("it can't be seen whether what the root of namespace number {0} lies on is shared")]
-    Above(usize),
+    RootParent(usize),
     /// The mount is the root of its namespace.
     #[error("mount {0} is the root of its namespace, which is made read-only or kept instead of being unmounted")]
     Root(u64),
@@ -198,15 +198,15 @@ impl Forest {
     /// except the root if `root_locked`; what the root lies on isn't shared; and namespaces with the same `user` have
     /// the same owner.
     pub fn vouch(&mut self, namespace: usize, user: u64, root_locked: bool) {
-        for mount in self.mounts.iter_mut().flatten().filter(|mount| mount.home == namespace) {
+        for mount in self.mounts.iter_mut().flatten().filter(|mount| mount.namespace == namespace) {
             mount.locked = Some(false);
         }
-        if let Some(home) = self.homes.get_mut(namespace) {
-            home.user = Some(user);
-            if home.above == Above::Unseen {
-                home.above = Above::Private;
+        if let Some(namespace) = self.namespaces.get_mut(namespace) {
+            namespace.user = Some(user);
+            if namespace.root_parent == RootParent::Unseen {
+                namespace.root_parent = RootParent::Private;
             }
-            if let Some(root) = home.root {
+            if let Some(root) = namespace.root {
                 self.mount_mut(root).locked = Some(root_locked);
             }
         }
@@ -214,15 +214,15 @@ impl Forest {
 
     /// The mounts in a namespace or detached tree, parents before children.
     #[must_use]
-    pub fn seen(&self, home: usize) -> Vec<Seen> {
-        let Some(found) = self.homes.get(home) else { return Vec::new() };
-        let roots = found.root.iter().chain(found.floating.iter().map(|(_, root)| root));
+    pub fn visible_mounts(&self, namespace: usize) -> Vec<VisibleMount> {
+        let Some(found) = self.namespaces.get(namespace) else { return Vec::new() };
+        let roots = found.root.iter().chain(found.orphans.iter().map(|(_, root)| root));
         let describe = |number: MountNumber| {
             let mount = self.mount(number);
-            Seen {
+            VisibleMount {
                 id: mount.id,
                 parent: mount.parent.map(|(parent, _)| self.mount(parent).id),
-                place: self.place(number),
+                mount_point: self.path_of(number),
                 file_system: self.dentries.file_system_of(mount.root),
                 root: self.dentries.path(mount.root).to_owned(),
                 propagation: PropagationState {
@@ -269,24 +269,24 @@ impl Forest {
     /// The topmost mount stacked on the root of this one, or this one.
     fn top(&self, number: MountNumber) -> MountNumber {
         let mut at = number;
-        while let Some(&over) = self.on.get(&(at, self.mount(at).root)) {
+        while let Some(&over) = self.mounted_on.get(&(at, self.mount(at).root)) {
             at = over;
         }
         at
     }
 
     /// Puts a mount without a parent on a directory of another mount.
-    fn hang(&mut self, number: MountNumber, parent: MountNumber, point: Dentry) {
+    fn set_parent(&mut self, number: MountNumber, parent: MountNumber, point: Dentry) {
         self.mount_mut(number).parent = Some((parent, point));
         self.mount_mut(parent).children.push(number);
-        self.on.insert((parent, point), number);
+        self.mounted_on.insert((parent, point), number);
     }
 
     /// Removes a mount from its parent.
-    fn take_off(&mut self, number: MountNumber) {
+    fn clear_parent(&mut self, number: MountNumber) {
         let Some((parent, point)) = self.mount_mut(number).parent.take() else { return };
         self.mount_mut(parent).children.retain(|&child| child != number);
-        self.on.remove(&(parent, point));
+        self.mounted_on.remove(&(parent, point));
     }
 }
 

@@ -5,7 +5,7 @@ use mounts::Errno;
 
 use super::dentry::Dentry;
 use super::operation::Stop;
-use super::{Doubt, Forest, HomeNumber, Mount, MountNumber};
+use super::{Doubt, Forest, Mount, MountNumber, NamespaceNumber};
 
 /// How a copy is connected with its original.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Forest {
         number: MountNumber,
         dentry: Dentry,
         connection: Connection,
-        home: HomeNumber,
+        namespace: NamespaceNumber,
     ) -> MountNumber {
         let id = self.new_number();
         let original = self.mount(number);
@@ -83,11 +83,11 @@ impl Forest {
         };
         let copy = Mount {
             id,
-            home,
+            namespace,
             parent: None,
             root: dentry,
             deleted: original.deleted,
-            untold: original.untold,
+            root_unknown: original.root_unknown,
             group: None,
             master: None,
             unbindable: false,
@@ -108,10 +108,10 @@ impl Forest {
         number: MountNumber,
         dentry: Dentry,
         connection: Connection,
-        home: HomeNumber,
+        namespace: NamespaceNumber,
         unbindable_too: bool,
     ) -> MountNumber {
-        let top = self.copy_one(number, dentry, connection, home);
+        let top = self.copy_one(number, dentry, connection, namespace);
         let mut waiting: Vec<(MountNumber, MountNumber)> =
             self.children_within(number, dentry).into_iter().rev().map(|child| (child, top)).collect();
         while let Some((child, above)) = waiting.pop() {
@@ -121,9 +121,9 @@ impl Forest {
             if original.unbindable && !unbindable_too {
                 continue;
             }
-            let copy = self.copy_one(child, root, connection, home);
+            let copy = self.copy_one(child, root, connection, namespace);
             self.mount_mut(copy).locked = locked;
-            self.hang(copy, above, point);
+            self.set_parent(copy, above, point);
             waiting.extend(self.mount(child).children.iter().rev().map(|&grandchild| (grandchild, copy)));
         }
         top

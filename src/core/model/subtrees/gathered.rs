@@ -11,8 +11,8 @@ use std::path::{Component, Path};
 
 use mounts::mountinfo;
 
-use super::{Above, Forest, Home, Mount, MountNumber};
-use crate::machine::{Machine, Namespace};
+use super::{Forest, Mount, MountNumber, Namespace, RootParent};
+use crate::machine::{self, Machine};
 
 /// The inode number of the initial user namespace (include/uapi/linux/nsfs.h `USER_NS_INIT_INO`).
 const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
@@ -26,7 +26,7 @@ impl Forest {
         let mut forest = Self { incomplete: !machine.left_out.is_empty(), ..Self::default() };
         let total = machine.namespaces.iter().map(|n| n.table.mounts.len()).sum();
         forest.mounts.reserve(total);
-        forest.on.reserve(total);
+        forest.mounted_on.reserve(total);
         forest.by_id.reserve(total);
         for namespace in &machine.namespaces {
             forest.add(namespace);
@@ -48,15 +48,15 @@ impl Forest {
         forest
     }
 
-    fn add(&mut self, namespace: &Namespace) {
-        self.incomplete |= namespace.table.skipped > 0;
-        let home = self.homes.len();
-        self.homes.push(Home { user: namespace.user_namespace, ..Home::default() });
-        let mounts = &namespace.table.mounts;
+    fn add(&mut self, source: &machine::Namespace) {
+        self.incomplete |= source.table.skipped > 0;
+        let namespace = self.namespaces.len();
+        self.namespaces.push(Namespace { user: source.user_namespace, ..Namespace::default() });
+        let mounts = &source.table.mounts;
         let first = self.mounts.len();
         let numbers: HashMap<u64, MountNumber> =
             mounts.iter().enumerate().map(|(index, mount)| (mount.id, first + index)).collect();
-        let unlocked = namespace.user_namespace == Some(INITIAL_USER_NAMESPACE);
+        let unlocked = source.user_namespace == Some(INITIAL_USER_NAMESPACE);
         for mount in mounts {
             let file_system =
                 if mount.root_deleted { self.dentries.lost() } else { self.dentries.file_system(mount.device) };
@@ -64,11 +64,11 @@ impl Forest {
             self.by_id.insert(mount.id, self.mounts.len());
             self.mounts.push(Some(Mount {
                 id: mount.id,
-                home,
+                namespace,
                 parent: None,
                 root,
                 deleted: mount.root_deleted,
-                untold: is_untold(mount),
+                root_unknown: is_root_unknown(mount),
                 group: mount.propagation.peer_group,
                 master: mount.propagation.master,
                 unbindable: mount.propagation.unbindable,
@@ -80,17 +80,21 @@ impl Forest {
             let parent = numbers.get(&mount.parent).filter(|_| mount.parent != mount.id);
             let Some((parent, point)) = parent.and_then(|&p| Some((p, self.point(p, mounts.get(p - first)?, mount)?)))
             else {
-                self.float(home, first + index, &mount.mount_point);
+                self.add_orphan(namespace, first + index, &mount.mount_point);
                 continue;
             };
-            self.hang(first + index, parent, point);
+            self.set_parent(first + index, parent, point);
         }
-        self.cut_circles(home, mounts, first);
-        let root = self.homes.get(home).and_then(|home| home.root).and_then(|root| mounts.get(root - first));
+        self.cut_circles(namespace, mounts, first);
+        let root = self
+            .namespaces
+            .get(namespace)
+            .and_then(|namespace| namespace.root)
+            .and_then(|root| mounts.get(root - first));
         if root.is_some_and(|root| root.parent == root.id)
-            && let Some(home) = self.homes.get_mut(home)
+            && let Some(namespace) = self.namespaces.get_mut(namespace)
         {
-            home.above = Above::Nothing;
+            namespace.root_parent = RootParent::Nothing;
         }
     }
 
@@ -108,23 +112,23 @@ impl Forest {
         Some(self.dentries.beneath(root, relative))
     }
 
-    fn float(&mut self, home: usize, number: MountNumber, place: &Path) {
-        let Some(home) = self.homes.get_mut(home) else { return };
-        if place == Path::new("/") && home.root.is_none() {
-            home.root = Some(number);
+    fn add_orphan(&mut self, namespace: usize, number: MountNumber, mount_point: &Path) {
+        let Some(namespace) = self.namespaces.get_mut(namespace) else { return };
+        if mount_point == Path::new("/") && namespace.root.is_none() {
+            namespace.root = Some(number);
         } else {
-            home.floating.push((place.to_owned(), number));
+            namespace.orphans.push((mount_point.to_owned(), number));
         }
     }
 
     /// Breaks cycles: in a torn table, two mounts may lie on each other. One of them becomes the root of a subtree.
-    fn cut_circles(&mut self, home: usize, mounts: &[mountinfo::Mount], first: MountNumber) {
+    fn cut_circles(&mut self, namespace: usize, mounts: &[mountinfo::Mount], first: MountNumber) {
         let mut reached = vec![false; mounts.len()];
         let mut waiting: Vec<MountNumber> = self
-            .homes
-            .get(home)
+            .namespaces
+            .get(namespace)
             .into_iter()
-            .flat_map(|h| h.root.into_iter().chain(h.floating.iter().map(|f| f.1)))
+            .flat_map(|h| h.root.into_iter().chain(h.orphans.iter().map(|f| f.1)))
             .collect();
         let mut candidates = mounts.iter().enumerate();
         loop {
@@ -135,8 +139,8 @@ impl Forest {
             }
             let Some((index, mount)) = candidates.find(|(index, _)| !reached[*index]) else { return };
             let number = first + index;
-            self.take_off(number);
-            self.float(home, number, &mount.mount_point);
+            self.clear_parent(number);
+            self.add_orphan(namespace, number, &mount.mount_point);
             waiting.push(number);
         }
     }
@@ -145,7 +149,7 @@ impl Forest {
 /// Whether the root in mountinfo isn't a path from the root of the file system. NFS always prints `/` (fs/nfs/super.c
 /// `nfs_show_path`). cgroup prints a path relative to the reader's cgroup namespace (cgroup_namespaces(7)), which may
 /// begin with `/..`.
-fn is_untold(mount: &mountinfo::Mount) -> bool {
+fn is_root_unknown(mount: &mountinfo::Mount) -> bool {
     matches!(mount.fs_type.as_str(), "nfs" | "nfs4")
         || mount.root.components().any(|part| part == Component::ParentDir)
         || mount.root.as_os_str() == OsStr::new("")

@@ -7,8 +7,8 @@ use mounts::Errno;
 use mounts::propagation::{Propagation, PropagationKind};
 use text::quoted;
 
-use super::walk::Place;
-use super::{Doubt, Forest, HomeNumber, MountNumber, Unknown};
+use super::walk::ResolvedPath;
+use super::{Doubt, Forest, MountNumber, NamespaceNumber, Unknown};
 
 /// Something that a process does to the mounts of its namespace. Paths are absolute, have no symlinks and lead to
 /// directories.
@@ -21,7 +21,7 @@ pub enum Operation {
         /// The mount point.
         at: PathBuf,
     },
-    /// Mounts a directory at another place: mount(2) with `MS_BIND`.
+    /// Mounts a directory at a second mount point: mount(2) with `MS_BIND`.
     Bind {
         /// The directory to show.
         from: PathBuf,
@@ -118,8 +118,8 @@ impl Forest {
     /// # Errors
     /// [`Stop::Refused`] with the errno of the system call, or [`Stop::Unknown`]. Nothing was changed.
     pub fn apply(&mut self, namespace: usize, operation: &Operation) -> Result<Option<usize>, Stop> {
-        match self.homes.get(namespace) {
-            Some(home) if !home.detached && !home.gone => {}
+        match self.namespaces.get(namespace) {
+            Some(namespace) if !namespace.detached && !namespace.gone => {}
             _ => return Err(Doubt::NoNamespace(namespace).into()),
         }
         match operation {
@@ -141,25 +141,25 @@ impl Forest {
     }
 
     /// The mount whose root is at this path.
-    pub(super) fn mount_point(&self, home: HomeNumber, path: &Path) -> Result<MountNumber, Stop> {
-        let place = self.lead(home, path)?;
-        let is_root = place.rest.as_os_str().is_empty() && place.dentry == self.mount(place.mount).root;
-        if is_root { Ok(place.mount) } else { Err(Errno::EINVAL.into()) }
+    pub(super) fn mount_point(&self, namespace: NamespaceNumber, path: &Path) -> Result<MountNumber, Stop> {
+        let resolved = self.resolve(namespace, path)?;
+        let is_root = resolved.rest.as_os_str().is_empty() && resolved.dentry == self.mount(resolved.mount).root;
+        if is_root { Ok(resolved.mount) } else { Err(Errno::EINVAL.into()) }
     }
 
     /// The mount and directory at a path, if something can be mounted there.
-    pub(super) fn target(&mut self, home: HomeNumber, path: &Path) -> Result<(MountNumber, usize), Stop> {
-        let place = self.lead_to_top(home, path)?;
-        let mount = self.mount(place.mount);
+    pub(super) fn target(&mut self, namespace: NamespaceNumber, path: &Path) -> Result<(MountNumber, usize), Stop> {
+        let resolved = self.resolve_mount_point(namespace, path)?;
+        let mount = self.mount(resolved.mount);
         if mount.deleted {
             return Err(Doubt::Deleted(mount.id).into());
         }
-        Ok((place.mount, self.known(&place)))
+        Ok((resolved.mount, self.dentry_of(&resolved)))
     }
 
     /// The directory at the end of a path. Adds it if needed.
-    pub(super) fn known(&mut self, place: &Place) -> usize {
-        self.dentries.beneath(place.dentry, &place.rest)
+    pub(super) fn dentry_of(&mut self, resolved: &ResolvedPath) -> usize {
+        self.dentries.beneath(resolved.dentry, &resolved.rest)
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use super::dentry::Dentry;
-use super::walk::Place;
+use super::walk::ResolvedPath;
 use super::{Doubt, Forest, MountNumber, Unknown};
 
 /// A mount that receives a mount event.
@@ -62,40 +62,45 @@ impl Forest {
     /// # Errors
     /// The snapshot doesn't show who sees it. [`Unknown`] lists the receivers that are certain.
     pub fn receivers(&self, namespace: usize, path: &Path) -> Result<Vec<Receiver>, Unknown> {
-        let place = self.lead_to_top(namespace, path)?;
-        self.receivers_at(&place)
+        let resolved = self.resolve_mount_point(namespace, path)?;
+        self.receivers_at(&resolved)
     }
 
     /// The receivers of an event at this directory.
-    pub(super) fn receivers_at(&self, place: &Place) -> Result<Vec<Receiver>, Unknown> {
-        let source = self.mount(place.mount);
+    pub(super) fn receivers_at(&self, resolved: &ResolvedPath) -> Result<Vec<Receiver>, Unknown> {
+        let source = self.mount(resolved.mount);
         if source.deleted {
             return Err(Doubt::Deleted(source.id).into());
         }
-        let reached = self.reach(place.mount);
+        let reached = self.reach(resolved.mount);
         let mut doubts = Vec::new();
         let mut known = Vec::new();
         for (index, one) in reached.iter().enumerate() {
             let mount = self.mount(one.mount);
-            if self.homes.get(mount.home).is_none_or(|home| home.detached) {
+            if self.namespaces.get(mount.namespace).is_none_or(|namespace| namespace.detached) {
                 continue;
             }
-            if index > 0 && (mount.untold || source.untold) {
-                doubts.push(Doubt::Untold(mount.id));
+            if index > 0 && (mount.root_unknown || source.root_unknown) {
+                doubts.push(Doubt::RootUnknown(mount.id));
                 continue;
             }
-            if !self.dentries.contains(mount.root, place.dentry) {
+            if !self.dentries.contains(mount.root, resolved.dentry) {
                 continue;
             }
-            let mut at = self.place(one.mount);
+            let mut at = self.path_of(one.mount);
             at.extend(
-                [self.dentries.relative(mount.root, place.dentry), place.rest.as_path()]
+                [self.dentries.relative(mount.root, resolved.dentry), resolved.rest.as_path()]
                     .iter()
                     .filter(|p| !p.as_os_str().is_empty()),
             );
-            known.push(Receiver { namespace: mount.home, mount: mount.id, place: at, via: self.way(&reached, index) });
+            known.push(Receiver {
+                namespace: mount.namespace,
+                mount: mount.id,
+                place: at,
+                via: self.hops(&reached, index),
+            });
         }
-        self.unseen_links(place.mount, place.dentry, &reached, &mut doubts);
+        self.unseen_links(resolved.mount, resolved.dentry, &reached, &mut doubts);
         if doubts.is_empty() { Ok(known) } else { Err(Unknown { known, doubts }) }
     }
 
@@ -103,7 +108,7 @@ impl Forest {
     #[must_use]
     pub fn covered(&self, receiver: &Receiver) -> Option<u64> {
         let &number = self.by_id.get(&receiver.mount)?;
-        let found = self.lead_to_top(receiver.namespace, &receiver.place).ok()?;
+        let found = self.resolve_mount_point(receiver.namespace, &receiver.place).ok()?;
         (found.mount != number).then(|| self.mount(found.mount).id)
     }
 
@@ -143,7 +148,7 @@ impl Forest {
         reached
     }
 
-    fn way(&self, reached: &[Reached], index: usize) -> Vec<Hop> {
+    fn hops(&self, reached: &[Reached], index: usize) -> Vec<Hop> {
         let mut hops = Vec::new();
         let mut at = index;
         while let Some((before, hop)) = reached[at].via {
@@ -282,7 +287,7 @@ pub(super) mod tests {
         assert_eq!(doubts(&["1 0 0:1 /d//deleted / rw - t t rw\n"], "/a"), [Doubt::Deleted(1)]);
         let nfs = "1 0 0:1 / / rw shared:1 - nfs4 t rw\n2 1 0:1 / /b rw shared:1 - nfs4 t rw\n";
         let unknown = Forest::of(&machine(&[nfs])).receivers(0, Path::new("/a")).unwrap_err();
-        assert_eq!(unknown.doubts, [Doubt::Untold(2)]);
+        assert_eq!(unknown.doubts, [Doubt::RootUnknown(2)]);
         assert_eq!(unknown.known.len(), 1);
         let hidden = "1 0 0:1 / / rw shared:1 - t t rw\n2 1 0:1 /a /b rw shared:3 master:2 - t t rw\n";
         assert_eq!(doubts(&[hidden], "/a/x"), [Doubt::MasterUnseen { mount: 2, group: 2 }]);

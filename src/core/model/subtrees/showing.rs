@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::walk::Place;
+use super::walk::ResolvedPath;
 use super::{Doubt, Forest};
 
 /// A path that shows a directory.
@@ -25,23 +25,24 @@ impl Forest {
     /// # Errors
     /// The path leads to nothing in the snapshot.
     pub fn showing(&self, namespace: usize, path: &Path) -> Result<Vec<Showing>, Doubt> {
-        Ok(self.showing_at(&self.lead_to_top(namespace, path)?))
+        Ok(self.showing_at(&self.resolve_mount_point(namespace, path)?))
     }
 
-    pub(super) fn showing_at(&self, place: &Place) -> Vec<Showing> {
+    pub(super) fn showing_at(&self, resolved: &ResolvedPath) -> Vec<Showing> {
         let mut all = Vec::new();
         for (number, mount) in self.mounts.iter().enumerate() {
             let Some(mount) = mount else { continue };
-            let is_same = number == place.mount;
-            if !is_same && (mount.untold || mount.deleted || !self.dentries.contains(mount.root, place.dentry)) {
+            let is_same = number == resolved.mount;
+            if !is_same && (mount.root_unknown || mount.deleted || !self.dentries.contains(mount.root, resolved.dentry))
+            {
                 continue;
             }
-            let mut at = self.place(number);
-            let inside = [self.dentries.relative(mount.root, place.dentry), place.rest.as_path()];
+            let mut at = self.path_of(number);
+            let inside = [self.dentries.relative(mount.root, resolved.dentry), resolved.rest.as_path()];
             at.extend(inside.iter().filter(|part| !part.as_os_str().is_empty()));
-            let over = self.lead_to_top(mount.home, &at).ok().filter(|found| found.mount != number);
+            let over = self.resolve_mount_point(mount.namespace, &at).ok().filter(|found| found.mount != number);
             let covered = over.map(|found| self.mount(found.mount).id);
-            all.push(Showing { namespace: mount.home, mount: mount.id, place: at, covered });
+            all.push(Showing { namespace: mount.namespace, mount: mount.id, place: at, covered });
         }
         all
     }

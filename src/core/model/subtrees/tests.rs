@@ -8,7 +8,7 @@ use mounts::propagation::{Propagation, PropagationKind};
 use mounts::{Errno, mountinfo};
 use proptest::prelude::*;
 
-use super::{Doubt, Forest, Operation, Seen, Stop};
+use super::{Doubt, Forest, Operation, Stop, VisibleMount};
 use crate::machine::{LeftOut, Machine, Namespace};
 
 /// The states of a mount in the document's words.
@@ -52,8 +52,8 @@ impl World {
         }
     }
 
-    fn tables(&self) -> Vec<Vec<Seen>> {
-        (0..self.0.homes.len()).map(|home| self.0.seen(home)).collect()
+    fn tables(&self) -> Vec<Vec<VisibleMount>> {
+        (0..self.0.namespaces.len()).map(|namespace| self.0.visible_mounts(namespace)).collect()
     }
 
     fn make(&mut self, at: &str, kind: PropagationKind) {
@@ -81,13 +81,13 @@ impl World {
         }
     }
 
-    fn at(&self, namespace: usize, place: &str) -> Seen {
+    fn at(&self, namespace: usize, place: &str) -> VisibleMount {
         self.find(namespace, place).unwrap_or_else(|| panic!("nothing is mounted at {place} in {namespace}"))
     }
 
     /// The topmost mount at a mount point.
-    fn find(&self, namespace: usize, place: &str) -> Option<Seen> {
-        self.0.seen(namespace).into_iter().rfind(|mount| mount.place == Path::new(place))
+    fn find(&self, namespace: usize, place: &str) -> Option<VisibleMount> {
+        self.0.visible_mounts(namespace).into_iter().rfind(|mount| mount.mount_point == Path::new(place))
     }
 
     fn state(&self, namespace: usize, place: &str) -> State {
@@ -312,7 +312,7 @@ fn what_arrives_where_something_is_mounted_is_tucked_beneath_it() {
     world.done(&fresh("/m-beside/x"));
     let now = world.at(0, "/m/x");
     assert_eq!(now.id, there.id, "what was there is still on top");
-    let below = world.0.seen(0).into_iter().find(|mount| Some(mount.id) == now.parent).unwrap();
+    let below = world.0.visible_mounts(0).into_iter().find(|mount| Some(mount.id) == now.parent).unwrap();
     assert_eq!(below.file_system, world.at(0, "/m-beside/x").file_system);
     world.done(&unmount("/m-beside/x"));
     let after = world.at(0, "/m/x");

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::operation::{Operation, Stop};
-use super::walk::Place;
+use super::walk::ResolvedPath;
 use super::{Doubt, Forest, Receiver, Showing};
 
 /// The effect of an unmount.
@@ -31,8 +31,8 @@ impl Forest {
         let number = self.mount_point(namespace, path)?;
         let mount = self.mount(number);
         let Some((parent, point)) = mount.parent else { return Err(Doubt::Root(mount.id).into()) };
-        let place = Place { mount: parent, dentry: point, rest: Path::new("").to_owned() };
-        let receivers = self.receivers_at(&place)?;
+        let resolved = ResolvedPath { mount: parent, dentry: point, rest: Path::new("").to_owned() };
+        let receivers = self.receivers_at(&resolved)?;
         let mut after = self.clone();
         after.apply(namespace, &Operation::Unmount { at: path.to_owned(), lazy: true })?;
         let before = self.mounts.iter().enumerate();
@@ -44,7 +44,7 @@ impl Forest {
             under: self.mount(parent).id,
             gone: gone.collect(),
             receivers,
-            showing: self.showing_at(&place),
+            showing: self.showing_at(&resolved),
         })
     }
 }

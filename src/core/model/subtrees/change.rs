@@ -6,17 +6,17 @@ use std::path::Path;
 use mounts::propagation::{Propagation, PropagationKind};
 
 use super::operation::Stop;
-use super::{Doubt, Forest, HomeNumber, MountNumber};
+use super::{Doubt, Forest, MountNumber, NamespaceNumber};
 
 impl Forest {
-    pub(super) fn change(&mut self, home: HomeNumber, at: &Path, to: Propagation) -> Result<(), Stop> {
-        let number = self.mount_point(home, at)?;
+    pub(super) fn change(&mut self, namespace: NamespaceNumber, at: &Path, to: Propagation) -> Result<(), Stop> {
+        let number = self.mount_point(namespace, at)?;
         let concerned = if to.recursive { self.subtree(number) } else { vec![number] };
         if to.kind != PropagationKind::Shared {
             self.can_leave(&concerned, to.kind == PropagationKind::Slave)?;
         }
         for one in concerned {
-            self.relate(one, to.kind);
+            self.change_one(one, to.kind);
         }
         Ok(())
     }
@@ -41,7 +41,7 @@ impl Forest {
     }
 
     /// Changes one mount.
-    pub(super) fn relate(&mut self, number: MountNumber, kind: PropagationKind) {
+    pub(super) fn change_one(&mut self, number: MountNumber, kind: PropagationKind) {
         if kind == PropagationKind::Shared {
             if self.mount(number).group.is_none() {
                 let group = self.new_number();
