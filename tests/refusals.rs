@@ -8,7 +8,7 @@ use allowlist::names::{AbsPath, EntryName, KubeletPath, SubPath, VolumeKind};
 use engine::shortage::{Full, Room};
 use mounts::MountAttrs;
 use mounts::propagation::{MountPropagation, PropagationState};
-use plan::{Difference, Origin, Place, Step};
+use plan::{Difference, MountPoint, Origin, Step};
 use workers::gate::Holder;
 
 use allowlist::author::{KnownText, author};
@@ -179,7 +179,7 @@ fn mounts() -> Vec<MountError> {
     all.extend(arguments.into_iter().map(|argument| MountError::OtherArguments { path: path(), argument }));
     all.extend(every!(NotMappable: FileSystem("fuse".to_owned()), Mapped, Mounts(2)).into_iter().map(Into::into));
     all.push(MountError::TooManyMounts { path: path(), full: Full::Receivers, room: Room::default() });
-    all.push(MountError::Step { failed: failed(Err((Step::Detach(Place::Slot), Errno::EBUSY))) });
+    all.push(MountError::Step { failed: failed(Err((Step::Detach(MountPoint::Slot), Errno::EBUSY))) });
     for difference in differences() {
         all.push(MountError::TargetDiffers { path: path(), difference });
         all.push(MountError::Drift { path: path(), difference });

@@ -146,7 +146,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Place, undo};
+    use crate::{MountPoint, undo};
 
     const DIR: DirId = DirId { device: (0, 40), inode: 2 };
 
@@ -301,7 +301,7 @@ mod tests {
                 let back = undo(&plan.steps[..done]);
                 prop_assert_eq!(back.contains(&Step::RemoveTarget), plan.steps[..done].contains(&Step::MakeTarget));
                 prop_assert_eq!(
-                    back.contains(&Step::Detach(Place::Target)), plan.steps[..done].contains(&Step::Move)
+                    back.contains(&Step::Detach(MountPoint::Target)), plan.steps[..done].contains(&Step::Move)
                 );
             }
         }

@@ -16,4 +16,4 @@ mod steps;
 pub use compare::{Difference, compare, relation, strongest};
 pub use decide::{Attach, Clear, Decision, Refused, attach, staging_relation};
 pub use found::{Found, Gone, Mounted, Source, Wish};
-pub use steps::{Making, Place, Origin, Step, detach_steps, undo};
+pub use steps::{Making, MountPoint, Origin, Step, detach_steps, undo};

@@ -16,7 +16,7 @@ pub enum Origin {
 
 /// Where the mount is that a step works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum MountPoint {
     /// The target or staging path of the request.
     Target,
     /// The thread's slot in the staging area.
@@ -52,11 +52,11 @@ pub enum Step {
     /// Move the copy beneath the single mount at the target, which is then unmounted.
     MoveBeneath,
     /// Unmount the top mount, if nothing is mounted beneath it and it isn't in use.
-    UnmountIdle(Place),
+    UnmountIdle(MountPoint),
     /// Make the top mount and its subtree private, so that unmounting it propagates to nobody.
-    MakePrivate(Place),
+    MakePrivate(MountPoint),
     /// Unmount the top mount with its subtree.
-    Detach(Place),
+    Detach(MountPoint),
     /// Remove the empty target directory.
     RemoveTarget,
     /// Make a missing source directory.
@@ -71,7 +71,7 @@ pub fn undo(done: &[Step]) -> Vec<Step> {
         // The copy can't be reached beneath the old mount, and the old mount is useless: leave both.
         return steps;
     }
-    let mount_point = if done.contains(&Step::Move) { Place::Target } else { Place::Slot };
+    let mount_point = if done.contains(&Step::Move) { MountPoint::Target } else { MountPoint::Slot };
     if done.iter().any(|s| matches!(s, Step::Bind(_))) {
         steps.extend([Step::MakePrivate(mount_point), Step::Detach(mount_point)]);
     }
@@ -92,7 +92,7 @@ pub fn undo(done: &[Step]) -> Vec<Step> {
 pub fn detach_steps(table: &Table, mount: u64) -> Vec<Step> {
     let group = |m: &Mount| m.propagation.peer_group;
     let Some(top) = table.mounts.iter().find(|m| m.id == mount) else {
-        return vec![Step::MakePrivate(Place::Target), Step::Detach(Place::Target)];
+        return vec![Step::MakePrivate(MountPoint::Target), Step::Detach(MountPoint::Target)];
     };
     let mut ours = vec![top];
     ours.extend(table.beneath(mount));
@@ -101,9 +101,9 @@ pub fn detach_steps(table: &Table, mount: u64) -> Vec<Step> {
     let receives =
         |m: &Mount| [m.propagation.peer_group, m.propagation.master].into_iter().flatten().any(|g| groups.contains(&g));
     if table.mounts.iter().any(|m| !ids.contains(&m.id) && receives(m)) {
-        vec![Step::MakePrivate(Place::Target), Step::Detach(Place::Target)]
+        vec![Step::MakePrivate(MountPoint::Target), Step::Detach(MountPoint::Target)]
     } else {
-        vec![Step::Detach(Place::Target)]
+        vec![Step::Detach(MountPoint::Target)]
     }
 }
 
@@ -123,12 +123,12 @@ mod tests {
               30 1 0:2 / /slave rw shared:9 master:7 - t t rw\n\
               31 30 0:3 / /slave/n rw shared:10 master:8 - t t rw\n",
         );
-        let detach = Step::Detach(Place::Target);
-        assert_eq!(detach_steps(&table, 20), [Step::MakePrivate(Place::Target), detach]);
+        let detach = Step::Detach(MountPoint::Target);
+        assert_eq!(detach_steps(&table, 20), [Step::MakePrivate(MountPoint::Target), detach]);
         assert_eq!(detach_steps(&table, 30), [detach]);
         // 40 is a volume published from the staged copy 30, so a slave of 30.
         let mut published = table.clone();
         published.mounts.extend(mountinfo::parse(b"40 1 0:2 / /published rw shared:11 master:9 - t t rw\n").mounts);
-        assert_eq!(detach_steps(&published, 30), [Step::MakePrivate(Place::Target), detach]);
+        assert_eq!(detach_steps(&published, 30), [Step::MakePrivate(MountPoint::Target), detach]);
     }
 }
