@@ -4,7 +4,7 @@
 //! The model answers what no single mount table can: who sees a mount made at a path ([`Forest::receivers`]), and what
 //! all namespaces look like after an operation ([`Forest::apply`]). The rules come from
 //! Documentation/filesystems/sharedsubtree.rst and mount_namespaces(7), and where these are silent, from fs/namespace.c
-//! and fs/pnode.c of Linux 6.18. `tests/subtrees.rs` runs random sequences of operations on the model and on the kernel
+//! and fs/pnode.c of Linux 6.18. `tests/subtrees` runs random sequences of operations on the model and on the kernel
 //! and compares both after each step.
 //!
 //! What the snapshot doesn't show is [`Unknown`], with the reason. Nothing is guessed.
