@@ -17,7 +17,7 @@ use frontend::csi::status::CallError;
 use mounts::propagation::{MountPropagation, PropagationState};
 use mounts::{Errno, MountAttrs};
 use plan::idmap::NotMappable;
-use plan::{Difference, Origin, Place, Step};
+use plan::{Difference, MountPoint, Origin, Step};
 use pods::lookup::LookupError;
 use service::error::Error;
 use service::heal::notice::{NotGiven, Notice};
@@ -176,7 +176,7 @@ fn mounts() -> Vec<MountError> {
     all.extend(arguments.into_iter().map(|argument| MountError::OtherArguments { path: path(), argument }));
     all.extend(every!(NotMappable: FileSystem("fuse".to_owned()), Mapped, Mounts(2)).into_iter().map(Into::into));
     all.push(MountError::TooManyMounts { path: path(), full: Full::Receivers, room: Room::default() });
-    all.push(MountError::Step { failed: failed(Err((Step::Detach(Place::Slot), Errno::EBUSY))) });
+    all.push(MountError::Step { failed: failed(Err((Step::Detach(MountPoint::Slot), Errno::EBUSY))) });
     for difference in differences() {
         all.push(MountError::TargetDiffers { path: path(), difference });
         all.push(MountError::Drift { path: path(), difference });

@@ -10,7 +10,7 @@ use kernel::mount::{self, Unmount};
 use kernel::path;
 use mounts::propagation::PropagationKind;
 use mounts::{Change, Errno};
-use plan::{Origin, Place, Step, undo};
+use plan::{MountPoint, Origin, Step, undo};
 
 use crate::observe::TargetPlace;
 use crate::site::Site;
@@ -45,25 +45,25 @@ pub struct Work<'a> {
 impl Work<'_> {
     /// The copy that the bind has made on the slot. Opened once: what else is mounted over it meanwhile goes with it.
     fn copy(&mut self) -> Result<OwnedFd, Errno> {
-        self.copy.take().map_or_else(|| self.top(Place::Slot), Ok)
+        self.copy.take().map_or_else(|| self.top(MountPoint::Slot), Ok)
     }
 
-    fn top(&self, place: Place) -> Result<OwnedFd, Errno> {
+    fn top(&self, place: MountPoint) -> Result<OwnedFd, Errno> {
         match place {
-            Place::Target => path::open_child(&self.target.parent, &self.target.name),
-            Place::Slot => {
+            MountPoint::Target => path::open_child(&self.target.parent, &self.target.name),
+            MountPoint::Slot => {
                 let slot = self.slot.ok_or(Errno::EINVAL)?;
                 path::open_child(&slot.parent, &slot.name)
             }
         }
     }
 
-    fn unmount(&mut self, place: Place, how: Unmount) -> Result<(), Errno> {
+    fn unmount(&mut self, place: MountPoint, how: Unmount) -> Result<(), Errno> {
         // An open descriptor of it would keep it busy.
         self.copy = None;
         match place {
-            Place::Target => mount::unmount(&self.target.parent, &self.target.name, how),
-            Place::Slot => {
+            MountPoint::Target => mount::unmount(&self.target.parent, &self.target.name, how),
+            MountPoint::Slot => {
                 let slot = self.slot.ok_or(Errno::EINVAL)?;
                 mount::unmount(&slot.parent, &slot.name, how)
             }
@@ -95,7 +95,7 @@ impl Run for Work<'_> {
                 Ok(())
             }
             Step::Move => mount::move_to(*calls, self.copy()?, &self.target.parent, &self.target.name),
-            Step::MoveBeneath => mount::move_beneath(self.copy()?, self.top(Place::Target)?),
+            Step::MoveBeneath => mount::move_beneath(self.copy()?, self.top(MountPoint::Target)?),
             Step::UnmountIdle(place) => self.unmount(place, Unmount::IfIdle),
             Step::MakePrivate(place) => {
                 let private = Change { propagation: Some(PropagationKind::Private), ..Change::default() };

@@ -24,7 +24,7 @@ use kernel::{mount as sys_mount, statmount};
 use mounts::mountinfo::{self, Table};
 use mounts::propagation::MountPropagation;
 use mounts::{Errno, MountAttrs};
-use plan::{Clear, Decision, Difference, Found, Gone, Mounted, Place, Refused, Source, Step, Wish, idmap};
+use plan::{Clear, Decision, Difference, Found, Gone, MountPoint, Mounted, Refused, Source, Step, Wish, idmap};
 
 use crate::apply::{Failed, Run, Stopped, Work, run_all, take_back};
 use crate::make_source::{Made, NotMade};
@@ -487,7 +487,7 @@ fn clear(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<(), Mou
 
 /// Unmounts the top layer at a target, unless it is the only one. Whether it was not.
 fn take_layer(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, MountError> {
-    let fail = |errno| step_failed(Step::UnmountIdle(Place::Target), errno);
+    let fail = |errno| step_failed(Step::UnmountIdle(MountPoint::Target), errno);
     let (table, id) = top_and_below(site, target).map_err(fail)?;
     let point = |id| table.mounts.iter().find(|m| m.id == id).map(|m| (&m.mount_point, m.parent));
     let stacked = point(id).is_some_and(|(at, parent)| point(parent).is_some_and(|(below, _)| at == below));
@@ -501,7 +501,7 @@ fn step_failed(step: Step, errno: Errno) -> MountError {
 /// Unmounts the top layer at a target, with what is mounted beneath it. Whether there was one.
 fn take_off(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, MountError> {
     let gone = |errno| matches!(errno, Errno::EINVAL | Errno::ENOENT);
-    let idle = Step::UnmountIdle(Place::Target);
+    let idle = Step::UnmountIdle(MountPoint::Target);
     match run.run(idle) {
         Ok(()) => return Ok(true),
         Err(errno) if gone(errno) => return Ok(false),

@@ -1,11 +1,11 @@
-//! Reads the mount namespaces of the machine: whose they are, and what is mounted in them.
+//! Reads all mount namespaces of the machine: which process or pod uses each, and what is mounted in it.
 //!
-//! They are found by their processes, by threads that have one of their own, and by the kernel's list, which has also
-//! those that only a descriptor or a bind mount keeps. (listns(2) of Linux 6.19 lists no others than the ioctls of 6.12,
-//! and a container's seccomp profile may refuse it; so the ioctls are what is used.)
+//! Namespaces are found by their processes, by threads with a namespace of their own, and by the kernel's list. The
+//! list also has those that only a descriptor or a bind mount keeps alive. It is read by the ioctls of Linux 6.12:
+//! listns(2) of 6.19 lists no others, and a container's seccomp profile may refuse it.
 //!
-//! Nothing here asks a mounted file system anything: /proc answers out of the kernel's memory, so that a dead NFS server
-//! holds nothing up. The one directory that is read, the kubelet's of logs, is read by a thread that isn't waited for.
+//! Nothing here accesses a mounted file system. /proc answers from the kernel's memory, so a dead NFS server delays
+//! nothing. The one exception, the kubelet's log directory, is read by a thread that isn't waited for.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
@@ -20,19 +20,21 @@ use model::machine::{Container, LeftOut, Machine, Namespace, Pod, Process, UNKNO
 use mounts::Errno;
 
 use crate::read::{self, Found, Read};
-/// The namespaces that the machine boots with (include/linux/proc_ns.h).
+
+/// The initial namespaces (include/linux/proc_ns.h).
 const FIRST_USER_NAMESPACE: &str = "user:[4026531837]";
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
-/// Threads that read tables.
+/// The most threads that read tables.
 const READERS: usize = 4;
-/// Namespaces that are worth a thread.
+/// One more thread for this many namespaces.
 const WORTH_A_READER: usize = 8;
-const LOGS_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the kubelet's log directories may take to answer.
+const LOGS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Looks at all mount namespaces. The machine is the same whichever calls there are.
+/// Reads all mount namespaces. The result doesn't depend on which system calls exist.
 ///
 /// # Errors
-/// That there is no usable `/proc`. All else that can't be read is in [`Machine::left_out`].
+/// There is no usable `/proc`. Everything else that can't be read is in [`Machine::left_out`].
 pub fn gather(proc: &Proc, calls: Calls) -> Result<Machine, String> {
     let pids = proc.processes().map_err(|e| format!("/proc can't be read ({e}): mount it, or run on the node"))?;
     let mut left_out = Vec::new();
@@ -40,7 +42,7 @@ pub fn gather(proc: &Proc, calls: Calls) -> Result<Machine, String> {
     let (list, refusal) = list(proc);
     let without: Vec<MountNamespace> = list.into_iter().filter(|n| !census.open.contains_key(&n.inode)).collect();
     if refusal.is_some() || !without.is_empty() {
-        // Somebody keeps them, and it may be a thread: only now are all threads worth asking.
+        // There are namespaces without a process; threads may be in them. Only now are all threads worth reading.
         census.add_threads(proc, &pids);
     }
     let (found, without) = census.found(proc, without);
@@ -71,11 +73,11 @@ pub fn gather(proc: &Proc, calls: Calls) -> Result<Machine, String> {
     Ok(Machine { namespaces, left_out })
 }
 
-/// Which process is in which namespace.
+/// Which processes are in which namespace.
 #[derive(Debug, Default)]
 struct Census {
     open: BTreeMap<u64, Vec<i32>>,
-    /// Processes whose namespace we may not ask for.
+    /// Processes whose namespace link we may not read.
     closed: Vec<i32>,
 }
 
@@ -86,7 +88,7 @@ impl Census {
             match proc.link(&format!("{pid}/ns/mnt")) {
                 Ok(link) => census.add(names::namespace_link(&link), pid),
                 Err(Errno::EACCES | Errno::EPERM) => census.closed.push(pid),
-                // It has ended, or is a zombie, which is in no namespace any more.
+                // It has ended, or is a zombie, which is in no namespace.
                 Err(_) => {}
             }
         }
@@ -99,7 +101,7 @@ impl Census {
         }
     }
 
-    /// Threads that are in another namespace than their process, in place of the process.
+    /// Adds threads that are in another namespace than their process.
     fn add_threads(&mut self, proc: &Proc, pids: &[i32]) {
         let own: HashMap<i32, u64> =
             self.open.iter().flat_map(|(&inode, pids)| pids.iter().map(move |&pid| (pid, inode))).collect();
@@ -116,7 +118,7 @@ impl Census {
         }
     }
 
-    /// What is to be read: the namespaces of processes, then the others.
+    /// The namespaces to read: those with processes, then the others.
     fn found(&mut self, proc: &Proc, without: Vec<MountNamespace>) -> (Vec<Found>, Vec<Found>) {
         let own = proc.own_mount_namespace().ok().map(|own| own.inode);
         let without = without.into_iter().filter(|n| !self.open.contains_key(&n.inode)).map(|held| Found {
@@ -136,7 +138,7 @@ impl Census {
     }
 }
 
-/// The mount namespaces that the kernel lists, our own among them, and what keeps the list from being had.
+/// The mount namespaces that the kernel lists, including ours, and the error that ended the list.
 fn list(proc: &Proc) -> (Vec<MountNamespace>, Option<Errno>) {
     let mut found = Vec::new();
     for backwards in [false, true] {
@@ -156,7 +158,7 @@ fn list(proc: &Proc) -> (Vec<MountNamespace>, Option<Errno>) {
     (found, None)
 }
 
-/// Reads namespaces on a few threads, which enter some of them. In the order given.
+/// Reads namespaces on a few threads, which enter some of them. Results are in the given order.
 #[expect(clippy::type_complexity, reason = "what is known of each, and what was read")]
 fn read_all(
     proc: &Proc,
@@ -179,7 +181,7 @@ fn read_all(
                     let _ = to.send((place, read::read(proc, calls, found).map(|read| (pids, inode, read))));
                 }
             };
-            // Without a thread its share is left to the others; if there is none at all, nothing is sent.
+            // If a thread can't start, the others do its share. If none can, the result is empty.
             let _ = thread::Builder::new().name("mount tables".to_owned()).spawn_scoped(scope, work);
         }
         drop(to);
@@ -189,17 +191,18 @@ fn read_all(
     })
 }
 
-/// A process, by its number.
+/// The process with this pid.
 #[must_use]
 pub fn process(proc: &Proc, pid: i32) -> Process {
     let name = proc.read(&format!("{pid}/comm")).unwrap_or_default();
     Process { pid, name: String::from_utf8_lossy(&name).trim_end_matches('\n').to_owned() }
 }
 
-/// Sorts processes that we may not ask for their namespace by the tables that they show, which everybody may read: mount
-/// ids are the machine's, and a mount is in one namespace. Says how many are in none whose name is known.
+/// Assigns processes whose namespace link we may not read to namespaces, by their mount tables, which everybody may
+/// read. Mount ids are unique on the machine, and a mount is in one namespace. Returns how many processes are in
+/// namespaces whose inode isn't known.
 fn add_closed(proc: &Proc, closed: &[i32], namespaces: &mut Vec<Namespace>) -> usize {
-    /// Enough for a line with the longest paths, and what the kernel gives out at once.
+    /// Enough for a line with the longest paths, and what the kernel returns at once.
     const FIRST: usize = 4096;
     if closed.is_empty() {
         return 0;
@@ -226,7 +229,7 @@ fn add_closed(proc: &Proc, closed: &[i32], namespaces: &mut Vec<Namespace>) -> u
         owner.extend(table.mounts.iter().map(|mount| (mount.id, index)));
         let namespace = &mut namespaces[index];
         namespace.processes.push(process(proc, pid));
-        // The one before was chrooted, or this one is.
+        // One of the processes is chrooted: keep the larger table.
         if table.mounts.len() > namespace.table.mounts.len() {
             namespace.table = table;
         }
@@ -234,8 +237,8 @@ fn add_closed(proc: &Proc, closed: &[i32], namespaces: &mut Vec<Namespace>) -> u
     namespaces.iter().filter(|namespace| namespace.inode == UNKNOWN).map(|namespace| namespace.processes.len()).sum()
 }
 
-/// Finds out whose namespaces are, of which processes and tables are known; `kubelets` are processes that see the kubelet's
-/// directory of logs, by which pods are named.
+/// Finds container and pod of namespaces whose processes and tables are known. `kubelets` are processes that see the
+/// kubelet's log directory, which has the pods' names.
 pub fn name_all(proc: &Proc, namespaces: &mut [Namespace], kubelets: Vec<i32>) {
     namespaces.iter_mut().for_each(|namespace| name(proc, namespace));
     if namespaces.iter().any(|namespace| namespace.pod.is_some()) {
@@ -246,19 +249,19 @@ pub fn name_all(proc: &Proc, namespaces: &mut [Namespace], kubelets: Vec<i32>) {
     }
 }
 
-/// Finds out whose a namespace is.
+/// Finds the container and pod of a namespace.
 fn name(proc: &Proc, namespace: &mut Namespace) {
     let Some(first) = namespace.processes.first() else { return };
     let group = proc.read(&format!("{}/cgroup", first.pid)).unwrap_or_default();
     let group = names::group(&String::from_utf8_lossy(&group));
     let files = names::kubelet_files(&namespace.table);
-    // Process 1 of the machine itself is in no container; where we are in one ourselves, its group reads `/`.
+    // Process 1 of the machine is in no container. Inside a container, our own cgroup reads `/`.
     namespace.container = (group.container.is_some() || files.container.is_some())
         .then_some(Container { id: group.container, name: files.container });
     namespace.pod = files.pod.or(group.pod).map(|uid| Pod { uid, name: None });
 }
 
-/// Names the pods, by the directories in which the kubelet keeps their logs.
+/// Names the pods, from the directories in which the kubelet keeps their logs.
 fn name_pods(namespaces: &mut [Namespace], left_out: &mut Vec<LeftOut>) {
     if namespaces.iter().all(|namespace| namespace.pod.is_none()) {
         return;
@@ -287,7 +290,7 @@ fn name_pods(namespaces: &mut [Namespace], left_out: &mut Vec<LeftOut>) {
     }
 }
 
-/// The pods that the kubelets have logs of, by uid, and why some could not be read.
+/// The pods in the kubelets' log directories, by uid, and why a directory could not be read.
 fn logs(kubelets: Vec<i32>) -> (HashMap<String, (String, String)>, Option<String>) {
     let (to, from) = mpsc::channel();
     let work = move || {
@@ -300,21 +303,21 @@ fn logs(kubelets: Vec<i32>) -> (HashMap<String, (String, String)>, Option<String
     let mut why = started.err().map(|error| error.to_string());
     let mut known = HashMap::new();
     loop {
-        match from.recv_timeout(LOGS_PATIENCE) {
+        match from.recv_timeout(LOGS_TIMEOUT) {
             Ok(Ok(directories)) => {
                 let pods = directories.iter().filter_map(|name: &OsString| names::log_directory(name));
                 known.extend(pods.filter_map(|pod| Some((pod.uid, pod.name?))));
             }
             Ok(Err(errno)) => why = Some(errno.to_string()),
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                return (known, Some(format!("no answer within {LOGS_PATIENCE:?}")));
+                return (known, Some(format!("no answer within {LOGS_TIMEOUT:?}")));
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => return (known, why),
         }
     }
 }
 
-/// What we can't see for lack of rights, or of a newer kernel.
+/// What can't be seen without more rights or a newer kernel.
 fn limits(proc: &Proc, pids: &[i32], nameless: usize, refusal: Option<Errno>) -> Vec<LeftOut> {
     let mut limits = Vec::new();
     let mut say = |what: String, why: &str| limits.push(LeftOut { what, why: why.to_owned() });
@@ -352,7 +355,7 @@ fn limits(proc: &Proc, pids: &[i32], nameless: usize, refusal: Option<Errno>) ->
     limits
 }
 
-/// Namespaces that a bind mount keeps and that nothing else led us to.
+/// Namespaces that a bind mount keeps alive and that were found in no other way.
 fn unread_bound(namespaces: &[Namespace]) -> Vec<LeftOut> {
     let mut known: HashSet<u64> = namespaces.iter().map(|namespace| namespace.inode).collect();
     let mut unread = Vec::new();

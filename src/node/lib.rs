@@ -1,4 +1,4 @@
-//! Looks at a machine: the mount tables of all its mount namespaces, and whose these are.
+//! Reads the mount tables of all mount namespaces of a machine, and finds the containers and pods that they belong to.
 #![forbid(unsafe_code)]
 
 pub mod gather;

@@ -1,10 +1,13 @@
 //! Reads the mount table of one namespace, as seen from its root.
 //!
-//! mountinfo shows a process what lies beneath its own root, by paths that begin there. So it is read of a process whose
-//! root is the namespace's; where none is, a thread enters the namespace, which puts it on the namespace's root
-//! (setns(2)); and where that isn't allowed either, the largest part that a process sees is taken, and said.
+//! mountinfo shows a process the mounts beneath its own root, with paths from that root. So there are three ways, in
+//! this order:
 //!
-//! Where statmount(2) tells the same, and the namespace may be entered, that comes first: it costs half.
+//! - Read the mountinfo of a process whose root is the namespace's.
+//! - If there is none, enter the namespace with a thread, whose root then is the namespace's (setns(2)).
+//! - If that isn't allowed, take the largest part that a process sees, and report it.
+//!
+//! statmount(2) comes first if it tells the same and the namespace may be entered: it costs half.
 
 use kernel::calls::Calls;
 use kernel::namespace::{self, MountNamespace, Proc};
@@ -13,7 +16,7 @@ use model::machine::{LeftOut, UNKNOWN, names};
 use mounts::Errno;
 use mounts::mountinfo::{Table, parse};
 
-/// How often a table is read that changes while it is read.
+/// How often a table is read if it changes each time.
 const READINGS: usize = 5;
 
 /// A namespace to be read.
@@ -21,14 +24,14 @@ const READINGS: usize = 5;
 pub(super) struct Found {
     /// Its inode.
     pub(super) inode: u64,
-    /// The processes (and threads) in it, by number, in order.
+    /// The pids of the processes (and threads) in it, in ascending order.
     pub(super) pids: Vec<i32>,
-    /// The first of them whose root is the namespace's.
+    /// The first of them whose root is the namespace's root.
     pub(super) at_root: Option<i32>,
-    /// Whether a thread should enter it though a process seems to be at its root: it is our own namespace, and a path
-    /// beneath our own root is no proof.
+    /// Whether a thread should enter it even if a process seems to be at its root. It is our own namespace, and a path
+    /// seen from our own root proves nothing.
     pub(super) doubtful: bool,
-    /// The namespace itself, if it is held already.
+    /// The namespace itself, if it is open already.
     pub(super) held: Option<MountNamespace>,
 }
 
@@ -40,10 +43,10 @@ pub(super) struct Read {
     pub(super) left_out: Vec<LeftOut>,
 }
 
-/// Reads a namespace. The calling thread may afterwards be in it: it must be one that is used for nothing else.
+/// Reads a namespace. The calling thread may stay in it afterwards, so it must be used for nothing else.
 ///
 /// # Errors
-/// That it couldn't be read, and why.
+/// Why it can't be read.
 pub(super) fn read(proc: &Proc, calls: Calls, mut found: Found) -> Result<Read, LeftOut> {
     let inode = found.inode;
     let held = found.held.take().or_else(|| hold(proc, &found));
@@ -106,13 +109,13 @@ pub(super) fn read(proc: &Proc, calls: Calls, mut found: Found) -> Result<Read, 
     Ok(read)
 }
 
-/// The namespace itself, by one of its processes.
+/// Opens the namespace by one of its processes.
 fn hold(proc: &Proc, found: &Found) -> Option<MountNamespace> {
     let by = |pid: &i32| proc.mount_namespace(*pid).ok().filter(|namespace| namespace.inode == found.inode);
     found.at_root.iter().chain(&found.pids).find_map(by)
 }
 
-/// Whatever the error, mountinfo is asked next, and says more about it.
+/// All errors are equal: mountinfo is read next and tells more.
 fn by_statmount(proc: &Proc, held: &MountNamespace) -> Result<(Table, bool), Errno> {
     namespace::enter(proc, held)?;
     stable(|| statmount::table(proc))
@@ -121,7 +124,7 @@ fn by_statmount(proc: &Proc, held: &MountNamespace) -> Result<(Table, bool), Err
 fn by_process(proc: &Proc, found: &Found) -> Option<(Table, bool)> {
     let pid = found.at_root?;
     let read = stable(|| mountinfo(proc, &format!("{pid}/mountinfo"))).ok()?;
-    // The number may be another process' by now; and a root that was left behind by an unmount sees nothing.
+    // The pid may belong to another process by now. A root that was left behind by an unmount sees nothing.
     (is_in(proc, pid, found.inode) && has_root(&read.0)).then_some(read)
 }
 
@@ -131,7 +134,7 @@ fn by_entering(proc: &Proc, held: &MountNamespace) -> Result<(Table, bool), Errn
 }
 
 fn largest_part(proc: &Proc, found: &Found) -> Option<(i32, (Table, bool))> {
-    /// Processes with a root of their own differ little, and a table may be large.
+    /// Chrooted processes see similar parts, and a table may be large.
     const ASKED: usize = 16;
     let parts = found.pids.iter().take(ASKED).filter_map(|&pid| {
         let read = stable(|| mountinfo(proc, &format!("{pid}/mountinfo"))).ok()?;
@@ -149,24 +152,24 @@ fn has_root(table: &Table) -> bool {
     table.mounts.iter().any(|mount| mount.mount_point.as_os_str() == "/")
 }
 
-/// A table as the kernel prints it, and whether it changed meanwhile.
+/// The mountinfo of a process, and whether it changed while it was read.
 ///
 /// # Errors
-/// As [`Proc::table`].
+/// Those of [`Proc::table`].
 pub(super) fn mountinfo(proc: &Proc, path: &str) -> Result<(Table, bool), Errno> {
     proc.table(path).map(|(bytes, changed)| (parse(&bytes), changed))
 }
 
-/// Reads a table until nothing was mounted or unmounted meanwhile, and says whether the last reading is torn.
+/// Reads a table until it doesn't change while it is read, and returns whether the last reading is torn.
 ///
 /// # Errors
-/// Those of the reading, which is told whether the table changed meanwhile.
+/// Those of `read`.
 pub(super) fn stable(mut read: impl FnMut() -> Result<(Table, bool), Errno>) -> Result<(Table, bool), Errno> {
     let mut last = (Table::default(), false);
     for _ in 0..READINGS {
         let (table, changed) = read()?;
         let torn = table.tear().is_some();
-        // A change alone need not have torn it: if it did each time, the last one that looks whole is good enough.
+        // A change need not tear the table: if it changes each time, the last one that looks whole is good enough.
         if !torn && !changed {
             return Ok((table, false));
         }

@@ -1,7 +1,7 @@
-//! From the path that somebody writes to the one that mount tables use: symlinks followed, within a process' root.
+//! Resolves the symlinks of a path as a process sees it, since mount tables have resolved paths.
 //!
-//! What is asked about need not be there yet, and the file systems on the way may be dead: so the links are read one by
-//! one, a name that isn't there stays as it is, and all of it is done by a thread that isn't waited for.
+//! The path need not exist yet, and file systems on it may be dead. So links are read one by one, names that don't
+//! exist stay as they are, and a thread that isn't waited for does the work.
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use kernel::namespace::Proc;
 
-/// As many as the kernel follows (path_resolution(7)).
+/// The most links that are followed: the kernel's limit (path_resolution(7)).
 const LINKS: usize = 40;
-/// How long a file system on the way may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long file systems on the path may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Resolves an absolute path as a process sees it (our own without one), and says why it may be wrong, if so.
+/// Resolves an absolute path as the process sees it (we ourselves, if None). Also returns why the result may be wrong.
 #[must_use]
 pub fn resolve(pid: Option<i32>, path: &Path) -> (PathBuf, Option<String>) {
     let plain = walk(path, &mut |_| None);
@@ -33,7 +33,7 @@ pub fn resolve(pid: Option<i32>, path: &Path) -> (PathBuf, Option<String>) {
     };
     let started = thread::Builder::new().name("symlinks".to_owned()).spawn(work);
     let found = started.map_err(|e| e.to_string()).and_then(|_| {
-        from.recv_timeout(PATIENCE).map_err(|_| format!("a file system on the way doesn't answer within {PATIENCE:?}"))
+        from.recv_timeout(TIMEOUT).map_err(|_| format!("a file system on the way doesn't answer within {TIMEOUT:?}"))
     });
     match found {
         Ok(path) => (path, None),
@@ -41,7 +41,7 @@ pub fn resolve(pid: Option<i32>, path: &Path) -> (PathBuf, Option<String>) {
     }
 }
 
-/// Follows a path, asking for each name whether it is a link.
+/// Follows a path. `link` reads a symlink.
 fn walk(path: &Path, link: &mut dyn FnMut(&Path) -> Option<OsString>) -> PathBuf {
     let mut at = PathBuf::from("/");
     let mut left: Vec<OsString> = names(path);
@@ -67,7 +67,7 @@ fn walk(path: &Path, link: &mut dyn FnMut(&Path) -> Option<OsString>) -> PathBuf
     at
 }
 
-/// The names of a path, the first one last.
+/// The components of a path, in reverse order.
 fn names(path: &Path) -> Vec<OsString> {
     let names = path.components().rev().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_owned()),

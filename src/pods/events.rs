@@ -1,10 +1,10 @@
-//! Kubernetes events on pods: what `kubectl describe pod` shows whoever wonders why the application fails.
+//! Kubernetes events on pods: `kubectl describe pod` shows them to whoever wonders why the application fails.
 //!
-//! An event's name is made of what it says, so that a restarted plugin which sees the same again doesn't repeat it: the
-//! API server has it already, for the hour that it keeps events.
+//! An event's name is a hash of its content. So a restarted plugin that finds the same again doesn't repeat the event:
+//! the API server keeps it for an hour and refuses the same name.
 //!
-//! A file server that dies may have volumes on every node of the cluster, and each node tells all its pods. So a node
-//! tells a few at once and the others one a second: what 5,000 nodes write is then theirs to write (docs/scale.md).
+//! A file server that dies may have volumes on every node of the cluster, and each node informs all its pods. So a node
+//! makes a few events at once and then one each second. That bounds what 5,000 nodes write (docs/scale.md).
 #![expect(clippy::disallowed_methods, reason = "the volume's name in the author's own Pod")]
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,55 +22,55 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-/// How many requests are under way at once.
+/// How many requests are in flight at once.
 const AT_ONCE: usize = 4;
-/// How many events a node makes at once, if it has made none for that many times [`EACH`].
+/// How many events a node makes at once, if it made none for [`INTERVAL`] times this number.
 const BURST: u32 = 10;
-/// Then one in this time.
-const EACH: Duration = Duration::from_secs(1);
-/// How long telling the pods of one change may take: enough for a full node (110 pods by default).
-const TELLING: Duration = Duration::from_secs(180);
-/// What an event's note may have, in characters (the API server's limit is 1024 bytes).
+/// The time for each further event.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long informing the pods of one change may take: enough for a full node (110 pods by default).
+const TIMEOUT: Duration = Duration::from_secs(180);
+/// The longest note of an event, in characters (the API server's limit is 1024 bytes).
 const NOTE_MAX: usize = 800;
 
-/// When the next event may be made: [`BURST`] at once, then one each [`EACH`].
+/// When the next event may be made: [`BURST`] at once, then one every [`INTERVAL`].
 #[derive(Debug, Default)]
 struct Pace {
-    /// When all that were let through would have been, one each [`EACH`].
+    /// When the events so far would have been made at one every [`INTERVAL`].
     even: Option<Instant>,
 }
 
 impl Pace {
-    /// How long the next one has to wait.
+    /// How long the next event must wait.
     fn wait(&mut self, now: Instant) -> Duration {
-        let even = self.even.map_or(now, |even| even.max(now)) + EACH;
+        let even = self.even.map_or(now, |even| even.max(now)) + INTERVAL;
         self.even = Some(even);
-        even.duration_since(now).saturating_sub(EACH * BURST)
+        even.duration_since(now).saturating_sub(INTERVAL * BURST)
     }
 }
 
-/// What a pod is told of one of its volumes.
+/// The content of an event: what a pod is told about one of its volumes.
 #[derive(Debug, Clone)]
 pub struct Told {
     /// The volume's target path.
     pub target: KubeletPath,
-    /// Its entry.
+    /// The volume's entry.
     pub entry: EntryName,
-    /// Major and minor number of the file system that it shows.
+    /// Major and minor number of the file system that the volume shows.
     pub device: (u32, u32),
     /// The directory of that file system.
     pub root: PathBuf,
-    /// Its pod.
+    /// The volume's pod.
     pub pod: Arc<PodIdentity>,
-    /// What has happened, in one word.
+    /// What happened, in one word.
     pub reason: &'static str,
-    /// What has happened and what to do.
+    /// What happened and what to do.
     pub text: AuthorText,
-    /// Whether something is to be done.
+    /// Whether somebody should act.
     pub warning: bool,
 }
 
-/// Tells pods what happens to their volumes.
+/// Makes events on pods.
 #[derive(Clone)]
 pub struct Events {
     client: Client,
@@ -86,26 +86,26 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    /// Events of this driver on this node.
+    /// Makes events for this driver on this node.
     #[must_use]
     pub fn new(client: Client, driver: &str, node: &str) -> Self {
         Self { client, driver: driver.to_owned(), node: node.to_owned(), pace: Arc::default() }
     }
 
-    /// One event for each, on its pod, at the node's pace. What can't be told, or not within three minutes, is logged:
-    /// nothing else depends on it.
+    /// Makes one event for each, on its pod, at the node's pace. An event that fails, or isn't made within three
+    /// minutes, is logged: nothing else depends on it.
     pub async fn tell(&self, all: Vec<Told>) {
         let reason = all.first().map(|told| told.reason);
         let requests: Vec<(String, Event)> =
             all.iter().map(|told| (told.pod.namespace.clone(), self.event(told))).collect();
-        let until = Instant::now() + TELLING;
+        let until = Instant::now() + TIMEOUT;
         let failures: Vec<String> = futures_util::stream::iter(requests)
             .map(|(namespace, event)| async move {
                 let left = until.saturating_duration_since(Instant::now());
                 match tokio::time::timeout(left, self.create(&namespace, &event)).await {
                     Ok(Ok(())) => None,
                     Ok(Err(error)) => Some(error.to_string()),
-                    Err(_) => Some(format!("no time is left of {TELLING:?}")),
+                    Err(_) => Some(format!("no time is left of {TIMEOUT:?}")),
                 }
             })
             .buffer_unordered(AT_ONCE)
@@ -117,7 +117,7 @@ impl Events {
         }
     }
 
-    /// Makes an event when it is its turn. One that is there already is as good.
+    /// Makes an event when its turn comes. An existing one is fine.
     async fn create(&self, namespace: &str, event: &Event) -> Result<(), kube::Error> {
         let wait = self.pace.lock().unwrap_or_else(PoisonError::into_inner).wait(Instant::now());
         tokio::time::sleep(wait).await;
@@ -160,7 +160,7 @@ impl Events {
     }
 }
 
-/// What an event says of a volume.
+/// The text of an event.
 fn note(target: &KubeletPath, entry: &EntryName, text: &AuthorText) -> AuthorText {
     match target.pod_volume() {
         Some((_, name)) => author!["volume ", KnownText::new(name), " (entry ", *entry, "): ", *text],
@@ -180,9 +180,9 @@ mod tests {
             (0..count).map(|_| pace.wait(now).as_secs()).collect()
         };
         assert_eq!(waits(0, 12), [[0; 10].as_slice(), &[1, 2]].concat());
-        // Two seconds later those two have been made, and the next has to wait for one second.
+        // Two seconds later those two are made, and the next has to wait for one second.
         assert_eq!(waits(2, 2), [1, 2]);
-        // After a pause there are as many at once as before.
+        // After a pause, as many at once as before.
         assert_eq!(waits(100, 11), [[0; 10].as_slice(), &[1]].concat());
     }
 
@@ -190,6 +190,6 @@ mod tests {
     fn a_full_node_is_told_in_time() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         let last = (0..110).map(|_| pace.wait(now)).max();
-        assert!(last.is_some_and(|last| last < TELLING / 3 * 2), "{last:?}");
+        assert!(last.is_some_and(|last| last < TIMEOUT / 3 * 2), "{last:?}");
     }
 }

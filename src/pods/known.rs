@@ -1,10 +1,12 @@
-//! The pods of a node, and which of them a volume is for: found by uid, namespace and name together. Pure.
+//! The known pods of a node. Finds the pod of a volume by uid, namespace and name together. Pure.
 //!
-//! An ordinary pod's uid is given by the API server, and no other object ever has it. A static pod has one that the kubelet
-//! makes; the API server only has its mirror, an object of the same namespace and name that tells the uid in an annotation
-//! (kubelet, pkg/kubelet/pod/mirror_client.go). But whoever may create pods in some namespace may write that annotation there
-//! (pkg/apis/core/validation/validation.go asks for `spec.nodeName` alone). So it is believed of the pod of that namespace and name
-//! only, which who may not create pods in that namespace can't make, and never where an object has the uid as its own.
+//! An ordinary pod's uid comes from the API server, and no other object ever has it. A static pod's uid comes from the
+//! kubelet. The API server has only its mirror pod: an object with the same namespace and name, and the static pod's
+//! uid in an annotation (kubelet, pkg/kubelet/pod/mirror_client.go).
+//!
+//! But whoever may create pods in a namespace may write that annotation there (pkg/apis/core/validation/validation.go
+//! only requires `spec.nodeName`). So the annotation counts only for the pod with that namespace and name: others can't
+//! create pods in that namespace. And it never counts for a uid that an object has as its own.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,42 +15,42 @@ use allowlist::names::PodIdentity;
 
 use super::PodVolumes;
 
-/// The pods that the API server has told of.
+/// The pods that the API server has sent.
 #[derive(Debug, Default)]
 pub struct KnownPods {
-    /// Ordinary ones, by their uid.
+    /// Ordinary pods, by uid.
     ordinary: HashMap<String, Arc<PodVolumes>>,
-    /// The mirrors of static ones, by namespace and name.
+    /// Mirror pods, by namespace and name.
     mirrors: HashMap<String, Arc<PodVolumes>>,
 }
 
-/// Whether a pod is known.
+/// The result of looking for a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// This is it.
+    /// The pod.
     Pod(Arc<PodVolumes>),
-    /// The uid is that of this one, which has another namespace or name.
+    /// Another pod has this uid: one with another namespace or name.
     Another(Arc<PodVolumes>),
-    /// It hasn't come yet, or is gone.
+    /// No pod. It hasn't arrived yet, or is gone.
     Missing,
 }
 
-/// A mirror pod that says of itself what is true of another pod, or is said by another one too.
+/// A mirror pod's annotation has a uid that belongs to another pod or is in another mirror pod's annotation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
-    /// The uid that it says to be its static pod's.
+pub struct UidConflict {
+    /// The uid in the annotation.
     pub uid: String,
     /// The mirror pod.
     pub mirror: Arc<PodVolumes>,
-    /// Whose own uid that is, or the other mirror.
+    /// The pod with this uid, or the other mirror pod.
     pub other: Arc<PodVolumes>,
 }
 
 impl KnownPods {
-    /// Takes in a pod, in the place of what was known of it before. Returns the claims to a uid of another that were not there
-    /// before: its own, or, of an ordinary pod, those of mirrors to its uid.
-    pub fn insert(&mut self, pod: &Arc<PodVolumes>) -> Vec<Claim> {
-        let claim = |uid: &str, mirror: &Arc<PodVolumes>, other: &Arc<PodVolumes>| Claim {
+    /// Adds a pod, or replaces what was known of it. Returns new conflicts: those of this mirror pod's annotation, or
+    /// those of mirror pods with this ordinary pod's uid.
+    pub fn insert(&mut self, pod: &Arc<PodVolumes>) -> Vec<UidConflict> {
+        let conflict = |uid: &str, mirror: &Arc<PodVolumes>, other: &Arc<PodVolumes>| UidConflict {
             uid: uid.to_owned(),
             mirror: Arc::clone(mirror),
             other: Arc::clone(other),
@@ -60,17 +62,17 @@ impl KnownPods {
             }
             let others = || self.mirrors.values().find(|m| m.mirror_of == pod.mirror_of && !Arc::ptr_eq(m, pod));
             let other = self.ordinary.get(uid).or_else(others);
-            other.map(|other| claim(uid, pod, other)).into_iter().collect()
+            other.map(|other| conflict(uid, pod, other)).into_iter().collect()
         } else {
             if self.ordinary.insert(pod.uid.clone(), Arc::clone(pod)).is_some() {
                 return Vec::new();
             }
             let mirrors = self.mirrors.values().filter(|m| m.mirror_of.as_ref() == Some(&pod.uid));
-            mirrors.map(|mirror| claim(&pod.uid, mirror, pod)).collect()
+            mirrors.map(|mirror| conflict(&pod.uid, mirror, pod)).collect()
         }
     }
 
-    /// Forgets a pod, and no other: not one of the same name that was made since, nor one whose uid it claimed.
+    /// Removes this pod only: not a newer one with the same name, nor one whose uid its annotation has.
     pub fn remove(&mut self, pod: &PodVolumes) {
         if pod.mirror_of.is_none() {
             self.ordinary.remove(&pod.uid);
@@ -82,7 +84,7 @@ impl KnownPods {
         }
     }
 
-    /// The pod that the kubelet calls for.
+    /// The pod that the kubelet names.
     #[must_use]
     pub fn find(&self, pod: &PodIdentity) -> Found {
         let same = |known: &PodVolumes| (&known.namespace, &known.name) == (&pod.namespace, &pod.name);
@@ -96,7 +98,7 @@ impl KnownPods {
         }
     }
 
-    /// The uid of a pod with this namespace and name, as the kubelet has it.
+    /// The uid by which the kubelet knows the pod with this namespace and name.
     #[must_use]
     pub fn uid_of(&self, namespace: &str, name: &str) -> Option<&str> {
         let pods = self.ordinary.values().chain(self.mirrors.values());
@@ -104,7 +106,7 @@ impl KnownPods {
         named.next().map(|pod| pod.mirror_of.as_deref().unwrap_or(&pod.uid))
     }
 
-    /// How many there are.
+    /// How many pods are known.
     #[must_use]
     pub fn count(&self) -> usize {
         self.ordinary.len() + self.mirrors.len()
@@ -142,12 +144,12 @@ mod tests {
         let thief = pod("evil", "thief", "t", Some("v"));
         for order in [[&victim, &thief], [&thief, &victim]] {
             let mut pods = KnownPods::default();
-            let claims: Vec<Claim> = order.iter().flat_map(|pod| pods.insert(pod)).collect();
-            let expected = Claim { uid: "v".to_owned(), mirror: Arc::clone(&thief), other: Arc::clone(&victim) };
+            let claims: Vec<UidConflict> = order.iter().flat_map(|pod| pods.insert(pod)).collect();
+            let expected = UidConflict { uid: "v".to_owned(), mirror: Arc::clone(&thief), other: Arc::clone(&victim) };
             assert_eq!(claims, [expected]);
             assert_eq!(pods.find(&who("ml", "victim", "v")), Found::Pod(Arc::clone(&victim)));
             assert_eq!(pods.find(&who("evil", "thief", "v")), Found::Another(Arc::clone(&victim)));
-            // Its status changes, and is told; the claim has been told.
+            // Its status changes, but the conflict was reported already.
             assert_eq!(pods.insert(&thief), []);
             assert_eq!(pods.insert(&victim), []);
             pods.remove(&thief);
@@ -162,7 +164,10 @@ mod tests {
             (pod("kube-system", "agent-n1", "a", Some("s")), pod("evil", "agent-n1", "b", Some("s")));
         let mut pods = known(&[&real]);
         let claims = pods.insert(&false_one);
-        assert_eq!(claims, [Claim { uid: "s".to_owned(), mirror: Arc::clone(&false_one), other: Arc::clone(&real) }]);
+        assert_eq!(
+            claims,
+            [UidConflict { uid: "s".to_owned(), mirror: Arc::clone(&false_one), other: Arc::clone(&real) }]
+        );
         assert_eq!(pods.find(&who("kube-system", "agent-n1", "s")), Found::Pod(real));
         pods.remove(&false_one);
         assert!(matches!(pods.find(&who("kube-system", "agent-n1", "s")), Found::Pod(_)));
@@ -182,7 +187,7 @@ mod tests {
         let (old, new) = (pod("ml", "db-0", "u1", None), pod("ml", "db-0", "u2", None));
         let mut pods = known(&[&new]);
         assert_eq!(pods.find(&who("ml", "db-0", "u1")), Found::Missing);
-        // The end of the old one comes late.
+        // The old pod's end arrives late.
         pods.remove(&old);
         assert_eq!(pods.find(&who("ml", "db-0", "u2")), Found::Pod(new));
         let (old, new) = (pod("x", "s-n1", "m1", Some("h1")), pod("x", "s-n1", "m2", Some("h2")));

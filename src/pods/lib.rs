@@ -1,8 +1,9 @@
-//! Which propagation a pod wants of a volume, and what else of the pod a volume depends on: read from the Pod object, pure.
+//! What a pod wants of a volume, read from the Pod object: the propagation, and what else of the pod the volume depends
+//! on. Pure.
 //!
-//! The kubelet tells a driver who the pod is, never the `mountPropagation` of its containers, and names the volume
-//! only by the path: an inline volume by its name in the pod, a claim by the name of the PersistentVolume that is
-//! bound to it. Which claim that is doesn't matter as long as all the pod's claims want the same.
+//! The kubelet tells a driver who the pod is, but not the `mountPropagation` of its containers. It names the volume
+//! only by its path: an inline volume by its name in the pod, a claimed one by the name of the PersistentVolume. Which
+//! claim is bound to that doesn't matter as long as all the pod's claims want the same.
 #![forbid(unsafe_code)]
 
 pub mod events;
@@ -19,21 +20,21 @@ use object::{Container, MIRROR, Pod, VolumeMount};
 /// What a pod wants of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PodWish {
-    /// The strongest propagation of all containers, ephemeral ones too. A container that joins a running pod can't change the volume
-    /// that the pod has: see `Record::is_repeated_by`.
+    /// The strongest propagation of all containers, including ephemeral ones. A container that joins a running pod
+    /// can't change the pod's volume: see `Record::is_repeated_by`.
     pub propagation: MountPropagation,
     /// How the pod has the volume.
     pub kind: VolumeKind,
-    /// Whether the pod has a user namespace of its own (`hostUsers: false`).
+    /// Whether the pod has its own user namespace (`hostUsers: false`).
     pub user_namespace: bool,
 }
 
-/// Where a volume of a pod comes from.
+/// Where a pod's volume comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
-    /// From a CSI driver of this name, inline.
+    /// An inline volume of the CSI driver with this name.
     Inline(String),
-    /// From the claim of this name.
+    /// The claim with this name.
     Claim(String),
 }
 
@@ -48,30 +49,31 @@ impl PodWish {
 struct PodVolume {
     name: String,
     source: Source,
-    /// The strongest that a container asks for, ephemeral ones too.
+    /// With the strongest propagation of all containers, including ephemeral ones.
     wish: PodWish,
 }
 
-/// What of a Pod matters here. A pod's volumes and mounts can't be changed but for added ephemeral containers.
+/// The part of a Pod that matters here. A pod's volumes and mounts never change, except for added ephemeral containers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodVolumes {
     /// The pod's namespace.
     pub namespace: String,
     /// The pod's name.
     pub name: String,
-    /// The service account that it runs as.
+    /// The pod's service account.
     pub service_account: String,
     /// The object's own uid.
     pub uid: String,
-    /// Of a mirror pod, the uid of its static pod, as it says. By that the kubelet knows the pod, and its volumes' paths have it.
+    /// For a mirror pod, its static pod's uid, from the annotation. The kubelet knows the pod by that uid, and the
+    /// volumes' paths contain it.
     pub mirror_of: Option<String>,
     volumes: Vec<PodVolume>,
 }
 
-/// The answer for a volume.
+/// What a pod wants of one of its volumes, as far as the Pod tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// This is wanted.
+pub enum WishResult {
+    /// This is what it wants.
     Wish(PodWish),
     /// It depends on which of the pod's claims the PersistentVolume is bound to.
     DependsOnClaim,
@@ -79,7 +81,7 @@ pub enum Answer {
     NoVolume,
 }
 
-/// The stronger in each, and what is known of a volume that is one of them.
+/// The stronger of both in each field, for a volume that is one of the two.
 fn stronger(a: PodWish, b: PodWish) -> PodWish {
     PodWish {
         propagation: a.propagation.max(b.propagation),
@@ -88,8 +90,8 @@ fn stronger(a: PodWish, b: PodWish) -> PodWish {
     }
 }
 
-/// What a mount asks for. Nothing said is None (Pod API, VolumeMount.mountPropagation); so is a value that this
-/// version doesn't know, which the API server doesn't let through either.
+/// The propagation that a mount asks for. An absent value is None (Pod API, VolumeMount.mountPropagation). So is a
+/// value that isn't known here, which the API server refuses anyway.
 fn asked(mount: &VolumeMount) -> MountPropagation {
     let said = mount.mount_propagation.as_deref();
     MountPropagation::ALL.into_iter().find(|p| Some(p.name()) == said).unwrap_or_default()
@@ -102,7 +104,7 @@ impl fmt::Display for PodVolumes {
 }
 
 impl PodVolumes {
-    /// Reads a pod. None for one without name or uid, which the API server does not have.
+    /// Reads a pod. None if it has no name or uid, which never happens with an API server.
     #[must_use]
     pub fn of(pod: &Pod) -> Option<Self> {
         let spec = pod.spec.as_ref()?;
@@ -124,7 +126,7 @@ impl PodVolumes {
             let wish = PodWish {
                 propagation: strongest(&volume.name),
                 kind,
-                // Unset is true (Pod API, PodSpec.hostUsers).
+                // Absent means true (Pod API, PodSpec.hostUsers).
                 user_namespace: spec.host_users == Some(false),
             };
             Some(PodVolume { name: volume.name.clone(), source, wish })
@@ -139,34 +141,37 @@ impl PodVolumes {
         })
     }
 
-    /// What it wants of the inline volume `name` of `driver`.
+    /// What the pod wants of the inline volume `name` of `driver`.
     #[must_use]
-    pub fn inline(&self, driver: &str, name: &str) -> Answer {
+    pub fn inline(&self, driver: &str, name: &str) -> WishResult {
         let is = |v: &&PodVolume| v.name == name && matches!(&v.source, Source::Inline(d) if d == driver);
-        self.volumes.iter().find(is).map_or(Answer::NoVolume, |v| Answer::Wish(v.wish))
+        self.volumes.iter().find(is).map_or(WishResult::NoVolume, |v| WishResult::Wish(v.wish))
     }
 
-    /// What it wants of a claimed volume, of which it is not known by which claim.
+    /// What the pod wants of a claimed volume, if the claim isn't known.
     #[must_use]
-    pub fn any_claim(&self) -> Answer {
-        // Two volumes of one claim are published once, for both.
+    pub fn any_claim(&self) -> WishResult {
+        // Two volumes with one claim are published once, for both.
         let wishes: Vec<PodWish> = self.claims().filter_map(|claim| self.wish_of(claim)).collect();
         match wishes.split_first() {
-            Some((first, others)) if !others.iter().all(|w| w.agrees(*first)) => Answer::DependsOnClaim,
-            _ => wishes.into_iter().reduce(stronger).map_or(Answer::NoVolume, Answer::Wish),
+            Some((first, others)) if !others.iter().all(|w| w.agrees(*first)) => WishResult::DependsOnClaim,
+            _ => wishes.into_iter().reduce(stronger).map_or(WishResult::NoVolume, WishResult::Wish),
         }
     }
 
-    /// The same where the volume itself says its propagation: nothing depends on which claim it is.
+    /// Like [`Self::any_claim`], for a volume that sets its own propagation: then the claim doesn't matter.
     #[must_use]
-    pub fn all_claims(&self) -> Answer {
-        self.claims().filter_map(|claim| self.wish_of(claim)).reduce(stronger).map_or(Answer::NoVolume, Answer::Wish)
+    pub fn all_claims(&self) -> WishResult {
+        self.claims()
+            .filter_map(|claim| self.wish_of(claim))
+            .reduce(stronger)
+            .map_or(WishResult::NoVolume, WishResult::Wish)
     }
 
-    /// What it wants of the volume that it claims by `claim`.
+    /// What the pod wants of the volume with the claim `claim`.
     #[must_use]
-    pub fn claim(&self, claim: &str) -> Answer {
-        self.wish_of(claim).map_or(Answer::NoVolume, Answer::Wish)
+    pub fn claim(&self, claim: &str) -> WishResult {
+        self.wish_of(claim).map_or(WishResult::NoVolume, WishResult::Wish)
     }
 
     fn claims(&self) -> impl Iterator<Item = &str> {
@@ -197,8 +202,8 @@ mod tests {
         json!({"name": volume, "mountPath": "/x", "mountPropagation": propagation})
     }
 
-    fn wish(propagation: MountPropagation, kind: VolumeKind) -> Answer {
-        Answer::Wish(PodWish { propagation, kind, user_namespace: false })
+    fn wish(propagation: MountPropagation, kind: VolumeKind) -> WishResult {
+        WishResult::Wish(PodWish { propagation, kind, user_namespace: false })
     }
 
     #[test]
@@ -217,9 +222,9 @@ mod tests {
         assert_eq!(pod.inline("d", "a"), wish(Bidirectional, VolumeKind::Inline));
         assert_eq!(pod.inline("d", "b"), wish(Bidirectional, VolumeKind::Inline));
         assert_eq!(pod.inline("d", "c"), wish(Nothing, VolumeKind::Inline));
-        assert_eq!(pod.inline("d", "other"), Answer::NoVolume);
-        assert_eq!(pod.inline("d", "none"), Answer::NoVolume);
-        assert_eq!(pod.any_claim(), Answer::NoVolume);
+        assert_eq!(pod.inline("d", "other"), WishResult::NoVolume);
+        assert_eq!(pod.inline("d", "none"), WishResult::NoVolume);
+        assert_eq!(pod.any_claim(), WishResult::NoVolume);
         assert_eq!(pod.service_account, "default");
     }
 
@@ -243,11 +248,11 @@ mod tests {
         assert_eq!(same.any_claim(), wish(HostToContainer, VolumeKind::ClaimOrGenericEphemeral));
         assert_eq!(same.all_claims(), same.any_claim());
         let differ = volumes("None");
-        assert_eq!(differ.any_claim(), Answer::DependsOnClaim);
+        assert_eq!(differ.any_claim(), WishResult::DependsOnClaim);
         assert_eq!(differ.all_claims(), same.any_claim());
         assert_eq!(differ.claim("ca"), wish(HostToContainer, VolumeKind::Claim));
         assert_eq!(differ.claim("p-b"), wish(Nothing, VolumeKind::GenericEphemeral));
-        assert_eq!(differ.claim("b"), Answer::NoVolume);
+        assert_eq!(differ.claim("b"), WishResult::NoVolume);
         assert_eq!(differ.service_account, "reader");
     }
 
@@ -256,7 +261,7 @@ mod tests {
         for (said, expected) in [(json!(false), true), (json!(true), false), (json!(null), false)] {
             let pod =
                 pod(&json!({"hostUsers": said, "volumes": [{"name": "a", "csi": {"driver": "d"}}], "containers": []}));
-            let Answer::Wish(wish) = pod.inline("d", "a") else { panic!("{pod:?}") };
+            let WishResult::Wish(wish) = pod.inline("d", "a") else { panic!("{pod:?}") };
             assert_eq!(wish.user_namespace, expected, "{said}");
         }
     }

@@ -1,7 +1,7 @@
-//! Compiles `proto/` into Rust without protoc: protox parses, tonic-prost-build generates.
+//! Compiles `proto/` to Rust without protoc: protox parses, tonic-prost-build generates.
 //!
-//! Besides the code, the descriptors are written to `OUT_DIR/descriptor.bin`, for the test that compares them with
-//! the numbers of CSI.
+//! It also writes the descriptors to `OUT_DIR/descriptor.bin`, for the test that compares them with CSI's field
+//! numbers.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use prost::Message as _;
 
 const FILES: [&str; 2] = ["../../proto/csi.proto", "../../proto/pluginregistration.proto"];
 
-/// Fields that may hold credentials. A message with one of them is generated without `Debug`, which the lint
-/// `missing_debug_implementations` refuses until `src/wire.rs` has an implementation that leaves the values out.
+/// Fields that may hold credentials. A message with one of them is generated without `Debug`. The lint
+/// `missing_debug_implementations` then fails until `src/wire/lib.rs` implements `Debug` without the values.
 const SENSITIVE: [&str; 4] = ["secrets", "volume_context", "publish_context", "mount_flags"];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut without_debug = Vec::new();
     for file in &descriptors.file {
-        // Messages still to look at, each with its full name.
+        // Messages still to check, each with its full name.
         let mut messages: Vec<_> =
             file.message_type.iter().map(|m| (format!(".{}.{}", file.package(), m.name()), m)).collect();
         while let Some((name, message)) = messages.pop() {
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let mut bare = descriptors.clone();
     for file in &mut bare.file {
-        // Comments and positions are of no use at run time.
+        // Comments and positions aren't needed at run time.
         file.source_code_info = None;
     }
     std::fs::write(out_dir.join("descriptor.bin"), bare.encode_to_vec())?;

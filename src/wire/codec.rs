@@ -1,8 +1,8 @@
-//! How messages are written and read: tonic's codec for prost, with buffers as small as the messages of CSI.
+//! tonic's codec for prost, with buffers as small as CSI's messages.
 //!
-//! Each call has one buffer for its request and one for its answer, by default of 8 KiB each. For a block that large malloc
-//! first puts together all the small ones that are free, and the next call cuts them up again; yet a request is a few paths
-//! and an answer mostly nothing. A buffer grows where that is too little.
+//! Each call has a buffer for its request and one for its response, by default 8 KiB each. To allocate such a large
+//! block, malloc first joins all free small blocks, and the next call splits them again. But a request is a few paths
+//! and a response almost nothing. A buffer that is too small grows.
 
 use std::marker::PhantomData;
 
@@ -10,12 +10,12 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// The size in bytes that a buffer has at first. malloc takes what is below 1 KiB from its lists.
+/// A buffer's initial size in bytes. malloc serves sizes below 1 KiB from its lists.
 const BUFFER: usize = 768;
-/// How many bytes of a stream of messages are collected before they are sent: tonic's own number.
+/// How many bytes of a message stream are collected before they are sent: tonic's own value.
 const YIELD: usize = 32 * 1024;
 
-/// Writes `T` and reads `U`.
+/// Encodes `T` and decodes `U`.
 #[derive(Debug, Clone)]
 pub struct SmallCodec<T, U>(PhantomData<(T, U)>);
 

@@ -14,7 +14,7 @@ use ::kernel::calls::Calls;
 use ::kernel::namespace::{self, MountNamespace, Proc};
 use ::kernel::{mount as calls, path};
 use model::machine::{Machine, Namespace};
-use model::subtrees::{Operation, Seen};
+use model::subtrees::{Operation, VisibleMount};
 use mounts::Errno;
 use mounts::mountinfo::{self, Table};
 use mounts::propagation::{Propagation, PropagationKind};
@@ -245,15 +245,15 @@ fn change(at: &Path, to: Propagation) -> Result<(), Errno> {
 }
 
 /// A kernel's table in the model's words, with the device's number as the file system.
-pub(crate) fn seen(table: &Table) -> Vec<Seen> {
+pub(crate) fn seen(table: &Table) -> Vec<VisibleMount> {
     let ids: HashMap<u64, ()> = table.mounts.iter().map(|m| (m.id, ())).collect();
     table
         .mounts
         .iter()
-        .map(|m| Seen {
+        .map(|m| VisibleMount {
             id: m.id,
             parent: ids.contains_key(&m.parent).then_some(m.parent),
-            place: m.mount_point.clone(),
+            mount_point: m.mount_point.clone(),
             file_system: usize::try_from(m.device.0).unwrap() << 32 | usize::try_from(m.device.1).unwrap(),
             root: m.root.clone(),
             propagation: m.propagation,

@@ -19,7 +19,7 @@ use ::kernel::namespace::{MountNamespace, Proc};
 use kernel::{Random, in_namespace};
 use kernel_side::{DIRS, Kernel, pristine, seen};
 use model::machine::Machine;
-use model::subtrees::{Forest, Operation, Seen, Stop};
+use model::subtrees::{Forest, Operation, Stop, VisibleMount};
 use mounts::mountinfo::Mount;
 use mounts::propagation::{Propagation, PropagationKind};
 
@@ -150,7 +150,7 @@ impl Pair {
     }
 
     fn model_tables(&self) -> String {
-        canonical(self.kernel.namespaces().into_iter().map(|slot| (slot, self.model.seen(slot))))
+        canonical(self.kernel.namespaces().into_iter().map(|slot| (slot, self.model.visible_mounts(slot))))
     }
 }
 
@@ -193,16 +193,16 @@ fn name(operation: &Operation) -> &'static str {
 
 /// The tables as text in which equal trees are equal: a mount is named by the places on the way to it from the root,
 /// which no two mounts have in common; file systems and groups by the order in which they appear.
-fn canonical(tables: impl Iterator<Item = (usize, Vec<Seen>)>) -> String {
-    let mut rows: Vec<(usize, Vec<PathBuf>, Seen)> = Vec::new();
+fn canonical(tables: impl Iterator<Item = (usize, Vec<VisibleMount>)>) -> String {
+    let mut rows: Vec<(usize, Vec<PathBuf>, VisibleMount)> = Vec::new();
     for (slot, table) in tables {
-        let by_id: HashMap<u64, &Seen> = table.iter().map(|m| (m.id, m)).collect();
+        let by_id: HashMap<u64, &VisibleMount> = table.iter().map(|m| (m.id, m)).collect();
         for mount in &table {
-            let mut way = vec![mount.place.clone()];
+            let mut way = vec![mount.mount_point.clone()];
             let mut at = mount;
             while let Some(parent) = at.parent {
                 at = by_id[&parent];
-                way.push(at.place.clone());
+                way.push(at.mount_point.clone());
             }
             way.reverse();
             rows.push((slot, way, mount.clone()));

@@ -1,19 +1,18 @@
-//! What whoever wrote a pod may read of a node: text that is made of nothing but what they know. Pure.
+//! Text that the author of a pod may read: only pieces that the author knows. Pure.
 //!
-//! Pods' events are read by who creates pods, and hold the messages of gRPC statuses. A path of the node in them tells tenants
-//! what there is beside their own, and a stranger's pod is enough to ask for it. So each refusal has two texts: that of `Display`
-//! for the administrator, with paths and commands, which goes to the log, and an [`AuthorText`], of which alone a status or an event
-//! is made. It takes [`Known`] pieces only, and neither a path nor a text of unknown origin is one:
+//! The messages of gRPC statuses end up in pod events, which everybody who creates pods can read. A path of the node in
+//! them would tell tenants what exists beside their own files, and anyone may create a pod to ask. So each refusal has
+//! two texts. `Display`, with paths and commands, is for the administrator and goes to the log. An [`AuthorText`] is
+//! for statuses and events, which are made of nothing else. It takes [`Known`] pieces only; a path or a text of unknown
+//! origin isn't one:
 //!
 //! ```
-//! use hostmount_allowlist::author::AuthorText;
-//! let tried = 3_usize;
-//! assert_eq!(AuthorText::of(&[&"tried ", &tried, &" times"]).as_str(), "tried 3 times");
+//! use hostmount_allowlist::author::AuthorText; let tried = 3_usize; assert_eq!(AuthorText::of(&[&"tried ", &tried, &"
+//! times"]).as_str(), "tried 3 times");
 //! ```
 //!
 //! ```compile_fail
-//! use hostmount_allowlist::author::AuthorText;
-//! let tried = std::path::PathBuf::from("/srv/data");
+//! use hostmount_allowlist::author::AuthorText; let tried = std::path::PathBuf::from("/srv/data");
 //! AuthorText::of(&[&"tried ", &tried, &" times"]);
 //! ```
 #![expect(clippy::disallowed_methods, reason = "it makes pieces of names that authors give")]
@@ -26,7 +25,7 @@ use mounts::{Errno, MountAttrs};
 
 use crate::names::{EntryName, PodIdentity, SubPath};
 
-/// How many characters of a text that others have written are shown.
+/// How many characters of a text from outside are shown.
 const SHOWN: usize = 120;
 
 /// A text that the author of a pod may read.
@@ -34,7 +33,7 @@ const SHOWN: usize = 120;
 pub struct AuthorText(String);
 
 impl AuthorText {
-    /// The pieces, one behind the other.
+    /// Joins the pieces.
     #[must_use]
     pub fn of(pieces: &[&dyn Known]) -> Self {
         let mut text = String::new();
@@ -61,8 +60,8 @@ impl From<AuthorText> for String {
     }
 }
 
-/// A text that the author has written, or can read of their own objects: attributes of a volume, names of pods, volumes,
-/// nodes and service accounts. `tests/layers.rs` has the list of files that may say so of a text.
+/// A text that the author wrote or can read in their own objects: a volume's attributes, the names of pods, volumes,
+/// nodes and service accounts. `clippy.toml` bans [`KnownText::new`], so each use has to state why the author knows it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct KnownText(String);
 
@@ -84,21 +83,21 @@ impl fmt::Debug for KnownText {
 }
 
 impl fmt::Display for KnownText {
-    /// In quotes, as it isn't ours.
+    /// Quoted, because it comes from outside.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.0)
     }
 }
 
 mod sealed {
-    /// Nobody outside can say of a type that authors know it.
+    /// Sealed: no other module can implement [`Known`](super::Known).
     pub trait Piece {
-        /// Puts it behind a text.
+        /// Appends it to a text.
         fn write(&self, text: &mut String);
     }
 }
 
-/// What the author of a pod knows, or may know. All such types are listed here.
+/// What the author of a pod knows or may know. All such types are listed in this file.
 pub trait Known: sealed::Piece {}
 
 impl<T: sealed::Piece> Known for T {}
@@ -114,7 +113,7 @@ macro_rules! known {
     };
 }
 
-// Text that stands in this program's source.
+// A literal in this program's source.
 known!("{}": &'static str);
 known!("{}": AuthorText, KnownText, EntryName, PodIdentity, MountPropagation, Errno, i32, u32, usize);
 known!("{:?}": Duration, MountAttrs);
@@ -125,7 +124,7 @@ impl sealed::Piece for SubPath {
     }
 }
 
-/// An [`AuthorText`](crate::author::AuthorText) of its pieces.
+/// Makes an [`AuthorText`](crate::author::AuthorText) of its pieces.
 #[macro_export]
 macro_rules! author_text {
     ($($piece:expr),+ $(,)?) => { $crate::author::AuthorText::of(&[$(&$piece),+]) };

@@ -1,8 +1,8 @@
-//! The allow-list: which directories of the node exist for pods at all, by name, and on what terms.
+//! The allow-list: which directories of the node pods may ask for, by name, and under which conditions.
 //!
-//! [`AllowList::parse`] turns the text of the file into values that can't be wrong, or into every fault of it at
-//! once. Files are read by `service::config_store`. What may be written in the file stands in one table
-//! (`config/shape.rs`), from which both the decoder and the [`schema`] are made, so that they can't disagree.
+//! [`AllowList::parse`] turns the file's text into valid values, or into a list of all its faults.
+//! `service::config_store` reads the files. One table (`config/shape.rs`) says what may be written in the file. Both
+//! the decoder and the [`schema`] use it, so they can't disagree.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ mod yaml;
 pub use pattern::{BadPattern, Pattern};
 pub use schema::schema;
 
-/// The largest file that is read, in bytes: as much as a ConfigMap can hold.
+/// The largest file that is accepted, in bytes: the limit of a ConfigMap.
 pub const SIZE_MAX: usize = 1 << 20;
 
 /// What to do if the directory of an entry doesn't exist.
@@ -30,7 +30,7 @@ pub const SIZE_MAX: usize = 1 << 20;
 pub enum Missing {
     /// Refuse the volume.
     Fail,
-    /// Make the directory.
+    /// Create the directory.
     Create {
         /// Permission bits, `0..=0o7777`.
         mode: u32,
@@ -41,13 +41,13 @@ pub enum Missing {
     },
 }
 
-/// What to do with a read-only volume for which propagation is asked: a mount that arrives in it later is
-/// writable whatever the volume is, because read-only is a property of each mount of its own.
+/// What to do with a read-only volume that asks for propagation. Read-only is a flag of each mount, so a mount that
+/// propagates into the volume later is writable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReadOnlyPropagation {
     /// Refuse the volume.
     Refuse,
-    /// Mount it, and say so.
+    /// Mount it, with a warning.
     Warn,
 }
 
@@ -63,7 +63,7 @@ pub struct MountFlags {
 }
 
 impl MountFlags {
-    /// With these and read-only or not, as the kernel has them.
+    /// The flags as the kernel has them, together with read-only.
     #[must_use]
     pub const fn attrs(self, read_only: bool) -> MountAttrs {
         let Self { nosuid, nodev, noexec } = self;
@@ -71,73 +71,71 @@ impl MountFlags {
     }
 }
 
-/// Whether volumes get a directory again that comes back after its file system has died, or was replaced.
+/// Whether volumes are healed: they get their directory again when its file system comes back or the directory is
+/// replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Heal {
-    /// They do: running containers where the volume propagates, others when they are started again.
+    /// They are: running containers if the volume propagates, others when they restart.
     #[default]
     On,
-    /// They don't.
+    /// They aren't.
     Off,
 }
 
-/// Who may use an entry: pods whose namespace and service account each match one of the patterns.
+/// Who may use an entry: pods whose namespace matches one of the patterns, and whose service account does too.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rule {
-    /// Patterns of namespaces; never empty.
+    /// Patterns for namespaces; never empty.
     pub namespaces: Vec<Pattern>,
-    /// Patterns of service accounts; never empty.
+    /// Patterns for service accounts; never empty.
     pub service_accounts: Vec<Pattern>,
 }
 
-/// One directory of the node that pods may ask for by name.
+/// A directory of the node that pods may ask for by name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
-    /// What pods call it.
+    /// The name that pods use.
     pub name: EntryName,
     /// The directory on the node.
     pub path: AbsPath,
     /// The strongest propagation that a pod may ask for.
     pub ceiling: MountPropagation,
-    /// Whether every volume of it is read-only.
+    /// Whether all its volumes are read-only.
     pub read_only: bool,
     /// The mount flags of its volumes.
     pub flags: MountFlags,
-    /// Whether pods may ask for directories beneath it.
+    /// Whether pods may ask for directories beneath it (sub-paths).
     pub sub_paths: bool,
     /// What to do if the directory doesn't exist.
     pub missing: Missing,
     /// What to do if a volume is read-only and asks for propagation.
     pub read_only_propagation: ReadOnlyPropagation,
-    /// Whether volumes get the directory again when it comes back.
+    /// Whether its volumes are healed.
     pub heal: Heal,
-    /// The entries whose directories may contain this one's or lie in it.
+    /// Entries whose directories may contain this one's or lie beneath it.
     pub overlaps: Vec<EntryName>,
-    /// Who may use it; nobody if empty.
+    /// Who may use it. Empty: nobody.
     pub allow: Vec<Rule>,
 }
 
-/// The entries of a file without faults.
+/// The entries of a valid file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AllowList {
     entries: BTreeMap<EntryName, Arc<Entry>>,
 }
 
 impl AllowList {
-    /// Reads a file's text. No entry may touch `kubelet_dir`, where other pods' volumes and secrets are.
+    /// Parses a file's text. No entry may overlap `kubelet_dir`, which holds other pods' volumes and secrets.
     ///
     /// # Errors
-    /// Every fault of the file, in the order of its lines (of more than a thousand, the first thousand and how many
-    /// more there are). A text that isn't YAML has one.
+    /// All faults of the file, in the order of its lines; only the first thousand and the number of the others, if
+    /// there are more. A text that isn't YAML has one fault.
     pub fn parse(text: &str, kubelet_dir: &AbsPath) -> Result<Self, Faults> {
         let entries = decode::decode(text, kubelet_dir)?;
         Ok(Self { entries: entries.into_iter().map(|e| (e.name.clone(), Arc::new(e))).collect() })
     }
 
-    /// Reads a file's bytes, as [`AllowList::parse`] its text.
-    ///
-    /// # Errors
-    /// Those of [`AllowList::parse`], or one fault if the bytes aren't UTF-8.
+    /// Parses a file's bytes, as [`AllowList::parse`] does its text.
     pub fn parse_bytes(bytes: &[u8], kubelet_dir: &AbsPath) -> Result<Self, Faults> {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::parse(text, kubelet_dir),
@@ -151,13 +149,13 @@ impl AllowList {
         }
     }
 
-    /// The entry of that name.
+    /// The entry with this name.
     #[must_use]
     pub fn get(&self, name: &EntryName) -> Option<&Arc<Entry>> {
         self.entries.get(name)
     }
 
-    /// Every entry, by name.
+    /// All entries, by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.entries.values()
     }
@@ -168,13 +166,13 @@ impl AllowList {
         self.entries.len()
     }
 
-    /// Whether there are none, so that every volume is refused.
+    /// Whether there are no entries, so that every volume is refused.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// What is different in `new`.
+    /// What changes from this list to `new`.
     #[must_use]
     pub fn changes(&self, new: &Self) -> Changes {
         let mut changes = Changes::default();
@@ -193,22 +191,22 @@ impl AllowList {
 /// The difference between two allow-lists, as names of entries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Changes {
-    /// In the new one only.
+    /// Only in the new list.
     pub added: Vec<EntryName>,
-    /// In the old one only.
+    /// Only in the old list.
     pub removed: Vec<EntryName>,
-    /// In both, but not the same.
+    /// In both lists, but different.
     pub changed: Vec<EntryName>,
 }
 
-/// One thing that is wrong in the file.
+/// A fault in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The line, counted from 1.
     pub line: usize,
-    /// The character of the line, counted from 1.
+    /// The character in the line, counted from 1.
     pub column: usize,
-    /// The field, as in `entries[2].allow[0].namespaces`; empty if it is the file as a whole.
+    /// The field, as in `entries[2].allow[0].namespaces`. Empty: the whole file.
     pub field: String,
     /// What was found and what to do.
     pub message: String,
@@ -223,12 +221,12 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Everything that is wrong in the file, in the order of its lines; never empty.
+/// All faults of the file, in the order of its lines; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 
 impl fmt::Display for Faults {
-    /// One fault a line.
+    /// One line for each fault.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, fault) in self.0.iter().enumerate() {
             if i > 0 {

@@ -1,4 +1,5 @@
-//! Who may have which directory, and how: names, the allow-list, the policy, and what the author of a pod may read of a refusal.
+//! The names of volumes, the allow-list, the policy that grants or refuses a volume, and the text that a pod's author may
+//! read of a refusal.
 #![forbid(unsafe_code)]
 
 pub mod author;

@@ -1,52 +1,58 @@
-//! The names of a volume as types that can't be wrong: entry, sub-path, volume reference, paths beneath the kubelet.
+//! The names of a volume as validated types: entry, sub-path, volume reference, paths.
 //!
-//! Strings arrive from whoever may create a pod. Each is parsed once, here, into a type whose values are harmless
-//! by construction: no `..`, no absolute path where a relative one belongs, no NUL, nothing over the kernel's
-//! limits. What is left to the kernel is what only it can decide, symlinks and races (`kernel`). A call passes an
-//! entry's name and path from hand to hand, so a copy of them asks for no memory.
+//! Strings come from whoever may create a pod. Each is parsed once, here. A parsed value is harmless: it has no `..`,
+//! no NUL, no absolute path where a relative one belongs, and nothing over the kernel's limits. Symlinks and races are
+//! left to the kernel (crate `kernel`), since only the kernel can decide about them. Cloning an entry's name or path
+//! allocates nothing: a call passes them to many functions.
+
+mod kubelet_path;
+mod pod;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The longest path the kernel takes in one call, in bytes with the closing NUL (`PATH_MAX`, linux/limits.h).
+pub use kubelet_path::KubeletPath;
+pub use pod::{PodIdentity, User, VolumeKind};
+
+/// The longest path that the kernel takes in one call, in bytes with the final NUL (`PATH_MAX`, linux/limits.h).
 pub const PATH_MAX: usize = 4096;
-/// The longest single component of a path, in bytes (`NAME_MAX`, linux/limits.h).
+/// The longest component of a path, in bytes (`NAME_MAX`, linux/limits.h).
 pub const NAME_MAX: usize = 255;
-/// The longest volume handle and node id that CSI allows, in bytes (CSI section "Size Limits": 128 unless a field
-/// says otherwise; `volume_id` of our making may be a path, which the section allows up to 4 KiB for paths).
+/// The longest volume handle and node id that CSI allows, in bytes (CSI section "Size Limits": 128 unless a field says
+/// otherwise). Our `volume_id` may be a path, and for paths that section allows up to 4 KiB.
 pub const HANDLE_MAX: usize = 4096;
 
-/// Why a name or path is not acceptable. The text completes the sentence "FIELD VALUE ...".
+/// Why a name or path is refused. The text completes the sentence "FIELD VALUE ...".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
-    /// Nothing was given.
+    /// It is empty.
     #[error("is empty")]
     Empty,
-    /// Longer than the limit, in bytes.
+    /// It is too long.
     #[error("has {len} bytes, over the limit of {max}")]
     TooLong {
-        /// Bytes found.
+        /// Its length in bytes.
         len: usize,
-        /// Bytes allowed.
+        /// The limit in bytes.
         max: usize,
     },
-    /// A NUL, line break or other control character.
+    /// It has a NUL, line break or other control character.
     #[error("contains the control character {0:?}")]
     Control(char),
-    /// A relative path where an absolute one belongs.
+    /// It is relative, but must be absolute.
     #[error("is not an absolute path")]
     Relative,
-    /// An absolute path where a relative one belongs.
+    /// It is absolute, but must be relative.
     #[error("is an absolute path, but must be relative to its entry")]
     Absolute,
-    /// A component that walks or hides: `..`, `.`, or an empty one.
+    /// It has a component that isn't a name: `..`, `.`, or an empty one.
     #[error("contains the component {0:?}: write the path out, without \"..\", \".\" or doubled slashes")]
     Component(String),
-    /// Not an entry name.
+    /// It isn't an entry name.
     #[error("is not an entry name: use a-z, 0-9, '-' and '.', starting and ending with a letter or digit")]
     EntryName,
-    /// Outside the directory that the kubelet owns.
+    /// It lies outside the kubelet's directory.
     #[error("is not beneath the kubelet directory {0}")]
     Outside(PathBuf),
 }
@@ -76,12 +82,12 @@ fn check_components(path: &str) -> Result<(), BadName> {
     Ok(())
 }
 
-/// The name of an entry of the allow-list: what a pod may say instead of a path.
+/// The name of an entry of the allow-list. Pods use it instead of a path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryName(Arc<str>);
 
 impl EntryName {
-    /// Parses a name: lower-case letters, digits, `-` and `.`, as of a Kubernetes object (RFC 1123), at most 63 bytes.
+    /// Parses a name like a Kubernetes object's (RFC 1123): lower-case letters, digits, `-` and `.`, at most 63 bytes.
     ///
     /// # Errors
     /// [`BadName`] says what is wrong.
@@ -96,7 +102,7 @@ impl EntryName {
         }
     }
 
-    /// The name as text.
+    /// The name's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -109,7 +115,7 @@ impl fmt::Display for EntryName {
     }
 }
 
-/// A directory beneath an entry, as plain components joined by single slashes.
+/// The path of a directory beneath an entry: plain components joined by single slashes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SubPath(Arc<str>);
 
@@ -117,8 +123,8 @@ impl SubPath {
     /// Parses a relative path of plain components.
     ///
     /// # Errors
-    /// [`BadName`] says what is wrong; trailing and doubled slashes are refused, not cleaned: the same directory
-    /// must not have two names.
+    /// [`BadName`] says what is wrong. Trailing and doubled slashes are refused, not removed: a directory must not have
+    /// two names.
     pub fn parse(text: &str) -> Result<Self, BadName> {
         check_text(text, PATH_MAX - 1)?;
         if text.starts_with('/') {
@@ -141,12 +147,12 @@ impl fmt::Display for SubPath {
     }
 }
 
-/// Which directory a volume is: an entry of the allow-list, or a directory beneath one.
+/// The directory of a volume: an entry of the allow-list, or a directory beneath one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct VolumeRef {
     /// The entry.
     pub entry: EntryName,
-    /// The directory beneath it, or the entry's own.
+    /// The directory beneath the entry. None: the entry's own.
     pub sub_path: Option<SubPath>,
 }
 
@@ -180,7 +186,7 @@ impl fmt::Display for VolumeRef {
     }
 }
 
-/// An absolute path of plain components: of an entry, or of the kubelet's directory.
+/// An absolute path of plain components: an entry's, or the kubelet's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AbsPath(Arc<Path>);
 
@@ -208,7 +214,7 @@ impl AbsPath {
         &self.0
     }
 
-    /// Whether one of the two contains the other, or they are the same, by name alone.
+    /// Whether one path contains the other or both are the same. Compares names only.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.0.starts_with(&other.0) || other.0.starts_with(&self.0)
@@ -221,91 +227,8 @@ impl fmt::Display for AbsPath {
     }
 }
 
-/// A target or staging path: beneath the kubelet's directory, which is the only place where we mount or unmount.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct KubeletPath {
-    /// One text, since a plugin may hold many.
-    full: Box<str>,
-    /// Where in it the relative path begins.
-    relative_at: usize,
-}
-
-impl KubeletPath {
-    /// Parses a path that must lie beneath `kubelet_dir`.
-    ///
-    /// # Errors
-    /// [`BadName`] says what is wrong.
-    pub fn parse(text: &str, kubelet_dir: &AbsPath) -> Result<Self, BadName> {
-        AbsPath::check(text)?;
-        // Both have no doubled and no trailing slash.
-        match Path::new(text).strip_prefix(kubelet_dir.as_path()) {
-            Ok(relative) if !relative.as_os_str().is_empty() => {
-                Ok(Self { relative_at: text.len() - relative.as_os_str().len(), full: text.into() })
-            }
-            _ => Err(BadName::Outside(kubelet_dir.as_path().to_owned())),
-        }
-    }
-
-    /// The whole path, as the kubelet gave it.
-    #[must_use]
-    pub fn as_path(&self) -> &Path {
-        Path::new(&*self.full)
-    }
-
-    /// The path relative to the kubelet's directory; never empty.
-    #[must_use]
-    pub fn relative(&self) -> &Path {
-        Path::new(&self.full[self.relative_at..])
-    }
-
-    /// The pod's uid, where the path is a pod's: `pods/UID/…`.
-    #[must_use]
-    pub fn pod_uid(&self) -> Option<&str> {
-        let mut parts = self.relative().iter();
-        (parts.next()? == "pods").then(|| parts.next()).flatten()?.to_str()
-    }
-
-    /// The pod's uid and the volume's name, where the path is that of a pod's CSI volume,
-    /// `pods/UID/volumes/kubernetes.io~csi/NAME/mount` (kubelet, pkg/volume/csi: getTargetPath). Of an inline volume
-    /// the name is that in the pod, of a claim that of the bound PersistentVolume.
-    #[must_use]
-    pub fn pod_volume(&self) -> Option<(&str, &str)> {
-        let parts: Vec<&str> = self.relative().iter().map(|part| part.to_str()).collect::<Option<_>>()?;
-        match parts[..] {
-            ["pods", uid, "volumes", "kubernetes.io~csi", name, "mount"] => Some((uid, name)),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for KubeletPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.full)
-    }
-}
-
-/// How a pod has a volume: by which kind of volume source of the Pod API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum VolumeKind {
-    /// Written in the Pod (`csi`).
-    Inline,
-    /// By a claim (`persistentVolumeClaim`).
-    Claim,
-    /// By a claim that is made with the pod (`ephemeral`).
-    GenericEphemeral,
-    /// One of the two before; it isn't known which.
-    ClaimOrGenericEphemeral,
-}
-
-impl VolumeKind {
-    /// What is known of a volume that is this or that.
-    #[must_use]
-    pub fn or(self, other: Self) -> Self {
-        if self == other { self } else { Self::ClaimOrGenericEphemeral }
-    }
-}
-
-/// A driver's name: a domain name of at most 63 bytes (CSI, GetPluginInfoResponse.name), as the option --driver-name gives it.
+/// Checks a driver's name, as given by the option --driver-name: a domain name of at most 63 bytes (CSI,
+/// GetPluginInfoResponse.name).
 ///
 /// # Errors
 /// What is wrong with it.
@@ -320,48 +243,6 @@ pub fn check_driver(name: &str) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!("--driver-name {name:?} is not a domain name of at most 63 letters, digits, '-' and '.'"))
-    }
-}
-
-/// Who a volume is for, as the kubelet tells with `podInfoOnMount`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct PodIdentity {
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod's name.
-    pub name: String,
-    /// The pod's uid.
-    pub uid: String,
-    /// The service account that it runs as.
-    pub service_account: String,
-}
-
-impl fmt::Display for PodIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
-/// Who uses a volume.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub enum User {
-    /// The front-end doesn't say.
-    #[default]
-    Unknown,
-    /// A pod.
-    Pod(Arc<PodIdentity>),
-    /// What another front-end knows by this name.
-    Named(Arc<str>),
-}
-
-impl User {
-    /// The pod, if it is one.
-    #[must_use]
-    pub const fn pod(&self) -> Option<&Arc<PodIdentity>> {
-        match self {
-            Self::Pod(pod) => Some(pod),
-            Self::Unknown | Self::Named(_) => None,
-        }
     }
 }
 
@@ -402,33 +283,6 @@ mod tests {
         assert!(VolumeRef::parse_handle(&format!("d/{}", "x".repeat(256))).is_err());
         assert!(VolumeRef::parse_handle(&format!("d/{}", "x/".repeat(3000))).is_err());
         assert!(VolumeRef::parse_handle(&"x".repeat(64)).is_err());
-    }
-
-    #[test]
-    fn targets_lie_strictly_beneath_the_kubelet() {
-        let dir = AbsPath::parse("/var/lib/kubelet").unwrap();
-        let target = KubeletPath::parse("/var/lib/kubelet/pods/u-1/volumes/kubernetes.io~csi/v/mount", &dir).unwrap();
-        assert_eq!(target.relative(), Path::new("pods/u-1/volumes/kubernetes.io~csi/v/mount"));
-        assert_eq!(target.pod_uid(), Some("u-1"));
-        assert_eq!(target.pod_volume(), Some(("u-1", "v")));
-        for bad in [
-            "/var/lib/kubelet",
-            "/var/lib/kubelet/",
-            "/var/lib/kubelet2/x",
-            "/etc",
-            "some/path",
-            "",
-            "/var/lib/kubelet/../../../etc",
-            "/var/lib/kubelet/pods/./x",
-            "//var/lib/kubelet/x",
-        ] {
-            assert!(KubeletPath::parse(bad, &dir).is_err(), "{bad:?}");
-        }
-        assert_eq!(KubeletPath::parse("/var/lib/kubelet/plugins/x", &dir).unwrap().pod_uid(), None);
-        for other in ["plugins/x", "pods/u/volumes/kubernetes.io~csi/v", "pods/u/volumes/kubernetes.io~nfs/v/mount"] {
-            let other = KubeletPath::parse(&format!("/var/lib/kubelet/{other}"), &dir).unwrap();
-            assert_eq!(other.pod_volume(), None);
-        }
     }
 
     #[test]

@@ -1,7 +1,10 @@
-//! May this pod have this directory, and on what terms? Pure: the allow-list and a wish in, a grant or a reason out.
+//! Decides whether a pod may have a directory, and under which conditions. Pure: allow-list and wish in, grant or
+//! refusal out.
 //!
-//! The reasons name entries and fields of the allow-list, but never a path of the node, nor any entry that the pod didn't name itself.
-//! What of them the pod's author reads is in `service::refusals`.
+//! A refusal names entries and fields of the allow-list. It never has a path of the node, nor an entry that the pod
+//! didn't name itself. `service::refusals` has the part that the pod's author reads.
+
+mod denied;
 
 use std::sync::Arc;
 
@@ -9,7 +12,8 @@ use mounts::MountAttrs;
 use mounts::propagation::MountPropagation;
 
 use crate::config::{AllowList, Entry, MountFlags, Pattern, ReadOnlyPropagation};
-use crate::names::{EntryName, PodIdentity, SubPath, VolumeKind, VolumeRef};
+use crate::names::{PodIdentity, SubPath, VolumeKind, VolumeRef};
+pub use denied::{Denied, read_only_advice};
 
 /// What a volume asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,193 +21,54 @@ use crate::names::{EntryName, PodIdentity, SubPath, VolumeKind, VolumeRef};
 pub struct Wish {
     /// The entry and the directory beneath it.
     pub volume: VolumeRef,
-    /// The propagation; none asked for is [`MountPropagation::None`].
+    /// The propagation. None: as [`MountPropagation::None`].
     pub propagation: Option<MountPropagation>,
-    /// Whether the volume is to be read-only, whoever says so, except the entry.
+    /// Whether the volume is asked for read-only, by anything but the entry.
     pub read_only: bool,
-    /// Whether the Pod says so (NodePublishVolumeRequest.readonly).
+    /// Whether the Pod asks for read-only (NodePublishVolumeRequest.readonly).
     pub pod_read_only: bool,
     /// How the pod has the volume.
     pub kind: VolumeKind,
-    /// Whether the pod has a user namespace of its own (`hostUsers: false`), as far as that is known.
+    /// Whether the pod has its own user namespace (`hostUsers: false`), as far as known.
     pub user_namespace: bool,
-    /// The pod, if the request says.
+    /// The pod, if the request names one.
     pub pod: Option<Arc<PodIdentity>>,
-    /// Whether it is for a pod: then the pod must be allowed to use the entry, and what it can't have is refused. Not so
-    /// for staging, which is for a node rather than a pod; publishing the same volume then asks.
+    /// Whether the request is for a pod. Then the pod must be allowed to use the entry, and must ask for read-only
+    /// itself where the volume is. Staging is for a node, so it skips both checks; the publish of the same volume makes
+    /// them.
     pub check_user: bool,
 }
 
-/// The terms on which a volume may be mounted.
+/// The conditions under which a volume may be mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// The entry.
     pub entry: Arc<Entry>,
     /// The directory beneath it.
     pub sub_path: Option<SubPath>,
-    /// The propagation: what was asked for, never above the entry's ceiling.
+    /// The propagation asked for; never above the entry's ceiling.
     pub propagation: MountPropagation,
     /// Whether the volume is read-only, because the pod or the entry says so.
     pub read_only: bool,
-    /// The mount flags.
+    /// The entry's mount flags.
     pub flags: MountFlags,
-    /// Whether the pod's runtime maps the owners of the volume's files, which not every source allows.
+    /// Whether the pod's runtime maps the owners of the volume's files. Not every source allows that.
     pub user_namespace: bool,
-    /// What the pod's owner and the log should be told although the volume is granted.
+    /// A warning for the pod's owner and the log, although the volume is granted.
     pub warning: Option<String>,
 }
 
 impl Grant {
-    /// The flags of the volume's mount: those that the entry gives, and what else was asked for.
+    /// The flags of the volume's mount: the entry's, and those asked for.
     #[must_use]
     pub const fn attrs(&self, asked: MountAttrs) -> MountAttrs {
         self.flags.attrs(self.read_only).union(asked)
     }
 }
 
-/// Why a volume is refused: what was asked for, what was found, what to do.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
-    /// The allow-list has no such entry.
-    #[error(
-        "the volume names the entry {name}, which the node's allow-list does not have: correct the volume, or add an \
-         entry of that name to the allow-list"
-    )]
-    UnknownEntry {
-        /// The name asked for.
-        name: EntryName,
-    },
-    /// No item of the entry's `allow` matches the pod.
-    #[error("{}", not_permitted(entry, pod.as_deref()))]
-    NotPermitted {
-        /// The entry asked for.
-        entry: EntryName,
-        /// The pod, if the request says.
-        pod: Option<Arc<PodIdentity>>,
-    },
-    /// The entry has no sub-paths.
-    #[error(
-        "the volume asks for the directory {:?} beneath the entry {entry}, whose subPaths is false: ask for \
-         {entry} alone, or set subPaths: true on the entry",
-        sub_path.to_string()
-    )]
-    SubPathsOff {
-        /// The entry asked for.
-        entry: EntryName,
-        /// The directory asked for.
-        sub_path: SubPath,
-    },
-    /// More propagation than the entry's ceiling.
-    #[error(
-        "the volume asks for the propagation {asked}, but the entry {entry} allows {ceiling} at most: ask for \
-         {ceiling}, or raise propagation on the entry"
-    )]
-    AboveCeiling {
-        /// The entry asked for.
-        entry: EntryName,
-        /// The propagation asked for.
-        asked: MountPropagation,
-        /// The most that the entry gives.
-        ceiling: MountPropagation,
-    },
-    /// Propagation into a pod with a user namespace of its own.
-    #[error(
-        "the volume asks for the propagation {asked} of the entry {entry}, but the pod has hostUsers: false, and files of a \
-         mount that propagates into it would belong to nobody there (65534): set mountPropagation: None, or remove \
-         hostUsers: false from the pod"
-    )]
-    UserNamespacePropagation {
-        /// The entry asked for.
-        entry: EntryName,
-        /// The propagation asked for.
-        asked: MountPropagation,
-    },
-    /// Propagation into a read-only volume.
-    #[error("{}", read_only_propagation(entry, *asked, *by_entry))]
-    ReadOnlyPropagation {
-        /// The entry asked for.
-        entry: EntryName,
-        /// The propagation asked for.
-        asked: MountPropagation,
-        /// Whether the entry says read-only, so that the pod can't do without.
-        by_entry: bool,
-    },
-    /// The volume is read-only, but the Pod doesn't say so. Container runtimes (runc since 1.2, crun) give a mount in a
-    /// container exactly the flags that the kubelet orders, and it orders `ro` only where the Pod says so.
-    #[error("{}", pod_not_read_only(entry, *by_entry, *kind))]
-    PodNotReadOnly {
-        /// The entry asked for.
-        entry: EntryName,
-        /// Whether the entry says read-only; else attribute, access mode or mount options of the volume do.
-        by_entry: bool,
-        /// How the pod has the volume.
-        kind: VolumeKind,
-    },
-}
-
-fn not_permitted(entry: &EntryName, pod: Option<&PodIdentity>) -> String {
-    match pod {
-        Some(pod) => format!(
-            "pod {pod} with the service account {:?} may not use the entry {entry}: no item of its allow matches; to permit it, add an item to the \
-             entry's allow whose namespaces and serviceAccounts match the two",
-            pod.service_account
-        ),
-        None => format!(
-            "the request for the entry {entry} does not say which pod it is for, so nobody can be permitted: set \
-             podInfoOnMount: true on the CSIDriver object (or, to let everybody use the entry, allow namespaces \
-             [\"*\"] and serviceAccounts [\"*\"])"
-        ),
-    }
-}
-
-fn read_only_propagation(entry: &EntryName, asked: MountPropagation, by_entry: bool) -> String {
-    let (who, undo) = if by_entry {
-        ("the entry is read-only", "")
-    } else {
-        ("the volume is read-only", "ask for it without readOnly, ")
-    };
-    format!(
-        "the volume asks for the propagation {asked} of the entry {entry}, but {who}, and a mount that propagates \
-         into it later would be writable: ask for the propagation None, {undo}or set readOnlyPropagation: warn on \
-         the entry to accept that"
-    )
-}
-
-fn pod_not_read_only(entry: &EntryName, by_entry: bool, kind: VolumeKind) -> String {
-    let who = if by_entry {
-        format!("the entry {entry} is read-only")
-    } else {
-        format!("the volume of the entry {entry} is read-only by its attributes, access mode or mount options")
-    };
-    format!("{who}, {}", read_only_advice(kind))
-}
-
-/// What is wrong with a pod whose volume is read-only although the Pod doesn't say so, and the line to add.
-#[must_use]
-pub const fn read_only_advice(kind: VolumeKind) -> &'static str {
-    match kind {
-        VolumeKind::Inline => {
-            "but the Pod does not say so, and containers could write to it: set csi.readOnly: true on the pod's volume"
-        }
-        VolumeKind::Claim => {
-            "but the Pod does not say so, and containers could write to it: set persistentVolumeClaim.readOnly: true on the \
-             pod's volume"
-        }
-        VolumeKind::GenericEphemeral => {
-            "but a generic ephemeral volume cannot say so in the Pod, and containers could write to it: take an inline \
-             volume with csi.readOnly: true, or a claim with persistentVolumeClaim.readOnly: true"
-        }
-        VolumeKind::ClaimOrGenericEphemeral => {
-            "but the Pod does not say so, and containers could write to it: set persistentVolumeClaim.readOnly: true on the \
-             pod's volume (if it is a generic ephemeral volume, which cannot say so, take a claim or an inline volume \
-             instead)"
-        }
-    }
-}
-
 impl Entry {
-    /// Whether the pod may use the entry. Of an unknown pod nothing can be matched, so it needs a rule for anyone:
-    /// `*` for namespace and service account, written so.
+    /// Whether the pod may use the entry. An unknown pod needs a rule whose namespaces and service accounts both have
+    /// `*`, since nothing else can match it.
     #[must_use]
     pub fn permits(&self, pod: Option<&PodIdentity>) -> bool {
         let matches = |patterns: &[Pattern], name: Option<&str>| {
@@ -216,11 +81,11 @@ impl Entry {
     }
 }
 
-/// The entry of a wish, if it may be had at all, whatever the pod says of the volume.
+/// The entry of a wish, if the wish may have it at all. Doesn't look at propagation or read-only.
 ///
 /// # Errors
-/// The first of [`Denied::UnknownEntry`], [`Denied::NotPermitted`], [`Denied::SubPathsOff`]. What a pod without permission
-/// learns is that the entry exists, and nothing else of it.
+/// The first of [`Denied::UnknownEntry`], [`Denied::NotPermitted`], [`Denied::SubPathsOff`]. A pod without permission
+/// learns only that the entry exists.
 pub fn entry<'l>(list: &'l AllowList, wish: &Wish) -> Result<&'l Arc<Entry>, Denied> {
     let name = || wish.volume.entry.clone();
     let entry = list.get(&wish.volume.entry).ok_or_else(|| Denied::UnknownEntry { name: name() })?;
@@ -276,7 +141,7 @@ pub fn decide(list: &AllowList, wish: &Wish) -> Result<Grant, Denied> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::AbsPath;
+    use crate::names::{AbsPath, EntryName};
 
     fn list() -> AllowList {
         let text = "
@@ -314,7 +179,7 @@ entries:
         }
     }
 
-    /// As a Pod asks for it that says read-only.
+    /// As if the Pod asked for read-only.
     fn said(wish: Wish) -> Wish {
         Wish { read_only: true, pod_read_only: true, ..wish }
     }

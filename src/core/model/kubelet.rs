@@ -1,10 +1,10 @@
-//! Which process is the kubelet, and what its command line says. Pure.
+//! Finds the kubelet among processes, and its `--root-dir`. Pure.
 
-/// What the kubelet's process is called, the likeliest first: the kubelet itself (kubeadm, k0s, RKE2, OpenShift),
-/// microk8s' kubelite, k3s, MicroShift.
+/// The command names of the kubelet, likeliest first: the kubelet itself (kubeadm, k0s, RKE2, OpenShift), microk8s'
+/// kubelite, k3s, MicroShift.
 pub const NAMES: [&str; 6] = ["kubelet", "kubelite", "k3s-server", "k3s-agent", "k3s", "microshift"];
 
-/// The kubelets' directories of distributions that don't use `/var/lib/kubelet`: k0s, microk8s.
+/// The kubelet's directory in distributions that don't use `/var/lib/kubelet`: k0s, microk8s.
 pub const DIRECTORIES: [&str; 3] =
     ["/var/lib/kubelet", "/var/lib/k0s/kubelet", "/var/snap/microk8s/common/var/lib/kubelet"];
 
@@ -13,9 +13,9 @@ pub const DIRECTORIES: [&str; 3] =
 pub struct Process {
     /// Its number in our PID namespace.
     pub pid: i32,
-    /// The name of its command, cut at 15 bytes by the kernel.
+    /// The name of its command, cut to 15 bytes by the kernel.
     pub name: String,
-    /// How many PID namespaces deeper than ours it lives.
+    /// How many PID namespaces deeper than ours it runs.
     pub depth: usize,
 }
 
@@ -23,8 +23,8 @@ fn rank(process: &Process) -> Option<usize> {
     NAMES.iter().position(|name| *name == process.name)
 }
 
-/// The process that is the node's kubelet, and others that are as likely. A kubelet in a PID namespace deeper than
-/// ours is another node's, run in a container on this one.
+/// The node's kubelet, and the pids of other candidates that are as likely. A kubelet in a deeper PID namespace is
+/// another node's: that node is a container on this one.
 #[must_use]
 pub fn choose(processes: &[Process]) -> Option<(&Process, Vec<i32>)> {
     let likely = |p: &Process| rank(p).map(|rank| (p.depth, rank));
@@ -33,23 +33,23 @@ pub fn choose(processes: &[Process]) -> Option<(&Process, Vec<i32>)> {
     Some((chosen, others.map(|p| p.pid).collect()))
 }
 
-/// The `--root-dir` of a command line as /proc has it: arguments that end with NUL.
+/// The `--root-dir` of a command line in /proc's form: arguments that each end with NUL.
 #[must_use]
 pub fn root_dir(command_line: &[u8]) -> Option<String> {
     let arguments: Vec<&str> =
         command_line.split(|&b| b == 0).filter_map(|argument| std::str::from_utf8(argument).ok()).collect();
-    // k3s hands arguments on to its kubelet: --kubelet-arg=root-dir=DIR.
+    // k3s passes arguments to its kubelet: --kubelet-arg=root-dir=DIR.
     let given = |argument: &str| {
         ["--root-dir=", "--kubelet-arg=root-dir=", "--kubelet-arg=--root-dir="]
             .iter()
             .find_map(|option| argument.strip_prefix(option).map(str::to_owned))
     };
     let next = || arguments.iter().skip_while(|a| **a != "--root-dir").nth(1).map(|dir| (*dir).to_owned());
-    // The last one counts, as flags go.
+    // A repeated flag: the last one counts.
     arguments.iter().rev().find_map(|argument| given(argument)).or_else(next).filter(|dir| !dir.is_empty())
 }
 
-/// How many PID namespaces deeper than ours a process lives, from its status file (proc_pid_status(5), NSpid).
+/// How many PID namespaces deeper than ours a process runs, from its status file (proc_pid_status(5), NSpid).
 #[must_use]
 pub fn depth(status: &str) -> usize {
     field(status, "NSpid").map_or(0, |pids| pids.split_whitespace().count().saturating_sub(1))

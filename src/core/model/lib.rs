@@ -1,5 +1,5 @@
-//! The mounts of a whole machine as one forest, and a model of what the kernel does to it: who receives a mount, and what
-//! every namespace has after an operation. Plain data in, plain data out.
+//! The mounts of a whole machine, and a model of mount propagation. The model tells who receives a mount, and what
+//! every namespace looks like after an operation. Plain data in, plain data out.
 #![forbid(unsafe_code)]
 
 pub mod kubelet;

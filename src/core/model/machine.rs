@@ -1,8 +1,9 @@
-//! The mount namespaces of a machine, whose they are and what is mounted in them: one look at all of it, as plain data.
+//! A snapshot of all mount namespaces of a machine: which process, container or pod uses each, and what is mounted in
+//! it. Plain data.
 //!
-//! Everything that shows, explains or predicts works on this, so that it needs no rights, no kernel and no cluster to be
-//! tested. Mount ids and peer groups are the kernel's own numbers, which are the same in all namespaces: that is what
-//! ties the tables together (fs/namespace.c `mnt_alloc_id`, fs/pnode.c `mnt_alloc_group_id`).
+//! All commands that show, explain or predict mounts work on this data. So they can be tested without rights, kernel or
+//! cluster. Mount ids and peer groups are the kernel's numbers and are the same in all namespaces, so they connect the
+//! tables (fs/namespace.c `mnt_alloc_id`, fs/pnode.c `mnt_alloc_group_id`).
 
 pub mod names;
 pub mod whereabouts;
@@ -13,13 +14,13 @@ use mounts::mountinfo::Table;
 
 use crate::kubelet;
 
-/// The inode of a namespace whose name we may not ask for.
+/// The inode of a namespace whose link in /proc we may not read.
 pub const UNKNOWN: u64 = 0;
 
-/// What one look found.
+/// A snapshot of the machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// The mount namespaces: that of process 1 first, then by their lowest process, then those without any.
+    /// The mount namespaces: first that of process 1, then by lowest pid, then those without processes.
     pub namespaces: Vec<Namespace>,
     /// What could not be read.
     pub left_out: Vec<LeftOut>,
@@ -28,15 +29,15 @@ pub struct Machine {
 /// A mount namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Namespace {
-    /// Its inode number on nsfs, by which `lsns` and `readlink /proc/PID/ns/mnt` name it; [`UNKNOWN`] where we may not ask.
+    /// Its inode number on nsfs, as `lsns` and `readlink /proc/PID/ns/mnt` print it. [`UNKNOWN`] if we may not read it.
     pub inode: u64,
-    /// The inode number of the user namespace that owns it, where it can be told.
+    /// The inode number of the user namespace that owns it, if known.
     pub user_namespace: Option<u64>,
-    /// The processes in it, by number. None: something else keeps it, such as a bind mount of it or a descriptor.
+    /// The processes in it, by pid. Empty: a bind mount of it or a descriptor keeps it alive.
     pub processes: Vec<Process>,
-    /// The container whose it is, if its processes are in one.
+    /// The container that its processes are in, if any.
     pub container: Option<Container>,
-    /// The pod whose it is, if its processes are in one.
+    /// The pod that its processes are in, if any.
     pub pod: Option<Pod>,
     /// What is mounted in it, as seen from its root.
     pub table: Table,
@@ -45,18 +46,18 @@ pub struct Namespace {
 /// A process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
-    /// Its number in our PID namespace.
+    /// Its pid in our PID namespace.
     pub pid: i32,
-    /// Its name (`/proc/PID/comm`), with what is no UTF-8 replaced.
+    /// Its name (`/proc/PID/comm`). Bytes that aren't UTF-8 are replaced.
     pub name: String,
 }
 
 /// A container, as its runtime names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
-    /// The runtime's id of it, from the processes' cgroup, where that tells it.
+    /// The runtime's id for it, if the processes' cgroup shows one.
     pub id: Option<String>,
-    /// Its name in its pod, where it can be told.
+    /// Its name in its pod, if known.
     pub name: Option<String>,
 }
 
@@ -65,7 +66,7 @@ pub struct Container {
 pub struct Pod {
     /// Its uid, from the processes' cgroup or the kubelet's paths.
     pub uid: String,
-    /// Its namespace and name, where they can be told.
+    /// Its namespace and name, if known.
     pub name: Option<(String, String)>,
 }
 
@@ -79,7 +80,7 @@ pub struct LeftOut {
 }
 
 impl fmt::Display for Pod {
-    /// `namespace/name`, as `kubectl` users write it; the uid if that is all that is known.
+    /// `namespace/name`, as `kubectl` users write it, or the uid if the name isn't known.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
             Some((namespace, name)) => write!(f, "{namespace}/{name}"),
@@ -89,7 +90,7 @@ impl fmt::Display for Pod {
 }
 
 impl Namespace {
-    /// What people call it: the pod and container, the container, the kubelet if it has one of its own, or the first
+    /// The name to show: pod and container, or the container, or the kubelet if it is in this namespace, or the first
     /// process.
     #[must_use]
     pub fn label(&self) -> String {

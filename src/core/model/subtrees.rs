@@ -1,15 +1,16 @@
-//! The model of shared subtrees: the mount trees of several namespaces, their peer groups and masters, and what each
-//! operation makes of them, as pure data.
+//! A model of shared subtrees: the mount trees of several namespaces, their peer groups and masters, and how each
+//! operation changes them. Pure data.
 //!
-//! It answers what no single mount table can: who sees a mount that is made at a path ([`Forest::receivers`]), and what
-//! all namespaces look like after an operation ([`Forest::apply`]). The rules are those of
-//! Documentation/filesystems/sharedsubtree.rst and mount_namespaces(7); where these are silent, of fs/namespace.c and
-//! fs/pnode.c of Linux 6.18. `tests/subtrees.rs` runs random sequences of operations on the model and on the kernel
-//! and compares what both have after each step.
+//! The model answers what no single mount table can: who sees a mount made at a path ([`Forest::receivers`]), and what
+//! all namespaces look like after an operation ([`Forest::apply`]). The rules come from
+//! Documentation/filesystems/sharedsubtree.rst and mount_namespaces(7), and where these are silent, from fs/namespace.c
+//! and fs/pnode.c of Linux 6.18. `tests/subtrees` runs random sequences of operations on the model and on the kernel
+//! and compares both after each step.
 //!
-//! What can't be told from what was seen is [`Unknown`], with the reason; nothing is guessed.
+//! What the snapshot doesn't show is [`Unknown`], with the reason. Nothing is guessed.
 
 mod attach;
+mod change;
 mod copy;
 mod dentry;
 mod detach;
@@ -17,7 +18,6 @@ mod gathered;
 mod namespace;
 mod operation;
 mod receivers;
-mod relation;
 mod showing;
 mod unmounting;
 mod walk;
@@ -33,98 +33,98 @@ pub use unmounting::Unmounting;
 
 use mounts::propagation::PropagationState;
 
-/// Mounts of several namespaces and how they are connected.
+/// The mounts of several namespaces, and how they are connected.
 #[derive(Debug, Clone, Default)]
 pub struct Forest {
     dentries: Dentries,
-    /// Never shortened, so that a number stays that of its mount; None where one has gone.
+    /// By mount number. Never shortened, so each mount keeps its number; None: the mount is gone.
     mounts: Vec<Option<Mount>>,
-    homes: Vec<Home>,
-    /// Which mount lies on a directory of a mount: the kernel's mount hash table.
-    on: HashMap<(MountNumber, Dentry), MountNumber>,
+    namespaces: Vec<Namespace>,
+    /// The mount on each (mount, directory): the kernel's mount hash table.
+    mounted_on: HashMap<(MountNumber, Dentry), MountNumber>,
     /// The members of each peer group.
     members: HashMap<u64, Vec<MountNumber>>,
-    /// The mounts that receive from each peer group.
+    /// The slaves of each peer group.
     slaves: HashMap<u64, Vec<MountNumber>>,
-    /// Where a mount with some id is.
+    /// The mount with each id.
     by_id: HashMap<u64, MountNumber>,
-    /// The next id and the next group that nobody has.
+    /// The next free id or group.
     next: u64,
-    /// The first group that the model itself has made: of such a group it knows every member.
+    /// The first group that the model itself has made. The model knows every member of its own groups.
     first_own: u64,
-    /// The groups that mounts receive from, and of which no mount was seen.
+    /// Groups that have slaves but no known member.
     unseen: Vec<u64>,
-    /// Whether something was left out when the machine was looked at.
+    /// Whether the snapshot of the machine lacks something.
     incomplete: bool,
 }
 
-/// A mount in a [`Forest`].
+/// The number of a mount in a [`Forest`].
 type MountNumber = usize;
-/// A mount namespace of a [`Forest`] or a detached tree (open_tree(2)).
-type HomeNumber = usize;
+/// The number of a mount namespace in a [`Forest`]. A detached tree (open_tree(2)) has one too.
+type NamespaceNumber = usize;
 
 #[derive(Debug, Clone)]
 struct Mount {
-    /// As in mountinfo; of mounts that the model has made, a number that no other has.
+    /// The id in mountinfo. A mount that the model has made has an id of its own.
     id: u64,
-    home: HomeNumber,
-    /// The mount and directory that it lies on. None: the root of what can be seen of its home.
+    namespace: NamespaceNumber,
+    /// The mount and directory that it lies on. None: it is the root of a tree, as far as can be seen.
     parent: Option<(MountNumber, Dentry)>,
-    /// What it shows.
+    /// The directory that it shows.
     root: Dentry,
-    /// Its root was deleted: the kernel mounts nothing on it any more (fs/namespace.c `get_mountpoint`).
+    /// Whether its root was deleted. The kernel mounts nothing on such a mount (fs/namespace.c `get_mountpoint`).
     deleted: bool,
-    /// mountinfo doesn't tell what it shows, because its file system prints something else than a path from its root.
-    untold: bool,
+    /// Whether its root can't be known, because its file system prints something other than a path in mountinfo.
+    root_unknown: bool,
     /// The peer group, if it is shared.
     group: Option<u64>,
-    /// The peer group that it receives from, if it is a slave.
+    /// The master's peer group, if it is a slave.
     master: Option<u64>,
     unbindable: bool,
-    /// Whether it may be unmounted or moved alone (mount_namespaces(7)). None: can't be told.
+    /// Whether it is locked, so that it can't be unmounted or moved alone (mount_namespaces(7)). None: unknown.
     locked: Option<bool>,
-    /// In the order in which they came.
+    /// In the order in which they were attached.
     children: Vec<MountNumber>,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Home {
-    /// The namespace's root as its processes see it, or the root of a detached tree.
+struct Namespace {
+    /// The root as the namespace's processes see it, or the root of the detached tree.
     root: Option<MountNumber>,
-    /// The roots of subtrees of which the parent can't be seen, with their places.
-    floating: Vec<(PathBuf, MountNumber)>,
+    /// The roots of subtrees whose parent mount can't be seen, with their mount points.
+    orphans: Vec<(PathBuf, MountNumber)>,
     /// What the root lies on.
-    above: Above,
-    /// The user namespace that owns it. None: can't be told.
+    root_parent: RootParent,
+    /// The user namespace that owns it. None: unknown.
     user: Option<u64>,
     /// Whether it is a detached tree.
     detached: bool,
-    /// Whether it has ended, or the tree is no longer detached.
+    /// Whether the namespace has ended, or the detached tree was attached or closed.
     gone: bool,
 }
 
-/// What the root of a namespace lies on: usually a mount of rootfs that no process can see.
+/// What the root of a namespace lies on: usually a mount of rootfs, which no process can see.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Above {
-    /// There is something, and mountinfo doesn't tell whether it is shared.
+enum RootParent {
+    /// Some mount. mountinfo doesn't tell whether it is shared.
     #[default]
     Unseen,
-    /// Something that isn't shared.
+    /// A mount that isn't shared.
     Private,
-    /// Nothing: it can't be moved.
+    /// Nothing. The root can't be moved.
     Nothing,
 }
 
-/// A mount as the processes of its namespace see it: what of a [`Forest`] mountinfo would print.
+/// A mount as its namespace's mountinfo would print it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct VisibleMount {
     /// Its id.
     pub id: u64,
-    /// The id of the mount that it lies on; None: nothing that can be seen.
+    /// The id of the mount that it lies on. None: that mount can't be seen.
     pub parent: Option<u64>,
     /// Its mount point.
-    pub place: PathBuf,
-    /// Which file system it shows: the same number for the same one.
+    pub mount_point: PathBuf,
+    /// A number for its file system: equal for the same file system.
     pub file_system: usize,
     /// The directory of the file system that it shows.
     pub root: PathBuf,
@@ -132,57 +132,58 @@ pub struct Seen {
     pub propagation: PropagationState,
 }
 
-/// Why the model can't answer.
+/// Why the model can't give an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Doubt {
-    /// There is no such namespace in what was looked at.
+    /// The snapshot has no such namespace.
     #[error("there is no namespace number {0} in what was looked at")]
     NoNamespace(usize),
     /// The path is relative or has `..` in it.
     #[error("{0:?} is not an absolute path without `..`: resolve it first")]
     Path(PathBuf),
-    /// The path leads to a mount that the processes of the namespace can't see whole, so that it isn't in their table.
+    /// The path leads to a mount whose root lies outside of what the namespace's processes see. Such a mount isn't in
+    /// their table.
     #[error(
         "{0:?} lies on a mount that is not in the namespace's table, because its root lies outside of what its processes see"
     )]
     Unseen(PathBuf),
-    /// The directory that the mount shows was deleted; the kernel mounts nothing there.
+    /// The directory that the mount shows was deleted. The kernel mounts nothing there.
     #[error(
         "the directory that mount {0} shows has been deleted, and the kernel mounts nothing there: make it anew and mount it again"
     )]
     Deleted(u64),
-    /// The file system doesn't say in mountinfo which of its directories a mount shows.
+    /// mountinfo doesn't tell which directory of its file system the mount shows.
     #[error("the file system of mount {0} does not tell which of its directories the mount shows")]
-    Untold(u64),
-    /// mountinfo doesn't tell whether a mount is locked by a user namespace.
+    RootUnknown(u64),
+    /// mountinfo doesn't tell whether a user namespace has locked the mount.
     #[error("it can't be seen whether mount {0} is locked, as mounts that came from another user namespace are")]
     Locked(u64),
-    /// It can't be seen what the namespace's root lies on.
+    /// What the namespace's root lies on can't be seen.
     #[error("it can't be seen whether what the root of namespace number {0} lies on is shared")]
-    Above(usize),
+    RootParent(usize),
     /// The mount is the root of its namespace.
     #[error("mount {0} is the root of its namespace, which is made read-only or kept instead of being unmounted")]
     Root(u64),
-    /// The peer group may have members that were not seen.
+    /// The peer group may have members that can't be seen.
     #[error("peer group {0} may have members that were not seen: look with more rights")]
     Members(u64),
-    /// Mounts that may be concerned receive from a peer group of which no mount was seen.
+    /// A mount that may be affected is a slave of a peer group without any known member.
     #[error("mount {mount} receives from peer group {group}, of which no mount was seen: look with more rights")]
     MasterUnseen {
-        /// The mount that receives.
+        /// The slave.
         mount: u64,
-        /// The group.
+        /// The peer group.
         group: u64,
     },
 }
 
-/// What the model doesn't know, and what it does know all the same.
+/// An answer that may be incomplete, and why.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .doubts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
 pub struct Unknown {
     /// The receivers that are certain.
     pub known: Vec<Receiver>,
-    /// The reasons why this may not be all. Never empty.
+    /// Why there may be more. Never empty.
     pub doubts: Vec<Doubt>,
 }
 
@@ -193,35 +194,35 @@ impl From<Doubt> for Unknown {
 }
 
 impl Forest {
-    /// Takes the caller's word for what mountinfo doesn't tell of a namespace that the caller has made itself: that no
-    /// mount in it is locked but, if so said, the root; that what the root lies on isn't shared; and which of the
-    /// namespaces have the same owner (the same `user`).
+    /// States what mountinfo doesn't show of a namespace that the caller has made itself: no mount in it is locked,
+    /// except the root if `root_locked`; what the root lies on isn't shared; and namespaces with the same `user` have
+    /// the same owner.
     pub fn vouch(&mut self, namespace: usize, user: u64, root_locked: bool) {
-        for mount in self.mounts.iter_mut().flatten().filter(|mount| mount.home == namespace) {
+        for mount in self.mounts.iter_mut().flatten().filter(|mount| mount.namespace == namespace) {
             mount.locked = Some(false);
         }
-        if let Some(home) = self.homes.get_mut(namespace) {
-            home.user = Some(user);
-            if home.above == Above::Unseen {
-                home.above = Above::Private;
+        if let Some(namespace) = self.namespaces.get_mut(namespace) {
+            namespace.user = Some(user);
+            if namespace.root_parent == RootParent::Unseen {
+                namespace.root_parent = RootParent::Private;
             }
-            if let Some(root) = home.root {
+            if let Some(root) = namespace.root {
                 self.mount_mut(root).locked = Some(root_locked);
             }
         }
     }
 
-    /// What is mounted in a namespace or detached tree, parents before children.
+    /// The mounts in a namespace or detached tree, parents before children.
     #[must_use]
-    pub fn seen(&self, home: usize) -> Vec<Seen> {
-        let Some(found) = self.homes.get(home) else { return Vec::new() };
-        let roots = found.root.iter().chain(found.floating.iter().map(|(_, root)| root));
+    pub fn visible_mounts(&self, namespace: usize) -> Vec<VisibleMount> {
+        let Some(found) = self.namespaces.get(namespace) else { return Vec::new() };
+        let roots = found.root.iter().chain(found.orphans.iter().map(|(_, root)| root));
         let describe = |number: MountNumber| {
             let mount = self.mount(number);
-            Seen {
+            VisibleMount {
                 id: mount.id,
                 parent: mount.parent.map(|(parent, _)| self.mount(parent).id),
-                place: self.place(number),
+                mount_point: self.path_of(number),
                 file_system: self.dentries.file_system_of(mount.root),
                 root: self.dentries.path(mount.root).to_owned(),
                 propagation: PropagationState {
@@ -234,7 +235,7 @@ impl Forest {
         roots.flat_map(|&root| self.subtree(root)).map(describe).collect()
     }
 
-    /// A mount that is there. The numbers that the model keeps are always those of mounts that are.
+    /// The mount with this number. The model keeps numbers of existing mounts only.
     fn mount(&self, number: MountNumber) -> &Mount {
         match self.mounts.get(number) {
             Some(Some(mount)) => mount,
@@ -254,7 +255,7 @@ impl Forest {
         self.next - 1
     }
 
-    /// A mount and all beneath it, parents before children.
+    /// The mount and all mounts beneath it, parents before children.
     fn subtree(&self, number: MountNumber) -> Vec<MountNumber> {
         let mut found = Vec::new();
         let mut waiting = vec![number];
@@ -265,27 +266,27 @@ impl Forest {
         found
     }
 
-    /// The topmost of what is mounted on the root of a mount, or itself.
+    /// The topmost mount stacked on the root of this one, or this one.
     fn top(&self, number: MountNumber) -> MountNumber {
         let mut at = number;
-        while let Some(&over) = self.on.get(&(at, self.mount(at).root)) {
+        while let Some(&over) = self.mounted_on.get(&(at, self.mount(at).root)) {
             at = over;
         }
         at
     }
 
-    /// Puts a mount that hangs nowhere onto a directory of another.
-    fn hang(&mut self, number: MountNumber, parent: MountNumber, point: Dentry) {
+    /// Puts a mount without a parent on a directory of another mount.
+    fn set_parent(&mut self, number: MountNumber, parent: MountNumber, point: Dentry) {
         self.mount_mut(number).parent = Some((parent, point));
         self.mount_mut(parent).children.push(number);
-        self.on.insert((parent, point), number);
+        self.mounted_on.insert((parent, point), number);
     }
 
-    /// Takes a mount from where it lies.
-    fn take_off(&mut self, number: MountNumber) {
+    /// Removes a mount from its parent.
+    fn clear_parent(&mut self, number: MountNumber) {
         let Some((parent, point)) = self.mount_mut(number).parent.take() else { return };
         self.mount_mut(parent).children.retain(|&child| child != number);
-        self.on.remove(&(parent, point));
+        self.mounted_on.remove(&(parent, point));
     }
 }
 

@@ -1,8 +1,8 @@
-//! What a mount and a directory are: identity, flags, and what to change of them.
+//! What identifies a directory, the flags of a mount, and what to change of a mount.
 
 use crate::propagation::{PropagationKind, PropagationState};
 
-/// Which directory of which file system: two descriptors with the same identity show the same files.
+/// The identity of a directory: device and inode. Two descriptors with the same identity show the same files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DirId {
     /// Major and minor number of the file system's device.
@@ -11,7 +11,7 @@ pub struct DirId {
     pub inode: u64,
 }
 
-/// The per-mount flags that this driver cares for (`MOUNT_ATTR_*` of mount_setattr(2)).
+/// The per-mount flags that hostmount sets (`MOUNT_ATTR_*` of mount_setattr(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "the kernel's flags are independent bits")]
 pub struct MountAttrs {
@@ -19,7 +19,7 @@ pub struct MountAttrs {
     pub read_only: bool,
     /// Set-user-ID bits are ignored.
     pub nosuid: bool,
-    /// Device nodes are inert.
+    /// Device nodes can't be opened.
     pub nodev: bool,
     /// Nothing can be executed.
     pub noexec: bool,
@@ -35,7 +35,7 @@ impl MountAttrs {
             && (self.noexec || !other.noexec)
     }
 
-    /// The flags of either.
+    /// The flags set in either.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self {
@@ -46,7 +46,7 @@ impl MountAttrs {
         }
     }
 
-    /// The flags of both.
+    /// The flags set in both.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl MountAttrs {
         }
     }
 
-    /// The flags that `other` has not.
+    /// The flags that `other` doesn't have.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self {
@@ -69,11 +69,11 @@ impl MountAttrs {
     }
 }
 
-/// What the kernel says of one mount.
+/// What the kernel reports of one mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MountFacts {
-    /// The mount's id: the unique one where statmount(2) is there, else mountinfo's. Compare only with others found
-    /// in the same run of the program.
+    /// The mount's id: the unique id where statmount(2) exists, else mountinfo's. Compare it only with ids found in the
+    /// same run of the program.
     pub id: u64,
     /// Its propagation.
     pub propagation: PropagationState,
@@ -81,11 +81,11 @@ pub struct MountFacts {
     pub attrs: MountAttrs,
 }
 
-/// What to change on a mount: its propagation, and flags to set. Flags are only ever added.
+/// What to change on a mount: its propagation, and flags to add. No flag is ever removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Change {
-    /// The new propagation, or none to leave it.
+    /// The new propagation. None: leave it.
     pub propagation: Option<PropagationKind>,
-    /// Flags to set.
+    /// Flags to add.
     pub attrs: MountAttrs,
 }

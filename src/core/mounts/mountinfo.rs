@@ -1,7 +1,7 @@
-//! `/proc/PID/mountinfo` as data: bytes in, mounts out, nothing lost silently.
+//! Parses `/proc/PID/mountinfo`: bytes in, mounts out. Lines that can't be parsed are counted.
 //!
-//! Written here rather than taken from a crate because the ones at hand leave `\040` escapes in the paths or hold
-//! lines as text, and a mount point is any bytes but NUL (proc_pid_mountinfo(5), fs/proc_namespace.c).
+//! A mount point may hold any byte but NUL (proc_pid_mountinfo(5), fs/proc_namespace.c). The parsers in existing crates
+//! leave `\040` escapes in the paths or hold lines as text, so this is our own.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -14,17 +14,17 @@ use crate::propagation::PropagationState;
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// The mount's id in the kernel's old, reused numbering.
+    /// The mount's id in mountinfo. The kernel reuses these ids.
     pub id: u64,
     /// The id of the mount that it is mounted on.
     pub parent: u64,
     /// Major and minor number of the file system's device.
     pub device: (u32, u32),
-    /// The directory of the file system that the mount shows, `//deleted` cut off.
+    /// The directory of the file system that the mount shows, without the suffix `//deleted`.
     pub root: PathBuf,
     /// Whether that directory has been deleted.
     pub root_deleted: bool,
-    /// Where it is mounted, as seen from the reading process' root.
+    /// The mount point, as seen from the reading process' root.
     pub mount_point: PathBuf,
     /// Per-mount options, comma-separated.
     pub options: String,
@@ -32,7 +32,7 @@ pub struct Mount {
     pub propagation: PropagationState,
     /// The file system's type.
     pub fs_type: String,
-    /// What was mounted: a device, or a word.
+    /// What was mounted: a device, or any word.
     pub source: OsString,
 }
 
@@ -41,7 +41,7 @@ pub struct Mount {
 pub struct Table {
     /// The mounts, in the kernel's order.
     pub mounts: Vec<Mount>,
-    /// How many lines could not be understood and were left out.
+    /// How many lines were left out because they could not be parsed.
     pub skipped: usize,
 }
 
@@ -58,7 +58,7 @@ impl Table {
         let mut found = Vec::new();
         let mut waiting = vec![id];
         while let Some(parent) = waiting.pop() {
-            // `remove`: a table torn by churn may hold a cycle, and each parent is needed once.
+            // `remove`: each parent is needed once, and a torn table may hold a cycle.
             for child in children.remove(&parent).unwrap_or_default() {
                 waiting.push(child.id);
                 found.push(child);
@@ -67,11 +67,11 @@ impl Table {
         found
     }
 
-    /// What shows that the table was torn by a change while it was read: an id that appears twice, or mounts whose
-    /// parents are missing.
+    /// Whether the table changed while it was read, and how that shows: an id appears twice, or the parents of some
+    /// mounts are missing.
     ///
-    /// One parent may be missing without that. It is what the root of the table is mounted on; or, of a process whose
-    /// root is an ordinary directory (chroot(2)), the mount that this directory lies on.
+    /// One missing parent is normal. It is the mount beneath the root of the table. For a process whose root is an
+    /// ordinary directory (chroot(2)), it is the mount that this directory lies on.
     #[must_use]
     pub fn tear(&self) -> Option<Tear> {
         let ids: HashSet<u64> = self.mounts.iter().map(|m| m.id).collect();
@@ -94,27 +94,28 @@ impl Table {
     }
 }
 
-/// Why a table can't be what the namespace was at any one moment.
+/// Why a table can't be a snapshot of the namespace at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tear {
     /// A mount is listed twice.
     Twice,
-    /// Mounts are listed whose parents are not.
+    /// The parents of some mounts are not listed.
     Orphans,
 }
 
-/// The way from paths to mounts in a table, as the kernel walks it.
+/// Resolves paths to mounts in one table, by the kernel's rules.
 #[derive(Debug)]
 pub struct Walk<'t> {
     root: Option<&'t Mount>,
-    /// By the mount that it is mounted on, and where: a kubelet's directory has thousands of children. The text of a
-    /// mount point has one form only, and takes a fraction of the time to hash that its components take.
+    /// The mount on each (mount, mount point). A hash map, because a kubelet's directory has thousands of child mounts.
+    /// Keyed by the bytes of the mount point: mountinfo writes each path in one form only, and hashing its components
+    /// takes several times as long.
     children: HashMap<(u64, &'t [u8]), &'t Mount>,
     by_id: HashMap<u64, &'t Mount>,
 }
 
 impl<'t> Walk<'t> {
-    /// For many look-ups in one table.
+    /// Indexes a table, for many look-ups.
     #[must_use]
     pub fn new(table: &'t Table) -> Self {
         let by_id: HashMap<u64, &Mount> = table.mounts.iter().map(|m| (m.id, m)).collect();
@@ -130,17 +131,17 @@ impl<'t> Walk<'t> {
         Self { root, children, by_id }
     }
 
-    /// The mount that an absolute path without symlinks ends on: the topmost, if several are stacked there.
+    /// The mount that an absolute path without symlinks leads to: the topmost, if several are stacked there.
     #[must_use]
     pub fn mount_at(&self, path: &Path) -> Option<&'t Mount> {
         let mut at = self.root?;
-        // `as_path` leaves out a slash at the end.
+        // `as_path` drops a trailing slash.
         let ancestors = path.components().as_path().ancestors();
         let mut way: Vec<&[u8]> = ancestors.map(|point| point.as_os_str().as_encoded_bytes()).collect();
         way.reverse();
-        // A table torn by churn may hold a cycle.
+        // A torn table may hold a cycle.
         for _ in 0..=self.by_id.len() {
-            // The first mount point on the way; one stacked on the root of `at` is nearest.
+            // The first mount point on the way. A mount stacked on the root of `at` comes first.
             match way.iter().find_map(|&point| self.children.get(&(at.id, point))) {
                 Some(mount) => at = mount,
                 None => return Some(at),
@@ -149,12 +150,12 @@ impl<'t> Walk<'t> {
         None
     }
 
-    /// The mounts that are stacked at the place of `top`, the lowest first; `top` is the last.
+    /// The mounts stacked at the mount point of `top`, the lowest first; `top` is the last.
     #[must_use]
     pub fn stack(&self, top: &'t Mount) -> Vec<&'t Mount> {
         let mut stack = vec![top];
         let mut at = top;
-        // A table torn by churn may hold a cycle.
+        // A torn table may hold a cycle.
         while let Some(below) = self.by_id.get(&at.parent).filter(|_| stack.len() < self.by_id.len()) {
             if below.id == at.id || below.mount_point != at.mount_point {
                 break;
@@ -166,7 +167,7 @@ impl<'t> Walk<'t> {
         stack
     }
 
-    /// The lowest of the mounts that are stacked at the place of `top`.
+    /// The lowest of the mounts stacked at the mount point of `top`.
     #[must_use]
     pub fn lowest(&self, top: &'t Mount) -> &'t Mount {
         self.stack(top).first().copied().unwrap_or(top)
@@ -174,14 +175,14 @@ impl<'t> Walk<'t> {
 }
 
 impl Mount {
-    /// Its flags.
+    /// Read-only, nosuid, nodev and noexec, from the options.
     #[must_use]
     pub fn attrs(&self) -> MountAttrs {
         let has = |flag: &str| self.options.split(',').any(|o| o == flag);
         MountAttrs { read_only: has("ro"), nosuid: has("nosuid"), nodev: has("nodev"), noexec: has("noexec") }
     }
 
-    /// Which directory of its file system a mount shows at a path beneath its mount point.
+    /// The directory of the file system that the mount shows at `path`. None: the path isn't beneath the mount point.
     #[must_use]
     pub fn shown_at(&self, path: &Path) -> Option<PathBuf> {
         let below = path.strip_prefix(&self.mount_point).ok()?;
@@ -203,14 +204,14 @@ pub fn parse(bytes: &[u8]) -> Table {
     table
 }
 
-/// The mount of one id in a whole mountinfo file, without what parsing the others would cost.
+/// The mount with this id, from a whole mountinfo file. Other lines aren't parsed.
 #[must_use]
 pub fn parse_one(bytes: &[u8], id: u64) -> Option<Mount> {
     let of = |line: &&[u8]| line.split(|&b| b == b' ').next().and_then(number) == Some(id);
     bytes.split(|&b| b == b'\n').filter(of).find_map(parse_line)
 }
 
-/// Parses one line, without its line break; none if it can't be understood.
+/// Parses one line, without its line break. None: it can't be parsed.
 #[must_use]
 pub fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&b| b == b' ');
@@ -233,7 +234,7 @@ pub fn parse_line(line: &[u8]) -> Option<Mount> {
             _ => {}
         }
     }
-    // A FUSE daemon may name its type as it likes: the kernel escapes it too.
+    // The kernel escapes the type too: a FUSE daemon may choose any.
     let fs_type = String::from_utf8_lossy(&unescape(fields.next()?)).into_owned();
     let source = OsString::from_vec(unescape(fields.next()?));
     let root_deleted = root.ends_with(b"//deleted");
@@ -254,7 +255,7 @@ pub fn parse_line(line: &[u8]) -> Option<Mount> {
     })
 }
 
-/// The device of the mount that a line tells of, without what parsing the rest would cost.
+/// The device of the mount in this line. The rest of the line isn't parsed.
 #[must_use]
 pub fn device_of_line(line: &[u8]) -> Option<(u32, u32)> {
     let device = std::str::from_utf8(line.split(|&b| b == b' ').nth(2)?).ok()?;
@@ -266,7 +267,7 @@ fn number(field: &[u8]) -> Option<u64> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
-/// Undoes the kernel's octal escapes (`\040` for a space); anything else that looks like one stays as it is.
+/// Decodes the kernel's octal escapes (`\040` for a space). Anything that isn't one stays as it is.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -350,7 +351,7 @@ garbage\n";
         let tear = |text: &str| parse(text.as_bytes()).tear();
         assert_eq!(tear(""), None);
         assert_eq!(tear("2 1 0:1 / / rw - t t rw\n3 2 0:1 / /a rw - t t rw\n"), None);
-        // A plain directory is the root: the mounts in it have a parent that isn't listed, all the same one.
+        // The process' root is a plain directory: the mounts in it have one parent that isn't listed.
         assert_eq!(tear("5 2 0:1 / /a rw - t t rw\n6 2 0:1 / /b rw - t t rw\n"), None);
         assert_eq!(tear("2 1 0:1 / / rw - t t rw\n3 9 0:1 / /a rw - t t rw\n"), Some(Tear::Orphans));
         assert_eq!(tear("2 1 0:1 / / rw - t t rw\n2 1 0:1 / / rw - t t rw\n"), Some(Tear::Twice));
@@ -363,7 +364,7 @@ garbage\n";
             use std::fmt::Write;
             writeln!(text, "{id} 1 0:1 /a\\040b /mnt/{id} rw,relatime shared:{id} master:1 - tmpfs t rw").unwrap();
         }
-        // What would be quadratic would not come to an end.
+        // With a quadratic parser this test would not end.
         let table = parse(text.as_bytes());
         assert_eq!((table.mounts.len(), table.skipped, table.tear()), (1_000_000, 0, None));
     }

@@ -1,41 +1,45 @@
-//! The propagation types of a mount: the kernel's, `mount(8)`'s names for them, and Kubernetes' three wishes.
+//! The propagation types of a mount: the kernel's, `mount(8)`'s, and Kubernetes'.
 //!
-//! Three vocabularies describe the same thing and are mixed up easily, so each has a type of its own here:
-//! [`Propagation`] is an *order* to the kernel (`mount --make-rslave`), [`PropagationState`] is what the kernel
-//! *reports* of one mount (never recursive, and possibly shared and slave at once), and [`MountPropagation`] is
-//! what a pod *asks for*. Sources: mount_namespaces(7), mount(8), Documentation/filesystems/sharedsubtree.rst,
-//! and `volumeMounts[].mountPropagation` of the Kubernetes API.
+//! Three vocabularies describe the same thing and are easily confused, so each has its own type:
+//!
+//! - [`Propagation`] is a *change*, as `mount(8)` names it (`mount --make-rslave`).
+//! - [`PropagationState`] is what the kernel *reports* of one mount. It is never recursive; a mount can be shared and
+//!   slave at once.
+//! - [`MountPropagation`] is what a pod *asks for*.
+//!
+//! Sources: mount_namespaces(7), mount(8), Documentation/filesystems/sharedsubtree.rst, and
+//! `volumeMounts[].mountPropagation` of the Kubernetes API.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The four kinds of relation that a mount can be put into (sharedsubtree.rst, section 2).
+/// The four propagation types (sharedsubtree.rst, section 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PropagationKind {
-    /// Passes no event on and receives none.
+    /// Neither sends nor receives mount events.
     Private,
-    /// Member of a peer group: passes events to its peers and receives theirs.
+    /// Member of a peer group: sends events to its peers and receives theirs.
     Shared,
-    /// Receives the events of its master's peer group and passes none back.
+    /// Receives events from its master's peer group and sends none back.
     Slave,
-    /// Private, and refuses to be the source of a bind.
+    /// Private, and can't be the source of a bind mount.
     Unbindable,
 }
 
-/// A change of propagation as `mount(8)` names it: a kind, of one mount or of the whole subtree.
+/// A change of propagation as `mount(8)` names it: a type, for one mount or for its whole subtree.
 ///
-/// `mount(8)` has eight such names: four kinds, each with its recursive form. (People who leave out the plain
-/// `unbindable`, or count Docker's list, arrive at six or seven; nothing is missing here.)
+/// `mount(8)` has eight names: four types, each with a recursive form. (Lists of six or seven leave out `unbindable`,
+/// or are Docker's.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Propagation {
-    /// What the mount becomes.
+    /// The new type of the mount.
     pub kind: PropagationKind,
-    /// Whether every mount beneath it becomes the same (`MS_REC`, `AT_RECURSIVE`).
+    /// Whether every mount beneath it changes too (`MS_REC`, `AT_RECURSIVE`).
     pub recursive: bool,
 }
 
 impl Propagation {
-    /// Every propagation type, plain forms first, in the order of `mount(8)`.
+    /// All eight, non-recursive ones first, in the order of `mount(8)`.
     pub const ALL: [Self; 8] = [
         Self::new(PropagationKind::Shared, false),
         Self::new(PropagationKind::Slave, false),
@@ -47,7 +51,7 @@ impl Propagation {
         Self::new(PropagationKind::Unbindable, true),
     ];
 
-    /// A propagation type of its two parts.
+    /// A change to `kind`, recursive or not.
     #[must_use]
     pub const fn new(kind: PropagationKind, recursive: bool) -> Self {
         Self { kind, recursive }
@@ -75,19 +79,19 @@ impl fmt::Display for Propagation {
     }
 }
 
-/// A word that names no propagation type.
+/// A word that isn't a propagation type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{found:?} is not a propagation type: use one of {expected}")]
 pub struct UnknownPropagation {
     found: String,
-    /// The words that there are.
+    /// The accepted words.
     pub expected: &'static str,
 }
 
 impl FromStr for Propagation {
     type Err = UnknownPropagation;
 
-    /// Parses `mount(8)`'s word, with or without the `--make-` of its option.
+    /// Parses `mount(8)`'s word, with or without the prefix `--make-`.
     fn from_str(word: &str) -> Result<Self, UnknownPropagation> {
         let bare = word.strip_prefix("--make-").unwrap_or(word);
         Self::ALL.into_iter().find(|p| p.name() == bare).ok_or_else(|| UnknownPropagation {
@@ -97,22 +101,22 @@ impl FromStr for Propagation {
     }
 }
 
-/// What the kernel reports of one mount: the optional fields of mountinfo (proc_pid_mountinfo(5)), or
-/// `mnt_peer_group` and `mnt_master` of statmount(2).
+/// What the kernel reports of one mount: the optional fields of mountinfo (proc_pid_mountinfo(5)), or `mnt_peer_group`
+/// and `mnt_master` of statmount(2).
 ///
-/// The kernel keeps no "recursive" state: whether a subtree is rshared is a question to all of its mounts.
+/// The kernel keeps no "recursive" state. A subtree is rshared if every mount in it is shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct PropagationState {
-    /// The peer group that the mount is a member of (`shared:N`), if it is shared.
+    /// The mount's peer group (`shared:N`), if it is shared.
     pub peer_group: Option<u64>,
-    /// The peer group that it receives events from (`master:N`), if it is a slave.
+    /// The peer group of its master (`master:N`), if it is a slave.
     pub master: Option<u64>,
-    /// Whether it refuses to be bound.
+    /// Whether it can't be bind mounted.
     pub unbindable: bool,
 }
 
 impl PropagationState {
-    /// Whether a mount made beneath this one is passed on to anybody.
+    /// Whether a mount made on this one propagates to others.
     #[must_use]
     pub const fn is_shared(&self) -> bool {
         self.peer_group.is_some()
@@ -124,7 +128,7 @@ impl PropagationState {
         self.master.is_some()
     }
 
-    /// Whether the state is what `kind` orders. A mount that is shared and slave is both.
+    /// Whether the mount is of this type. A mount can be shared and slave at once.
     #[must_use]
     pub const fn is(&self, kind: PropagationKind) -> bool {
         match kind {
@@ -137,7 +141,7 @@ impl PropagationState {
 }
 
 impl fmt::Display for PropagationState {
-    /// The words of `findmnt -o PROPAGATION`, but with the groups: `shared:7,slave:3`, `private`, `unbindable`.
+    /// As `findmnt -o PROPAGATION`, but with the groups: `shared:7,slave:3`, `private`, `unbindable`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.peer_group, self.master) {
             (Some(peers), Some(master)) => write!(f, "shared:{peers},slave:{master}"),
@@ -149,9 +153,9 @@ impl fmt::Display for PropagationState {
     }
 }
 
-/// `volumeMounts[].mountPropagation` of a pod: what must cross between the node's directory and the container.
+/// `volumeMounts[].mountPropagation` of a pod: which mounts must cross between the node's directory and the container.
 ///
-/// The order is by strength: each value lets everything cross that the one before it does.
+/// Ordered by strength: each value lets everything cross that the one before it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum MountPropagation {
     /// Nothing crosses after the pod has started.
@@ -159,7 +163,8 @@ pub enum MountPropagation {
     None,
     /// Mounts made on the node appear in the pod.
     HostToContainer,
-    /// Mounts made on the node appear in the pod, and the pod's on the node and in every other such pod.
+    /// Mounts made on the node appear in the pod. Mounts made in the pod appear on the node and in every other such
+    /// pod.
     Bidirectional,
 }
 
@@ -167,7 +172,7 @@ impl MountPropagation {
     /// All three, weakest first.
     pub const ALL: [Self; 3] = [Self::None, Self::HostToContainer, Self::Bidirectional];
 
-    /// Kubernetes' name.
+    /// The name in the Kubernetes API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -177,7 +182,7 @@ impl MountPropagation {
         }
     }
 
-    /// The `mount(8)` type that a runtime gives the container's mount for this wish.
+    /// The propagation type that a container runtime gives the container's mount.
     #[must_use]
     pub const fn propagation(self) -> Propagation {
         let kind = match self {
@@ -198,10 +203,10 @@ impl fmt::Display for MountPropagation {
 impl FromStr for MountPropagation {
     type Err = UnknownPropagation;
 
-    /// Parses Kubernetes' name, or the recursive `mount(8)` word for the same.
+    /// Parses the name in the Kubernetes API, or `mount(8)`'s recursive word for the same.
     ///
-    /// The plain words (`slave`) are refused rather than rounded up: a volume is always bound with its subtree,
-    /// and who writes `slave` may well mean that nested mounts should be left out of it.
+    /// The non-recursive words (`slave`) are refused, not taken for the recursive ones. A volume is always bound with
+    /// its subtree, and whoever writes `slave` may want nested mounts left out.
     fn from_str(word: &str) -> Result<Self, UnknownPropagation> {
         Self::ALL.into_iter().find(|w| w.name() == word || w.propagation().name() == word).ok_or_else(|| {
             UnknownPropagation {

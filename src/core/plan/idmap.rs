@@ -1,39 +1,39 @@
-//! Can a container runtime map the owners of a volume's files? Asked for pods with `hostUsers: false`; pure.
+//! Whether a container runtime can map the owners of a volume's files, as pods with `hostUsers: false` need. Pure.
 //!
-//! Such a pod has a user namespace of its own, in which the node's users don't exist. The kubelet has the runtime give it
-//! each volume as an id-mapped mount (mount_setattr(2), `MOUNT_ATTR_IDMAP`), and runtimes map the top mount only: files
-//! of others in the volume belong to nobody in the pod (65534), and where the top mount can't be mapped no container
-//! starts, with an error that names neither volume nor reason.
+//! Such a pod has its own user namespace, which the node's users aren't part of. The kubelet makes the runtime mount
+//! each volume id-mapped (mount_setattr(2), `MOUNT_ATTR_IDMAP`). Runtimes map the top mount only, so files of nested
+//! mounts belong to nobody (65534) in the pod. If the top mount can't be mapped, no container starts, and the error
+//! names neither volume nor reason.
 //!
-//! The kernel can't be asked beforehand: it wants a user namespace with a mapping, and to write one takes `CAP_SETUID`
-//! and `CAP_SETFCAP` (user_namespaces(7)), which the plugin hasn't. Without a mapping each file system answers EINVAL.
+//! The kernel can't be asked beforehand. It wants a user namespace with a mapping, and writing one takes `CAP_SETUID`
+//! and `CAP_SETFCAP` (user_namespaces(7)), which the plugin lacks. Without a mapping every file system answers EINVAL.
 
 use std::path::Path;
 
 use mounts::mountinfo::Table;
 
-/// The types of file systems whose mounts can be mapped (`FS_ALLOW_IDMAP` in Linux 6.18, and ZFS 2.2). FUSE is missing
-/// on purpose: its kernel side has the flag, but it counts only where the server has asked for it, which nothing tells.
+/// The file systems whose mounts can be mapped (`FS_ALLOW_IDMAP` in Linux 6.18, and ZFS 2.2). FUSE is left out on
+/// purpose: the kernel has the flag, but it counts only if the FUSE server asked for it, which can't be seen.
 const MAPPABLE: [&str; 13] =
     ["bcachefs", "btrfs", "ceph", "erofs", "ext4", "f2fs", "msdos", "ntfs3", "squashfs", "tmpfs", "vfat", "xfs", "zfs"];
 
 /// Why the owners of a volume's files can't be mapped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotMappable {
-    /// The file system isn't of those.
+    /// The file system doesn't allow it.
     #[error(
         "the pod has hostUsers: false, so its runtime has to map the owners of the volume's files, which it cannot on the \
          file system {0:?}: take a directory on {list}, or remove hostUsers: false from the pod",
         list = MAPPABLE.join(", ")
     )]
     FileSystem(String),
-    /// The mount is mapped already.
+    /// The mount is id-mapped already.
     #[error(
         "the pod has hostUsers: false, so its runtime has to map the owners of the volume's files, which are mapped on the \
          node already (X-mount.idmap): take a directory of an ordinary mount, or remove hostUsers: false from the pod"
     )]
     Mapped,
-    /// Other mounts lie in the volume.
+    /// The volume has nested mounts.
     #[error(
         "the pod has hostUsers: false, and other file systems are mounted in the volume's directory ({0} of them): their \
          files would belong to nobody (65534) in the pod, as runtimes map the owners of the volume's own file system \
@@ -42,12 +42,12 @@ pub enum NotMappable {
     Mounts(usize),
 }
 
-/// Whether the directory at `source`, which lies on the mount `id`, can be given to a pod with `hostUsers: false`.
-/// `None` if the table doesn't have that mount, as one that was torn while it was read.
+/// Whether the directory `source` on the mount `id` can be given to a pod with `hostUsers: false`. None: the table
+/// doesn't have that mount, as when it changed while it was read.
 #[must_use]
 pub fn judge(table: &Table, id: u64, source: &Path) -> Option<Result<(), NotMappable>> {
     let mount = table.mounts.iter().find(|m| m.id == id)?;
-    // `fuse.sshfs` is the type and a word of whoever has mounted it.
+    // `fuse.sshfs`: the type, then a subtype that the FUSE server chose.
     let fs_type = mount.fs_type.split('.').next().unwrap_or_default();
     let inside = || table.mounts.iter().filter(|m| m.parent == id && m.id != id && m.mount_point.starts_with(source));
     Some(if !MAPPABLE.contains(&fs_type) {

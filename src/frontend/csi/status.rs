@@ -169,7 +169,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use plan::{Origin, Place, Step};
+    use plan::{MountPoint, Origin, Step};
 
     fn step(errno: Errno, undo: Result<(), (Step, Errno)>) -> Error {
         MountError::Step { failed: Failed { step: Step::Bind(Origin::Source), errno, undo } }.into()
@@ -191,7 +191,7 @@ mod tests {
                 assert_eq!(code_of(&error), Code::ResourceExhausted, "{error}");
                 assert!(error.to_string().contains(engine::shortage::advice(errno)), "{error}");
             }
-            let left = step(errno, Err((Step::Detach(Place::Slot), Errno::EBUSY)));
+            let left = step(errno, Err((Step::Detach(MountPoint::Slot), Errno::EBUSY)));
             assert_eq!(code_of(&left), Code::Internal, "{left}");
         }
         assert_eq!(code_of(&Error::NoResult(NoResult::NoThread(Errno::EAGAIN))), Code::ResourceExhausted);

@@ -1,13 +1,17 @@
-//! How the node's pods are asked for: so that all nodes of a large cluster can ask at once.
+//! The request for the node's pods, cheap enough that all nodes of a large cluster can make it at once.
 //!
-//! An API server holds all pods in its watch cache, with an index by node, and only one kind of question is answered by
-//! that index: a LIST with `resourceVersion=0` ("any version"), as a kubelet asks. A LIST without it costs a round
-//! through etcd; with a limit, servers before 1.34 read *all* pods of the cluster out of etcd for it, and later ones walk
-//! all of them from the second page on. A WATCH that sends the state first (`sendInitialEvents`, "streaming list") walks
-//! all pods too. What that comes to is measured by `cargo bench --bench cluster`; docs/scale.md has the figures.
+//! An API server has all pods in its watch cache, indexed by node. That index answers only one kind of request: a LIST
+//! with `resourceVersion=0` ("any version"), as the kubelet makes.
+//!
+//! - A LIST without it costs a round trip to etcd.
+//! - A LIST with a limit makes servers before 1.34 read *all* pods of the cluster from etcd. Later servers walk all of
+//!   them from the second page on.
+//! - A WATCH that sends the state first (`sendInitialEvents`, "streaming list") walks all pods too.
+//!
+//! `cargo bench --bench cluster` measures the costs; docs/scale.md has the figures.
 //!
 //! Any version is good enough. What a pod wants of a volume can't change while the pod lives, and its uid is never
-//! given twice: a pod that is listed although it is gone is asked for by nobody, and one that is missing comes by the watch.
+//! reused. Nobody asks for a listed pod that is gone, and a missing one arrives by the watch.
 
 use std::future::ready;
 
@@ -15,26 +19,26 @@ use futures_util::{Stream, StreamExt};
 use kube::runtime::utils::{Backoff, StreamBackoff};
 use kube::runtime::watcher::{self, DefaultBackoff, Event};
 
-/// The question: all pods of `node`, in one answer from the watch cache, then their changes.
+/// The request: all pods of `node` in one answer from the watch cache, then their changes.
 #[must_use]
 pub fn pods_of(node: &str) -> watcher::Config {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).any_semantic();
-    // The cache doesn't divide its answer, and kube leaves out `resourceVersion=0` where there is a limit (kube-core,
-    // `ListParams`): the default page size would quietly make it the expensive question.
+    // The cache doesn't page its answer, and with a limit kube leaves out `resourceVersion=0` (kube-core,
+    // `ListParams`). The default page size would silently make this the expensive request.
     watcher::Config { page_size: None, ..config }
 }
 
-/// The events of a watcher, which waits after failures: 0.8 s at first, at last 30 s, and up to twice that by chance, so
-/// that the nodes that lost one server don't come back at one time.
-pub(super) fn patient<K: Send + 'static>(
+/// Adds a back-off after failures to the events of a watcher: 0.8 s at first, 30 s at last, and up to twice that at
+/// random, so that nodes that lost the same server don't return at the same time.
+pub(super) fn with_backoff<K: Send + 'static>(
     events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
 ) -> impl Stream<Item = watcher::Result<Event<K>>> + Send {
-    patient_by(events, DefaultBackoff::default())
+    with(events, DefaultBackoff::default())
 }
 
-/// A watcher says `Init` before it has asked, not when it was answered. To a back-off that is a success, after which it
-/// begins anew: each failing node would ask about once a second for ever. So that word is left out.
-fn patient_by<K: Send + 'static>(
+/// Leaves out `Init`, which a watcher sends before it has asked. A back-off takes it for a success and starts again, so
+/// each failing node would ask about once a second for ever.
+fn with<K: Send + 'static>(
     events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
     backoff: impl Backoff,
 ) -> impl Stream<Item = watcher::Result<Event<K>>> + Send {
@@ -47,7 +51,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
-    /// Waits for no time, and takes down the longest run of failures without a success.
+    /// Never waits, and records the longest run of failures without a success.
     struct Counting<'a> {
         run: usize,
         longest: &'a AtomicUsize,
@@ -72,7 +76,7 @@ mod tests {
         let longest = AtomicUsize::new(0);
         let backoff = Counting { run: 0, longest: &longest };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(patient_by(futures_util::stream::iter(events), backoff).for_each(|_| ready(())));
+        runtime.block_on(with(futures_util::stream::iter(events), backoff).for_each(|_| ready(())));
         longest.load(Ordering::Relaxed)
     }
 

@@ -1,8 +1,8 @@
-//! The tree of a file to entries, with every fault on the way.
+//! Decodes the YAML tree of a file into entries, and collects all its faults.
 //!
-//! Two passes. The first ([`conform`]) compares the tree with the table of what may be written: types, words, unknown, missing
-//! and doubled fields. The second reads values, for which the table's types have already been complained about if
-//! they don't hold, parses them into types of their own, and compares entries with each other.
+//! Two passes. The first ([`conform`]) compares the tree with the table of what may be written: types, words, and
+//! unknown, missing or duplicate fields. The second parses values into their own types and compares entries with each
+//! other. It skips values of the wrong type, which the first pass has reported.
 
 mod conform;
 #[cfg(test)]
@@ -11,19 +11,19 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use conform::{check, join, meant, value_place};
+use conform::{check, join, meant, value_position};
 use mounts::propagation::MountPropagation;
 use saphyr::Scalar;
 
 use super::shape::{Absent, FILE, Field, Shape};
-use super::yaml::{self, Data, Node, Place};
+use super::yaml::{self, Data, Node, Position};
 use super::{Entry, Fault, Faults, Heal, Missing, MountFlags, Pattern, ReadOnlyPropagation, Rule, SIZE_MAX};
 use crate::names::{AbsPath, EntryName};
 
-/// The most faults that are reported: who has more has a file of another kind.
+/// The most faults that are reported. A file with more isn't an allow-list.
 const FAULTS_MAX: usize = 1000;
 
-/// Reads a file's text.
+/// Parses and decodes a file's text.
 pub(super) fn decode(text: &str, kubelet_dir: &AbsPath) -> Result<Vec<Entry>, Faults> {
     if text.len() > SIZE_MAX {
         let message = format!("the file has {} bytes, over the limit of {SIZE_MAX}: list fewer entries", text.len());
@@ -31,7 +31,7 @@ pub(super) fn decode(text: &str, kubelet_dir: &AbsPath) -> Result<Vec<Entry>, Fa
     }
     let root = yaml::read(text).map_err(|fault| Faults(vec![fault]))?;
     let mut sink = Sink(Vec::new());
-    check(&root, &Shape::Object(FILE), root.place, "", &mut sink);
+    check(&root, &Shape::Object(FILE), root.position, "", &mut sink);
     let file = View { node: &root, fields: FILE, path: String::new() };
     let drafts: Vec<Draft<'_>> =
         file.objects("entries").map(|view| Draft::read(view, kubelet_dir, &mut sink)).collect();
@@ -51,12 +51,12 @@ pub(super) fn decode(text: &str, kubelet_dir: &AbsPath) -> Result<Vec<Entry>, Fa
 struct Sink(Vec<Fault>);
 
 impl Sink {
-    fn push(&mut self, place: Place, field: &str, message: String) {
-        self.0.push(Fault { line: place.line, column: place.column, field: field.to_owned(), message });
+    fn push(&mut self, position: Position, field: &str, message: String) {
+        self.0.push(Fault { line: position.line, column: position.column, field: field.to_owned(), message });
     }
 }
 
-/// A text from the file, for a message: quoted, and cut if it is long.
+/// Quotes a text from the file in a message, shortened if it is long.
 struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {
@@ -68,7 +68,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// A mapping of which the fields are known. What isn't as the table says reads as if it weren't there.
+/// A mapping with known fields. A value that doesn't fit the table reads as absent.
 struct View<'n, 't> {
     node: &'n Node<'t>,
     fields: &'static [Field],
@@ -85,9 +85,9 @@ impl<'n, 't> View<'n, 't> {
         self.fields.iter().find(|f| f.name == name).map_or(Absent::Fault, |f| f.absent)
     }
 
-    fn at(&self, name: &str) -> (Place, String) {
-        let place = self.pair(name).map_or(self.node.place, |(key, value)| value_place(key, value));
-        (place, join(&self.path, name))
+    fn at(&self, name: &str) -> (Position, String) {
+        let position = self.pair(name).map_or(self.node.position, |(key, value)| value_position(key, value));
+        (position, join(&self.path, name))
     }
 
     fn text(&self, name: &str) -> Option<&'n str> {
@@ -123,17 +123,17 @@ impl<'n, 't> View<'n, 't> {
         }
     }
 
-    /// The strings of a list, each with its place and path.
-    fn texts(&self, name: &str) -> impl Iterator<Item = (&'n str, Place, String)> {
+    /// The strings of a list, each with its position and path.
+    fn texts(&self, name: &str) -> impl Iterator<Item = (&'n str, Position, String)> {
         let path = join(&self.path, name);
         let absent = match (self.pair(name), self.absent(name)) {
             (None, Absent::Texts(texts)) => texts,
             _ => &[],
         };
-        let place = self.node.place;
-        let absent = absent.iter().map(move |text| (*text, place, String::new()));
+        let position = self.node.position;
+        let absent = absent.iter().map(move |text| (*text, position, String::new()));
         let given = self.items(name).iter().enumerate();
-        given.filter_map(move |(i, item)| Some((string(item)?, item.place, format!("{path}[{i}]")))).chain(absent)
+        given.filter_map(move |(i, item)| Some((string(item)?, item.position, format!("{path}[{i}]")))).chain(absent)
     }
 
     /// The mappings of a list.
@@ -144,14 +144,14 @@ impl<'n, 't> View<'n, 't> {
         items.map(move |(i, node)| View { node, fields, path: format!("{path}[{i}]") })
     }
 
-    /// The mapping that a field is.
+    /// The mapping in a field.
     fn object(&self, name: &str) -> Option<View<'n, 't>> {
         let (_, node) = self.pair(name).filter(|(_, value)| matches!(value.data, Data::Map(_)))?;
         let fields = self.fields.iter().find(|f| f.name == name).map_or(&[][..], |f| inner(&f.shape));
         Some(View { node, fields, path: join(&self.path, name) })
     }
 
-    /// A string parsed into a type; a fault if it can't be.
+    /// Parses a string into a type, or reports a fault.
     fn parse<T, E: fmt::Display>(
         &self,
         name: &str,
@@ -159,11 +159,11 @@ impl<'n, 't> View<'n, 't> {
         sink: &mut Sink,
     ) -> Option<T> {
         let text = self.text(name)?;
-        let (place, path) = self.at(name);
-        parse(text).map_err(|e| sink.push(place, &path, format!("{} {e}", Quoted(text)))).ok()
+        let (position, path) = self.at(name);
+        parse(text).map_err(|e| sink.push(position, &path, format!("{} {e}", Quoted(text)))).ok()
     }
 
-    /// A list of strings parsed into a type; a fault for each that can't be.
+    /// Parses each string of a list into a type, or reports a fault.
     fn parse_all<T, E: fmt::Display>(
         &self,
         name: &str,
@@ -171,8 +171,8 @@ impl<'n, 't> View<'n, 't> {
         sink: &mut Sink,
     ) -> Vec<T> {
         self.texts(name)
-            .filter_map(|(text, place, path)| {
-                parse(text).map_err(|e| sink.push(place, &path, format!("{} {e}", Quoted(text)))).ok()
+            .filter_map(|(text, position, path)| {
+                parse(text).map_err(|e| sink.push(position, &path, format!("{} {e}", Quoted(text)))).ok()
             })
             .collect()
     }
@@ -193,13 +193,13 @@ fn inner(shape: &'static Shape) -> &'static [Field] {
     }
 }
 
-/// An entry as far as it could be read, and what comparing it with the others takes.
+/// An entry as far as it could be read, with what the comparison with other entries needs.
 struct Draft<'n> {
     entry: Option<Entry>,
-    /// As written, even if it is no name: so that one bad name isn't reported again wherever it is mentioned.
-    name: Option<(&'n str, Place)>,
-    path: Option<(AbsPath, Place)>,
-    overlaps: Vec<(&'n str, Place, String)>,
+    /// As written, even if it isn't a valid name: one bad name isn't reported again where it is referred to.
+    name: Option<(&'n str, Position)>,
+    path: Option<(AbsPath, Position)>,
+    overlaps: Vec<(&'n str, Position, String)>,
     at: String,
 }
 
@@ -207,7 +207,7 @@ impl<'n> Draft<'n> {
     fn read(view: View<'n, '_>, kubelet_dir: &AbsPath, sink: &mut Sink) -> Self {
         let name = view.parse("name", EntryName::parse, sink);
         let path = view.parse("path", |text| entry_path(text, kubelet_dir), sink);
-        // A word that is none has been reported with all that are, and the entry is dropped.
+        // The first pass has reported an unknown word, and the entry is dropped.
         let ceiling = view.text("propagation").and_then(|word| word.parse::<MountPropagation>().ok());
         let read_only_propagation = match view.text("readOnlyPropagation") {
             Some("warn") => ReadOnlyPropagation::Warn,
@@ -278,27 +278,28 @@ fn parse_mode(text: &str) -> Result<u32, &'static str> {
         .ok_or("is not a mode: write three or four octal digits in quotes, such as \"0755\"")
 }
 
-/// Faults between entries: names given twice, references to nothing, and overlaps that nobody spoke of.
+/// Finds faults between entries: duplicate names, references to unknown entries, and overlaps that `overlaps` doesn't
+/// name.
 fn compare(drafts: &[Draft<'_>], sink: &mut Sink) {
-    let mut names: HashMap<&str, (&str, Place)> = HashMap::new();
+    let mut names: HashMap<&str, (&str, Position)> = HashMap::new();
     for draft in drafts {
-        let Some((name, place)) = draft.name else { continue };
+        let Some((name, position)) = draft.name else { continue };
         if let Some((first, line)) = names.get(name).map(|(at, first)| (at, first.line)) {
             let message =
                 format!("{} is the name of {first} on line {line} too: give each a name of its own", Quoted(name));
-            sink.push(place, &format!("{}.name", draft.at), message);
+            sink.push(position, &format!("{}.name", draft.at), message);
         } else {
-            names.insert(name, (&draft.at, place));
+            names.insert(name, (&draft.at, position));
         }
     }
     for draft in drafts {
-        for (name, place, path) in &draft.overlaps {
+        for (name, position, path) in &draft.overlaps {
             if draft.name.is_some_and(|(own, _)| own == *name) {
-                sink.push(*place, path, format!("{} is this entry itself: remove it", Quoted(name)));
+                sink.push(*position, path, format!("{} is this entry itself: remove it", Quoted(name)));
             } else if !names.contains_key(name) {
                 let hint = meant(name, names.keys().copied());
                 let advice = if hint.is_empty() { ": correct or remove it" } else { &hint };
-                sink.push(*place, path, format!("{} is not the name of an entry{advice}", Quoted(name)));
+                sink.push(*position, path, format!("{} is not the name of an entry{advice}", Quoted(name)));
             }
         }
     }
@@ -306,7 +307,7 @@ fn compare(drafts: &[Draft<'_>], sink: &mut Sink) {
     let speaks =
         |by: usize, of: &Draft<'_>| of.name.is_some_and(|(name, _)| spoken.get(by).is_some_and(|s| s.contains(name)));
     for (i, later) in drafts.iter().enumerate() {
-        let Some((path, place)) = &later.path else { continue };
+        let Some((path, position)) = &later.path else { continue };
         for (j, earlier) in drafts.iter().enumerate().take(i) {
             let Some((other, first)) = &earlier.path else { continue };
             if path.overlaps(other) && !speaks(i, earlier) && !speaks(j, later) {
@@ -324,7 +325,7 @@ fn compare(drafts: &[Draft<'_>], sink: &mut Sink) {
                     first.line,
                     Quoted(name)
                 );
-                sink.push(*place, &format!("{}.path", later.at), message);
+                sink.push(*position, &format!("{}.path", later.at), message);
             }
         }
     }

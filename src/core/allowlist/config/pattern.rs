@@ -1,27 +1,27 @@
-//! Patterns of namespaces and service accounts.
+//! Patterns for namespaces and service accounts.
 
 use std::fmt;
 
-/// The longest name of a Kubernetes object, in bytes (RFC 1123 subdomain), and so of a pattern.
+/// The longest name of a Kubernetes object in bytes (RFC 1123 subdomain). A longer pattern can't match.
 pub(super) const PATTERN_MAX: usize = 253;
 
-/// A pattern that a whole name must match: `*` stands for any run of characters, also none, `?` for exactly one.
+/// A pattern that must match a whole name. `*` matches any run of characters, even none; `?` matches one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Pattern(String);
 
-/// Why a pattern is not acceptable. The text completes the sentence "FIELD VALUE ...".
+/// Why a pattern is refused. The text completes the sentence "FIELD VALUE ...".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadPattern {
-    /// Nothing was given.
+    /// It is empty.
     #[error("is empty: write \"*\" for everyone, or leave the item out for no one")]
     Empty,
-    /// Longer than any name.
+    /// It is longer than any name.
     #[error("has {len} bytes, but no name has more than {PATTERN_MAX}")]
     TooLong {
-        /// Bytes found.
+        /// Its length in bytes.
         len: usize,
     },
-    /// No name contains this, so the pattern would silently never match.
+    /// No name contains this character, so the pattern would never match and nobody would notice.
     #[error("contains {0:?}, which no namespace or service account does: use a-z, 0-9, '-', '.', '*' and '?'")]
     Never(char),
 }
@@ -45,22 +45,22 @@ impl Pattern {
         }
     }
 
-    /// The pattern as text.
+    /// The pattern's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether it is `*`, written so: the one pattern that also stands for "we don't know who".
+    /// Whether the pattern is exactly `*`, the only one that also matches an unknown pod.
     #[must_use]
     pub fn is_anyone(&self) -> bool {
         self.0 == "*"
     }
 
-    /// Whether the whole of `name` matches.
+    /// Whether the whole `name` matches.
     ///
-    /// One star at a time is enough: if the text after a later star can't be matched, giving an earlier star more
-    /// doesn't help. So the work is at most the product of the two lengths.
+    /// Backtracking to the last star is enough: if the text after a later star can't match, a longer match of an
+    /// earlier star doesn't help. So the work is at most the product of the two lengths.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         let (mut pattern, mut rest) = (self.0.chars(), name.chars());

@@ -1,13 +1,13 @@
-//! The JSON Schema of the allow-list, printed from the table that the decoder walks.
+//! The JSON Schema of the allow-list, generated from the decoder's table.
 
 use serde_json::{Map, Value, json};
 
 use super::shape::{Absent, FILE, Field, ID_MAX, Shape};
 
-/// The JSON Schema (draft 2020-12) of the allow-list's file.
+/// The JSON Schema (draft 2020-12) of the allow-list file.
 ///
-/// It says all that a schema can; that names are unique, paths don't overlap and references lead somewhere, only
-/// [`super::AllowList::parse`] knows.
+/// A schema can't check that names are unique, that paths don't overlap and that references have a target. Only
+/// [`super::AllowList::parse`] does.
 #[must_use]
 pub fn schema() -> Value {
     let mut root = object(FILE);
@@ -89,7 +89,7 @@ mod tests {
         jsonschema::draft202012::meta::validate(&schema()).unwrap();
     }
 
-    /// What the schema accepts, the decoder must accept, and the other way round, for all that a schema can say.
+    /// Schema and decoder accept the same files, as far as a schema can check.
     #[test]
     fn schema_and_decoder_agree() {
         let entry = |rest: &str| format!("entries: [{{name: a, path: /mnt/a, {rest}}}]");

@@ -1,9 +1,10 @@
-//! What may be written in the allow-list, as one table: the decoder walks it, and the JSON Schema is printed from it.
+//! The table of what may be written in the allow-list. The decoder follows it, and the JSON Schema is generated from
+//! it.
 
 /// What a value must be.
 #[derive(Debug)]
 pub(super) enum Shape {
-    /// A string. The decoder parses it into a type of its own; the pattern is that type's rule for the schema.
+    /// A string. The decoder parses it into its own type; `pattern` is the same rule for the schema.
     Text { pattern: &'static str, max: usize },
     /// One of these strings.
     Word(&'static [&'static str]),
@@ -11,7 +12,7 @@ pub(super) enum Shape {
     Flag,
     /// A user or group id.
     Id,
-    /// A list of at least `min` and at most `max` items.
+    /// A list with at least `min` and at most `max` items.
     List { of: &'static Shape, min: usize, max: Option<usize> },
     /// A mapping with these fields and no others.
     Object(&'static [Field]),
@@ -19,7 +20,7 @@ pub(super) enum Shape {
     WordOr(&'static [&'static str], &'static [Field]),
 }
 
-/// What a field that isn't there means.
+/// What an absent field means.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Absent {
     Fault,
@@ -35,21 +36,21 @@ pub(super) struct Field {
     pub(super) name: &'static str,
     pub(super) shape: Shape,
     pub(super) absent: Absent,
-    /// What it is for: the description in the schema.
+    /// The field's description in the schema.
     pub(super) about: &'static str,
 }
 
-/// The largest id: the one above it, -1, tells chown(2) to change nothing.
+/// The largest id. The next one, -1, tells chown(2) to change nothing.
 pub(super) const ID_MAX: u32 = u32::MAX - 1;
-/// The most entries: far over what a node can use, and low enough for comparing each with each.
+/// The most entries: far more than a node needs, and few enough to compare each with each.
 pub(super) const ENTRIES_MAX: usize = 1000;
-/// The words for a propagation: Kubernetes' three, and mount(8)'s for the same.
+/// The words for a propagation: Kubernetes' three, and mount(8)'s three for the same.
 pub(super) const PROPAGATION: &[&str] = &["None", "HostToContainer", "Bidirectional", "rprivate", "rslave", "rshared"];
 
 const NAME: Shape = Shape::Text { pattern: "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max: 63 };
 const PATH: Shape = Shape::Text {
-    // Components: not starting with a dot, or with one that isn't all, or with two that aren't. Without a look-ahead,
-    // which the validators of the Go world (Helm's among them) don't have.
+    // A component begins without a dot, or with one dot followed by another character, or with two dots followed by any
+    // more. There is no look-ahead, since Go's validators (such as Helm's) don't support it.
     pattern: concat!(
         "^(/([^/.\\x00-\\x1f\\x7f-\\x9f][^/\\x00-\\x1f\\x7f-\\x9f]*",
         "|\\.[^/.\\x00-\\x1f\\x7f-\\x9f][^/\\x00-\\x1f\\x7f-\\x9f]*",

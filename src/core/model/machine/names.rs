@@ -1,9 +1,8 @@
-//! Whose a mount namespace is: container and pod, from control groups and from the kubelet's paths. Pure.
+//! Finds the container and pod of a mount namespace, from cgroups and from the kubelet's paths. Pure.
 //!
-//! A control group names the container by the runtime's id and the pod by its uid, in ways that differ by runtime and
-//! cgroup driver. The files that the kubelet mounts into each container name the pod's uid and the container as the
-//! pod does; and the kubelet's directories of logs name the pod. Nothing is guessed: not from host names, not from
-//! command lines.
+//! A cgroup's path holds the runtime's container id and the pod's uid; the form depends on runtime and cgroup driver.
+//! The files that the kubelet mounts into each container have the pod's uid and the container's name in their paths.
+//! The kubelet's log directories have the pod's name. Nothing is guessed from host names or command lines.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path};
@@ -12,26 +11,26 @@ use mounts::mountinfo::Table;
 
 use super::Pod;
 
-/// What a control group tells.
+/// The container and pod in a cgroup's path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Group {
-    /// The runtime's id of the container.
+    /// The runtime's container id.
     pub container: Option<String>,
-    /// The uid of the pod.
+    /// The pod's uid.
     pub pod: Option<String>,
 }
 
-/// What the kubelet's files in a container's mount table tell.
+/// The pod and container in the paths of the kubelet's files in a container's mount table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KubeletFiles {
-    /// The uid of the pod.
+    /// The pod's uid.
     pub pod: Option<String>,
     /// The container's name in its pod.
     pub container: Option<String>,
 }
 
-/// Reads `/proc/PID/cgroup`: a line for each hierarchy, `NUMBER:CONTROLLERS:PATH`; with cgroup v2 one alone
-/// (cgroups(7)). The first that names a container or pod counts: all of them name the same.
+/// Parses `/proc/PID/cgroup`: a line `NUMBER:CONTROLLERS:PATH` for each hierarchy; with cgroup v2 a single line
+/// (cgroups(7)). The first line with a container or pod counts: all lines name the same.
 #[must_use]
 pub fn group(file: &str) -> Group {
     file.lines()
@@ -41,13 +40,13 @@ pub fn group(file: &str) -> Group {
         .unwrap_or_default()
 }
 
-/// The innermost container and pod that the path of a control group names: a node may itself be a container.
+/// The innermost container and pod in a cgroup's path. Innermost, because a node may itself be a container.
 fn group_of_path(path: &str) -> Group {
     let mut group = Group::default();
     let mut in_kubernetes = false;
     for part in path.split('/') {
         in_kubernetes |= part.contains("kubepods");
-        // Where runc was given a systemd name but drives the cgroup file system: `SLICE:PREFIX:ID`.
+        // runc with the cgroupfs driver but a systemd-style cgroup name: `SLICE:PREFIX:ID`.
         for part in part.split(':') {
             if let Some(uid) = pod_of_part(part, in_kubernetes) {
                 group = Group { container: None, pod: Some(uid) };
@@ -59,9 +58,9 @@ fn group_of_path(path: &str) -> Group {
     group
 }
 
-/// The container whose own group this is: `ID`, or `PREFIX-ID.scope` with the runtime's prefix (cri-containerd, crio,
-/// docker, libpod, nerdctl). The ids of all of them are 64 hexadecimal digits. Podman's and CRI-O's monitors (conmon)
-/// have a group that is called after their container, and are not in it.
+/// The container whose cgroup this is: `ID`, or `PREFIX-ID.scope` with the runtime's prefix (cri-containerd, crio,
+/// docker, libpod, nerdctl). All ids have 64 hexadecimal digits. The cgroups of Podman's and CRI-O's monitors (conmon)
+/// bear their container's id too, but the monitors aren't in the container.
 fn container_of_part(part: &str) -> Option<&str> {
     let name = part.strip_suffix(".scope").unwrap_or(part);
     let (prefix, id) = name.rsplit_once('-').unwrap_or(("", name));
@@ -69,8 +68,8 @@ fn container_of_part(part: &str) -> Option<&str> {
     (is_id && !prefix.ends_with("conmon")).then_some(id)
 }
 
-/// The pod whose slice this is: `podUID` of the cgroupfs driver; `kubepods-QOS-podUID.slice` of systemd's, which can't
-/// have a `-` in a name and takes `_` (kubelet, pkg/kubelet/cm: cgroup_manager_linux.go).
+/// The pod whose cgroup this is. The cgroupfs driver names it `podUID`, the systemd driver `kubepods-QOS-podUID.slice`.
+/// A slice's name can't hold a `-` of the uid, so it has `_` there (kubelet, pkg/kubelet/cm: cgroup_manager_linux.go).
 fn pod_of_part(part: &str, in_kubernetes: bool) -> Option<String> {
     if !in_kubernetes {
         return None;
@@ -82,14 +81,14 @@ fn pod_of_part(part: &str, in_kubernetes: bool) -> Option<String> {
     is_uid(&uid).then_some(uid)
 }
 
-/// Whether it is a pod's uid: a UUID; of a static pod, a hash of its manifest in 32 digits.
+/// Whether this is a pod's uid: a UUID, or for a static pod a hash of its manifest (32 digits).
 fn is_uid(text: &str) -> bool {
     matches!(text.len(), 32 | 36) && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
 }
 
-/// What a container's mount table tells: the kubelet mounts its `pods/UID/etc-hosts`, and for the termination message
-/// a file `pods/UID/containers/NAME/HASH` (kubelet_pods.go, makeMounts). Of a table in which several pods have such
-/// mounts, as of a node, nothing is told.
+/// The pod and container of a container's mount table. The kubelet mounts `pods/UID/etc-hosts` into each container, and
+/// for the termination message a file `pods/UID/containers/NAME/HASH` (kubelet_pods.go, makeMounts). A table with such
+/// mounts of several pods, such as the node's, has no result.
 #[must_use]
 pub fn kubelet_files(table: &Table) -> KubeletFiles {
     let mut found = KubeletFiles::default();
@@ -107,7 +106,7 @@ pub fn kubelet_files(table: &Table) -> KubeletFiles {
 }
 
 fn kubelet_file(root: &Path) -> Option<(&str, Option<&str>)> {
-    // Cheap for the many that are none.
+    // Most mounts are none of the kubelet's: reject them cheaply.
     if root.as_os_str().len() < 40 {
         return None;
     }
@@ -127,8 +126,8 @@ fn kubelet_file(root: &Path) -> Option<(&str, Option<&str>)> {
     (is_uid(uid) && parts.next()?? == "pods").then_some((uid, Some(second)))
 }
 
-/// The pod whose logs a directory of `/var/log/pods` holds: `NAMESPACE_NAME_UID` (kubelet, kuberuntime:
-/// BuildPodLogsDirectory). None of the three can have a `_`.
+/// The pod of a directory in `/var/log/pods`, which is named `NAMESPACE_NAME_UID` (kubelet, kuberuntime:
+/// BuildPodLogsDirectory). None of the three can contain a `_`.
 #[must_use]
 pub fn log_directory(name: &OsStr) -> Option<Pod> {
     let mut parts = name.to_str()?.split('_');
@@ -145,7 +144,7 @@ pub fn kept_namespace(fs_type: &str, root: &Path) -> Option<u64> {
     if fs_type == "nsfs" { namespace_link(root.as_os_str()) } else { None }
 }
 
-/// The inode in the text of a link of `/proc/PID/ns`: `mnt:[INODE]`.
+/// The inode in a link of `/proc/PID/ns`: `mnt:[INODE]`.
 #[must_use]
 pub fn namespace_link(text: &OsStr) -> Option<u64> {
     text.to_str()?.strip_prefix("mnt:[")?.strip_suffix(']')?.parse().ok()

@@ -1,29 +1,29 @@
-//! Words for a mount namespace, and for a place in one, as people write them on a command line. Pure.
+//! Parses how people name a mount namespace, or a path in one, on a command line. Pure.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::{Machine, Namespace, Pod};
 
-/// The lowest inode number on nsfs (include/linux/proc_fs.h `PROC_DYNAMIC_FIRST`); no process has such a number.
+/// The lowest inode number on nsfs (include/linux/proc_fs.h `PROC_DYNAMIC_FIRST`). No pid is this high.
 const FIRST_INODE: u64 = 0xF000_0000;
 
 /// A namespace by one of its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Where {
-    /// That of process 1.
+    /// The namespace of process 1.
     Node,
-    /// That of a process.
+    /// The namespace of a process.
     Pid(i32),
-    /// By its inode, as `lsns` prints it.
+    /// The namespace with this inode, as `lsns` prints it.
     Inode(u64),
-    /// That of a pod's container.
+    /// The namespace of a pod's container.
     Pod {
-        /// The pod's namespace, where it is given.
+        /// The pod's namespace, if given.
         namespace: Option<String>,
         /// The pod's name, or its uid.
         name: String,
-        /// The container's name, where it is given.
+        /// The container's name, if given.
         container: Option<String>,
     },
 }
@@ -59,7 +59,7 @@ impl FromStr for Where {
 }
 
 impl Pod {
-    /// Whether it is called so, or has this uid.
+    /// Whether the pod has this name (and namespace, if given), or this uid.
     #[must_use]
     pub fn is(&self, namespace: Option<&str>, name: &str) -> bool {
         (namespace.is_none() && self.uid == name)
@@ -68,7 +68,7 @@ impl Pod {
 }
 
 impl Pod {
-    /// Whether it is called so in one word: `NAMESPACE/NAME`, a name, or its uid.
+    /// Whether one word names the pod: `NAMESPACE/NAME`, its name, or its uid.
     #[must_use]
     pub fn is_called(&self, wanted: &str) -> bool {
         match wanted.split_once('/') {
@@ -79,10 +79,10 @@ impl Pod {
 }
 
 impl Where {
-    /// The namespace that is meant, by its index in [`Machine::namespaces`].
+    /// The index in [`Machine::namespaces`] of the namespace that is meant.
     ///
     /// # Errors
-    /// There is none, or more than one; with what there is.
+    /// No namespace matches, or more than one does. The text lists what there is.
     pub fn find(&self, machine: &Machine) -> Result<usize, String> {
         let all = || machine.namespaces.iter().enumerate();
         let at = |is: &dyn Fn(&Namespace) -> bool| all().find(|(_, namespace)| is(namespace)).map(|(n, _)| n);
@@ -103,7 +103,7 @@ impl Where {
                     let list = pods(machine).unwrap_or_else(|| "there are none".to_owned());
                     return Err(format!("no namespace belongs to a pod {name:?}: {list}{hint}"));
                 }
-                // The pod's sandbox has a namespace too; it is meant by nobody.
+                // The pod's sandbox has a namespace too, which nobody means.
                 let mut meant: Vec<&(usize, &Namespace)> = found
                     .iter()
                     .copied()
@@ -127,10 +127,10 @@ impl Where {
     }
 }
 
-/// Which pods there are, in words; none if there are none.
+/// The pods of the machine, in words. None: it has none.
 #[must_use]
 pub fn pods(machine: &Machine) -> Option<String> {
-    /// Enough to see how they are written.
+    /// Enough to show how pods are named.
     const NAMED: usize = 10;
     let mut pods: Vec<String> =
         machine.namespaces.iter().filter_map(|namespace| namespace.pod.as_ref().map(Pod::to_string)).collect();
@@ -145,12 +145,12 @@ pub fn pods(machine: &Machine) -> Option<String> {
     Some(format!("there are {}{more}", pods.join(", ")))
 }
 
-/// A path in a namespace, `WHERE:PATH`; without the first part in ours.
+/// A path in a namespace: `WHERE:PATH`. Without `WHERE:` it is a path in our namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlaceText {
-    /// The namespace; none: that of whoever asks.
+    /// The namespace. None: the caller's.
     pub namespace: Option<Where>,
-    /// The path, absolute.
+    /// The absolute path.
     pub path: PathBuf,
 }
 

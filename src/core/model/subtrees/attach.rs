@@ -1,8 +1,8 @@
-//! Attaching a tree, with all that propagates: mount, bind, move, and the attaching of detached trees.
+//! Attaches a tree and its propagated copies: mount, bind, move, and move_mount(2) of detached trees.
 //!
-//! Source of the tables: sharedsubtree.rst, sections 5a to 5c; of the details fs/namespace.c `attach_recursive_mnt` and
-//! fs/pnode.c `propagate_mnt`. A tree that arrives where something is mounted already is tucked beneath it: what was
-//! there is moved onto the top of what arrives.
+//! The tables are those of sharedsubtree.rst, sections 5a to 5c; the details come from fs/namespace.c
+//! `attach_recursive_mnt` and fs/pnode.c `propagate_mnt`. If something is mounted at the mount point already, the new
+//! tree goes beneath it: what was there is moved onto the top of the new tree.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,11 +13,11 @@ use mounts::propagation::PropagationKind;
 use super::copy::Connection;
 use super::dentry::Dentry;
 use super::operation::Stop;
-use super::{Above, Doubt, Forest, Home, HomeNumber, Mount, MountNumber, Unknown};
+use super::{Doubt, Forest, Mount, MountNumber, Namespace, NamespaceNumber, RootParent, Unknown};
 
 impl Forest {
-    pub(super) fn new_mount(&mut self, home: HomeNumber, device: (u32, u32), at: &Path) -> Result<(), Stop> {
-        let (parent, point) = self.target(home, at)?;
+    pub(super) fn new_mount(&mut self, namespace: NamespaceNumber, device: (u32, u32), at: &Path) -> Result<(), Stop> {
+        let (parent, point) = self.target(namespace, at)?;
         let file_system = self.dentries.file_system(device);
         let root = self.dentries.at(file_system, "/".as_ref());
         if self.mount(parent).root == point && self.dentries.file_system_of(point) == file_system {
@@ -27,11 +27,11 @@ impl Forest {
         let id = self.new_number();
         self.mounts.push(Some(Mount {
             id,
-            home,
+            namespace,
             parent: None,
             root,
             deleted: false,
-            untold: false,
+            root_unknown: false,
             group: None,
             master: None,
             unbindable: false,
@@ -40,99 +40,119 @@ impl Forest {
         }));
         let number = self.mounts.len() - 1;
         self.by_id.insert(id, number);
-        self.attach(home, number, parent, point, &targets);
+        self.attach(namespace, number, parent, point, &targets);
         Ok(())
     }
 
-    pub(super) fn bind(&mut self, home: HomeNumber, from: &Path, to: &Path, recursive: bool) -> Result<(), Stop> {
-        let source = self.lead(home, from)?;
-        let (parent, point) = self.target(home, to)?;
-        let shown = self.known(&source);
+    pub(super) fn bind(
+        &mut self,
+        namespace: NamespaceNumber,
+        from: &Path,
+        to: &Path,
+        recursive: bool,
+    ) -> Result<(), Stop> {
+        let source = self.resolve(namespace, from)?;
+        let (parent, point) = self.target(namespace, to)?;
+        let shown = self.dentry_of(&source);
         self.can_copy(source.mount, shown, recursive)?;
         let targets = self.targets(parent, point)?;
         let copy = if recursive {
-            self.copy_tree(source.mount, shown, Connection::Alike, home, false)
+            self.copy_tree(source.mount, shown, Connection::Alike, namespace, false)
         } else {
-            self.copy_one(source.mount, shown, Connection::Alike, home)
+            self.copy_one(source.mount, shown, Connection::Alike, namespace)
         };
-        self.attach(home, copy, parent, point, &targets);
+        self.attach(namespace, copy, parent, point, &targets);
         Ok(())
     }
 
     /// `mount --move`.
-    pub(super) fn relocate(&mut self, home: HomeNumber, from: &Path, to: &Path) -> Result<(), Stop> {
-        let source = self.lead(home, from)?;
-        let (parent, point) = self.target(home, to)?;
+    pub(super) fn relocate(&mut self, namespace: NamespaceNumber, from: &Path, to: &Path) -> Result<(), Stop> {
+        let source = self.resolve(namespace, from)?;
+        let (parent, point) = self.target(namespace, to)?;
         let number = source.mount;
-        self.is_free(number)?;
+        self.can_detach(number)?;
         match self.mount(number).parent {
             Some((above, _)) if self.mount(above).group.is_some() => return Err(Errno::EINVAL.into()),
             Some(_) => {}
-            None => self.is_above_private(home)?,
+            None => self.is_root_parent_private(namespace)?,
         }
         if !source.rest.as_os_str().is_empty() || source.dentry != self.mount(number).root {
             return Err(Errno::EINVAL.into());
         }
         let tree = self.subtree(number);
-        self.fits(&tree, parent)?;
+        self.can_attach(&tree, parent)?;
         if tree.contains(&parent) {
             return Err(Errno::ELOOP.into());
         }
         let targets = self.targets(parent, point)?;
-        self.take_off(number);
-        self.attach(home, number, parent, point, &targets);
+        self.clear_parent(number);
+        self.attach(namespace, number, parent, point, &targets);
         Ok(())
     }
 
-    pub(super) fn open_tree(&mut self, home: HomeNumber, from: &Path, recursive: bool) -> Result<HomeNumber, Stop> {
-        let source = self.lead(home, from)?;
-        let shown = self.known(&source);
+    pub(super) fn open_tree(
+        &mut self,
+        namespace: NamespaceNumber,
+        from: &Path,
+        recursive: bool,
+    ) -> Result<NamespaceNumber, Stop> {
+        let source = self.resolve(namespace, from)?;
+        let shown = self.dentry_of(&source);
         self.can_copy(source.mount, shown, recursive)?;
-        let tree = self.homes.len();
-        let user = self.homes.get(home).and_then(|home| home.user);
-        self.homes.push(Home { user, detached: true, ..Home::default() });
+        let tree = self.namespaces.len();
+        let user = self.namespaces.get(namespace).and_then(|namespace| namespace.user);
+        self.namespaces.push(Namespace { user, detached: true, ..Namespace::default() });
         let root = if recursive {
             self.copy_tree(source.mount, shown, Connection::Alike, tree, false)
         } else {
             self.copy_one(source.mount, shown, Connection::Alike, tree)
         };
-        if let Some(tree) = self.homes.get_mut(tree) {
+        if let Some(tree) = self.namespaces.get_mut(tree) {
             tree.root = Some(root);
         }
         Ok(tree)
     }
 
     /// move_mount(2) of a detached tree.
-    pub(super) fn attach_tree(&mut self, home: HomeNumber, tree: HomeNumber, to: &Path) -> Result<(), Stop> {
+    pub(super) fn attach_tree(
+        &mut self,
+        namespace: NamespaceNumber,
+        tree: NamespaceNumber,
+        to: &Path,
+    ) -> Result<(), Stop> {
         let root = self.detached(tree)?;
-        let (parent, point) = self.target(home, to)?;
+        let (parent, point) = self.target(namespace, to)?;
         let all = self.subtree(root);
-        self.fits(&all, parent)?;
+        self.can_attach(&all, parent)?;
         let targets = self.targets(parent, point)?;
-        if let Some(tree) = self.homes.get_mut(tree) {
+        if let Some(tree) = self.namespaces.get_mut(tree) {
             tree.root = None;
             tree.gone = true;
         }
         for one in all {
-            self.mount_mut(one).home = home;
+            self.mount_mut(one).namespace = namespace;
         }
-        self.attach(home, root, parent, point, &targets);
+        self.attach(namespace, root, parent, point, &targets);
         Ok(())
     }
 
-    /// The root of a tree that is still detached.
-    pub(super) fn detached(&self, tree: HomeNumber) -> Result<MountNumber, Doubt> {
-        self.homes.get(tree).filter(|home| home.detached).and_then(|home| home.root).ok_or(Doubt::NoNamespace(tree))
+    /// The root of a detached tree.
+    pub(super) fn detached(&self, tree: NamespaceNumber) -> Result<MountNumber, Doubt> {
+        self.namespaces
+            .get(tree)
+            .filter(|namespace| namespace.detached)
+            .and_then(|namespace| namespace.root)
+            .ok_or(Doubt::NoNamespace(tree))
     }
 
-    /// Copies of unbindable mounts can't be made, so that they can't go where copies are made of all.
-    fn fits(&self, tree: &[MountNumber], parent: MountNumber) -> Result<(), Errno> {
+    /// Refuses to put a tree with unbindable mounts on a shared mount: they can't be copied for the receivers.
+    fn can_attach(&self, tree: &[MountNumber], parent: MountNumber) -> Result<(), Errno> {
         let refused = self.mount(parent).group.is_some() && tree.iter().any(|&one| self.mount(one).unbindable);
         if refused { Err(Errno::EINVAL) } else { Ok(()) }
     }
 
-    /// A locked mount can't be taken from what it hides (mount_namespaces(7)).
-    pub(super) fn is_free(&self, number: MountNumber) -> Result<(), Stop> {
+    /// Refuses to move or unmount a locked mount: that would show what it hides (mount_namespaces(7)).
+    pub(super) fn can_detach(&self, number: MountNumber) -> Result<(), Stop> {
         match self.mount(number).locked {
             Some(false) => Ok(()),
             Some(true) => Err(Errno::EINVAL.into()),
@@ -140,16 +160,16 @@ impl Forest {
         }
     }
 
-    /// What the namespace's root lies on, which no process sees, must not be shared for the root to leave it.
-    pub(super) fn is_above_private(&self, home: HomeNumber) -> Result<(), Stop> {
-        match self.homes.get(home).map(|home| home.above) {
-            Some(Above::Private) => Ok(()),
-            Some(Above::Nothing) => Err(Errno::EINVAL.into()),
-            _ => Err(Doubt::Above(home).into()),
+    /// Refuses to move the root of a namespace if what it lies on, which no process sees, is shared.
+    pub(super) fn is_root_parent_private(&self, namespace: NamespaceNumber) -> Result<(), Stop> {
+        match self.namespaces.get(namespace).map(|namespace| namespace.root_parent) {
+            Some(RootParent::Private) => Ok(()),
+            Some(RootParent::Nothing) => Err(Errno::EINVAL.into()),
+            _ => Err(Doubt::RootParent(namespace).into()),
         }
     }
 
-    /// The other mounts that get a copy of what is attached to a directory of a mount, nearest first.
+    /// The other mounts that receive a copy of a tree attached at this directory, nearest first.
     fn targets(&self, parent: MountNumber, point: Dentry) -> Result<Vec<MountNumber>, Unknown> {
         let mut doubts = Vec::new();
         let source = self.mount(parent);
@@ -160,11 +180,11 @@ impl Forest {
         let mut targets = Vec::new();
         for one in reached.iter().skip(1) {
             let mount = self.mount(one.mount);
-            if self.homes.get(mount.home).is_none_or(|home| home.detached) {
+            if self.namespaces.get(mount.namespace).is_none_or(|namespace| namespace.detached) {
                 continue;
             }
-            if mount.untold || source.untold {
-                doubts.push(Doubt::Untold(mount.id));
+            if mount.root_unknown || source.root_unknown {
+                doubts.push(Doubt::RootUnknown(mount.id));
             } else if self.dentries.contains(mount.root, point) {
                 targets.push(one.mount);
             }
@@ -173,10 +193,10 @@ impl Forest {
         if doubts.is_empty() { Ok(targets) } else { Err(Unknown { known: Vec::new(), doubts }) }
     }
 
-    /// Attaches a tree that hangs nowhere, and copies of it to all that receive. `home` is where it is ordered.
+    /// Attaches a tree without a parent, and copies of it to all receivers. `namespace` is the caller's.
     fn attach(
         &mut self,
-        home: HomeNumber,
+        namespace: NamespaceNumber,
         tree: MountNumber,
         parent: MountNumber,
         point: Dentry,
@@ -184,15 +204,15 @@ impl Forest {
     ) {
         let mut arriving = vec![(tree, parent)];
         if let Some(group) = self.mount(parent).group {
-            // What receives in a moved tree is asked for its group before the move makes it shared.
+            // In a moved tree there may be receivers: note their groups before the move makes the tree shared.
             let groups: Vec<Option<u64>> = targets.iter().map(|&target| self.mount(target).group).collect();
             for one in self.subtree(tree) {
-                self.relate(one, PropagationKind::Shared);
+                self.change_one(one, PropagationKind::Shared);
             }
-            // For each group that got a copy, the copy with which the copies of that group are peers.
+            // For each group that has received a copy, its first copy. Later copies in that group become peers of it.
             let mut copies = HashMap::from([(group, tree)]);
             for (&target, own) in targets.iter().zip(groups) {
-                let home = self.mount(target).home;
+                let namespace = self.mount(target).namespace;
                 let peer = own.and_then(|own| copies.get(&own)).copied();
                 let (original, connection) = match peer {
                     Some(peer) => (peer, Connection::Alike),
@@ -201,36 +221,36 @@ impl Forest {
                     }
                 };
                 let root = self.mount(original).root;
-                let copy = self.copy_tree(original, root, connection, home, false);
+                let copy = self.copy_tree(original, root, connection, namespace, false);
                 if let Some(own) = own {
                     copies.entry(own).or_insert(copy);
                 }
                 arriving.push((copy, target));
             }
         }
-        let user = self.homes.get(home).and_then(|home| home.user);
+        let user = self.namespaces.get(namespace).and_then(|namespace| namespace.user);
         for (copy, onto) in arriving {
-            let theirs = self.homes.get(self.mount(onto).home).and_then(|home| home.user);
+            let theirs = self.namespaces.get(self.mount(onto).namespace).and_then(|namespace| namespace.user);
             if theirs.is_none() || theirs != user {
                 let locked = (theirs.is_some() && user.is_some()).then_some(true);
                 for one in self.subtree(copy).into_iter().skip(1) {
                     self.mount_mut(one).locked = locked;
                 }
             }
-            if let Some(&there) = self.on.get(&(onto, point)) {
+            if let Some(&there) = self.mounted_on.get(&(onto, point)) {
                 let top = self.top(copy);
                 let root = self.mount(top).root;
-                self.take_off(there);
-                self.hang(there, top, root);
+                self.clear_parent(there);
+                self.set_parent(there, top, root);
             }
-            self.hang(copy, onto, point);
+            self.set_parent(copy, onto, point);
         }
     }
 
-    /// The copy that the nearest group above a mount has got.
+    /// The copy that the nearest master above this mount has received.
     fn nearest(&self, target: MountNumber, copies: &HashMap<u64, MountNumber>) -> Option<MountNumber> {
         let mut master = self.mount(target).master;
-        // As many steps as there are groups with copies or without: a bound against circles of torn tables.
+        // At most one step for each group: a torn table may have a cycle.
         for _ in 0..=self.members.len() {
             let group = master?;
             if let Some(&copy) = copies.get(&group) {

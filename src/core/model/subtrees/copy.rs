@@ -1,26 +1,26 @@
-//! Copies of mount trees: for binds, for new namespaces, for detached trees and for receivers of events
-//! (fs/namespace.c `copy_tree`, `clone_mnt`).
+//! Copies mount trees: for binds, new namespaces, detached trees and receivers of events (fs/namespace.c `copy_tree`,
+//! `clone_mnt`).
 
 use mounts::Errno;
 
 use super::dentry::Dentry;
 use super::operation::Stop;
-use super::{Doubt, Forest, HomeNumber, Mount, MountNumber};
+use super::{Doubt, Forest, Mount, MountNumber, NamespaceNumber};
 
-/// How the copies are connected with what they are copies of.
+/// How a copy is connected with its original.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Connection {
-    /// Peers where the original is shared, slaves of the same master where it is a slave.
+    /// A peer of a shared mount, and a slave of a slave's master.
     Alike,
-    /// Slaves of the original's peer group, and, if so said, shared in a group of their own.
+    /// A slave of the original's peer group.
     Slave {
-        /// Whether they are shared.
+        /// Whether the copy is also shared, in a new group.
         shared: bool,
     },
 }
 
 impl Forest {
-    /// Whether a copy may be taken of what a mount shows at a directory.
+    /// Whether this directory of the mount may be copied.
     pub(super) fn can_copy(&self, number: MountNumber, dentry: Dentry, recursive: bool) -> Result<(), Stop> {
         let mount = self.mount(number);
         if mount.deleted {
@@ -30,7 +30,7 @@ impl Forest {
             return Err(Errno::EINVAL.into());
         }
         if !recursive {
-            // Alone it would show what a locked mount hides (mount_namespaces(7)).
+            // A non-recursive copy would show what a locked mount hides (mount_namespaces(7)).
             let mut doubt = None;
             for child in self.children_within(number, dentry) {
                 match self.mount(child).locked {
@@ -47,7 +47,7 @@ impl Forest {
         Ok(())
     }
 
-    /// An unbindable mount is left out of a copy, unless that would show what it hides.
+    /// Whether an unbindable mount may be left out of a copy: not if it is locked, since that would show what it hides.
     fn can_prune(&self, number: MountNumber) -> Result<(), Stop> {
         let mount = self.mount(number);
         if mount.unbindable {
@@ -67,13 +67,13 @@ impl Forest {
         self.mount(number).children.iter().filter(within).copied().collect()
     }
 
-    /// Copies one mount, showing another directory of it.
+    /// Copies one mount. The copy shows `dentry`.
     pub(super) fn copy_one(
         &mut self,
         number: MountNumber,
         dentry: Dentry,
         connection: Connection,
-        home: HomeNumber,
+        namespace: NamespaceNumber,
     ) -> MountNumber {
         let id = self.new_number();
         let original = self.mount(number);
@@ -83,11 +83,11 @@ impl Forest {
         };
         let copy = Mount {
             id,
-            home,
+            namespace,
             parent: None,
             root: dentry,
             deleted: original.deleted,
-            untold: original.untold,
+            root_unknown: original.root_unknown,
             group: None,
             master: None,
             unbindable: false,
@@ -102,16 +102,16 @@ impl Forest {
         copy
     }
 
-    /// Copies what a mount shows at a directory with all mounts beneath it, but for unbindable ones.
+    /// Copies a directory of a mount with all mounts beneath it, except unbindable ones.
     pub(super) fn copy_tree(
         &mut self,
         number: MountNumber,
         dentry: Dentry,
         connection: Connection,
-        home: HomeNumber,
+        namespace: NamespaceNumber,
         unbindable_too: bool,
     ) -> MountNumber {
-        let top = self.copy_one(number, dentry, connection, home);
+        let top = self.copy_one(number, dentry, connection, namespace);
         let mut waiting: Vec<(MountNumber, MountNumber)> =
             self.children_within(number, dentry).into_iter().rev().map(|child| (child, top)).collect();
         while let Some((child, above)) = waiting.pop() {
@@ -121,9 +121,9 @@ impl Forest {
             if original.unbindable && !unbindable_too {
                 continue;
             }
-            let copy = self.copy_one(child, root, connection, home);
+            let copy = self.copy_one(child, root, connection, namespace);
             self.mount_mut(copy).locked = locked;
-            self.hang(copy, above, point);
+            self.set_parent(copy, above, point);
             waiting.extend(self.mount(child).children.iter().rev().map(|&grandchild| (grandchild, copy)));
         }
         top

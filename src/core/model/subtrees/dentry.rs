@@ -1,8 +1,8 @@
-//! Directories of file systems, each known by a number: what the kernel's dentries are to its mount code.
+//! Directories of file systems, each with a number. They stand for the dentries in the kernel's mount code.
 //!
-//! A mount shows a directory of a file system and lies on a directory of another mount, and two mounts show the same
-//! place exactly if those directories are the same. Comparing numbers instead of paths makes a look-up of a mount point,
-//! and the question whether a root contains a directory (`is_subdir` of fs/dcache.c), independent of the paths' lengths.
+//! A mount shows a directory of a file system and lies on a directory of another mount. Comparing numbers instead of
+//! paths makes two operations independent of path length: looking up a mount point, and asking whether a root contains
+//! a directory (`is_subdir` of fs/dcache.c).
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -15,15 +15,15 @@ pub(super) type Dentry = usize;
 
 #[derive(Debug, Clone)]
 struct Known {
-    /// Which file system; index of [`Dentries::within`].
+    /// Its file system: an index into [`Dentries::within`].
     file_system: usize,
-    /// None: the root, or something that lies in no directory, such as a namespace file of nsfs.
+    /// None: it is a root, or lies in no directory, as a namespace file of nsfs.
     parent: Option<Dentry>,
-    /// From the root of the file system.
+    /// Its path from the root of the file system.
     path: Arc<OsStr>,
 }
 
-/// All directories that are named by any mount, with all directories that they lie in.
+/// All roots and mount points of the forest's mounts, and all directories that contain them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Dentries {
     known: Vec<Known>,
@@ -43,14 +43,13 @@ impl Dentries {
         number
     }
 
-    /// A file system that contains nothing anybody else can name: that of a deleted directory, in which nothing that
-    /// still has a name can lie.
+    /// A new file system for a deleted directory. Nothing that has a name can lie in it.
     pub(super) fn lost(&mut self) -> usize {
         self.within.push(HashMap::new());
         self.within.len() - 1
     }
 
-    /// The directory at a path without `.` and `..` of a file system.
+    /// The directory at a path of a file system; the path has no `.` or `..`. Adds it if needed.
     pub(super) fn at(&mut self, file_system: usize, path: &OsStr) -> Dentry {
         if let Some(&dentry) = self.within[file_system].get(path) {
             return dentry;
@@ -69,7 +68,7 @@ impl Dentries {
         dentry
     }
 
-    /// The directory at a relative path in another, made known.
+    /// The directory at a path relative to another directory. Adds it if needed.
     pub(super) fn beneath(&mut self, base: Dentry, relative: &Path) -> Dentry {
         if relative.as_os_str().is_empty() {
             return base;
@@ -78,13 +77,13 @@ impl Dentries {
         self.at(self.known[base].file_system, &path)
     }
 
-    /// A directory's entry, if any mount is known to be concerned with it.
+    /// The directory of this name in another, if it is known.
     pub(super) fn child(&self, base: Dentry, name: &OsStr) -> Option<Dentry> {
         let known = &self.known[base];
         self.within[known.file_system].get(joined(&known.path, name).as_os_str()).copied()
     }
 
-    /// Whether `dentry` is `top` or lies in it.
+    /// Whether `dentry` is `top` or lies beneath it.
     pub(super) fn contains(&self, top: Dentry, dentry: Dentry) -> bool {
         let mut at = dentry;
         loop {
@@ -98,7 +97,7 @@ impl Dentries {
         }
     }
 
-    /// Which file system it lies in.
+    /// The file system of a directory.
     pub(super) fn file_system_of(&self, dentry: Dentry) -> usize {
         self.known[dentry].file_system
     }
@@ -108,7 +107,7 @@ impl Dentries {
         Path::new(&*self.known[dentry].path)
     }
 
-    /// The way from `top` to `dentry`, which must lie in it; empty if they are the same.
+    /// The path from `top` to `dentry`, which must lie beneath it. Empty if they are the same.
     pub(super) fn relative(&self, top: Dentry, dentry: Dentry) -> &Path {
         let (top, path) = (self.path(top).as_os_str(), self.path(dentry).as_os_str());
         let skipped = if top == "/" { 1 } else { top.len() + 1 };
@@ -126,8 +125,8 @@ fn joined(base: &OsStr, relative: &OsStr) -> OsString {
     OsString::from_vec(path)
 }
 
-/// A path without slashes that say nothing, such as `//a/` for `/a`; None if it isn't absolute or has `..` in it, of
-/// which nobody can say where it leads without asking the file system.
+/// A path without redundant slashes and `.`: `//a/` becomes `/a`. None: it isn't absolute or has `..` in it, and only
+/// the file system could tell where that leads.
 pub(super) fn normal(path: &Path) -> Option<PathBuf> {
     let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     (path.is_absolute() && plain).then(|| path.components().collect())

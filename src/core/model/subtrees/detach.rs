@@ -1,10 +1,10 @@
-//! Unmounting, with all that propagates, and the end of namespaces and detached trees.
+//! Unmounts a tree and its propagated copies, and ends namespaces and detached trees.
 //!
-//! Source: sharedsubtree.rst, section 5d; of the details fs/pnode.c `propagate_umount` as of Linux 6.17 and
-//! Documentation/filesystems/propagate_umount.txt. What is unmounted at a place is unmounted also at the same place on
-//! every mount that receives from its parent, as far as nothing else is mounted strictly inside, and as far as
-//! nothing that a user namespace has locked is shown thereby. What is mounted on the root of something that goes slides
-//! down into its place.
+//! Source: sharedsubtree.rst, section 5d; the details come from fs/pnode.c `propagate_umount` as of Linux 6.17 and
+//! Documentation/filesystems/propagate_umount.txt. An unmount propagates to the same directory of every mount that
+//! receives from the parent. A receiver's mount stays if something else is mounted strictly inside it, or if its
+//! removal would show something that a user namespace has locked. What is mounted on the root of a removed mount moves
+//! down to its mount point.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -13,31 +13,31 @@ use mounts::Errno;
 use mounts::propagation::PropagationKind;
 
 use super::operation::Stop;
-use super::{Doubt, Forest, HomeNumber, MountNumber, Unknown};
+use super::{Doubt, Forest, MountNumber, NamespaceNumber, Unknown};
 
 impl Forest {
-    pub(super) fn unmount(&mut self, home: HomeNumber, at: &Path, lazy: bool) -> Result<(), Stop> {
-        let number = self.mount_point(home, at)?;
+    pub(super) fn unmount(&mut self, namespace: NamespaceNumber, at: &Path, lazy: bool) -> Result<(), Stop> {
+        let number = self.mount_point(namespace, at)?;
         let Some((parent, point)) = self.mount(number).parent else {
             return Err(Doubt::Root(self.mount(number).id).into());
         };
-        self.is_free(number)?;
+        self.can_detach(number)?;
         if !lazy && !self.mount(number).children.is_empty() {
             return Err(Errno::EBUSY.into());
         }
         let ordered = self.subtree(number);
         let reached = self.reach(parent);
         let mut doubts = Vec::new();
-        if let Some(untold) = reached.iter().skip(1).find(|one| self.mount(one.mount).untold) {
-            doubts.push(Doubt::Untold(self.mount(untold.mount).id));
+        if let Some(root_unknown) = reached.iter().skip(1).find(|one| self.mount(one.mount).root_unknown) {
+            doubts.push(Doubt::RootUnknown(self.mount(root_unknown.mount).id));
         }
         self.unseen_links(parent, point, &reached, &mut doubts);
         if !doubts.is_empty() {
             return Err(Unknown { known: Vec::new(), doubts }.into());
         }
-        // What is unmounted on order is no longer hidden anywhere else (`propagate_mount_unlock`).
+        // The directly unmounted mount hides nothing any more, so its copies are unlocked (`propagate_mount_unlock`).
         let unlocked: HashSet<MountNumber> =
-            reached.iter().skip(1).filter_map(|one| self.on.get(&(one.mount, point))).copied().collect();
+            reached.iter().skip(1).filter_map(|one| self.mounted_on.get(&(one.mount, point))).copied().collect();
         let going = self.also_going(&ordered, &unlocked)?;
         let all: Vec<MountNumber> = ordered.iter().chain(&going).copied().collect();
         self.can_leave(&all, false)?;
@@ -49,7 +49,7 @@ impl Forest {
         Ok(())
     }
 
-    /// What goes along with the ordered tree.
+    /// The copies that are unmounted along with this tree.
     fn also_going(&self, ordered: &[MountNumber], unlocked: &HashSet<MountNumber>) -> Result<Vec<MountNumber>, Doubt> {
         let ordered_set: HashSet<MountNumber> = ordered.iter().copied().collect();
         let mut going = Vec::new();
@@ -57,7 +57,7 @@ impl Forest {
         for &one in ordered {
             let Some((parent, point)) = self.mount(one).parent else { continue };
             for reached in self.reach(parent).iter().skip(1) {
-                if let Some(&same) = self.on.get(&(reached.mount, point))
+                if let Some(&same) = self.mounted_on.get(&(reached.mount, point))
                     && set.insert(same)
                 {
                     going.push(same);
@@ -65,7 +65,7 @@ impl Forest {
             }
         }
         self.keep_what_would_shift(&mut going, &mut set);
-        // Keep what is locked and whose parent stays, until nothing more does.
+        // Keep locked mounts whose parent stays, until no more are found.
         loop {
             let before = going.len();
             let mut doubt = None;
@@ -91,10 +91,10 @@ impl Forest {
         }
     }
 
-    /// A mount stays if anything strictly inside it stays, that is anywhere but on its root, or on something inside.
+    /// Keeps each mount that has something staying strictly inside: beneath it, but not stacked on its root.
     fn keep_what_would_shift(&self, going: &mut Vec<MountNumber>, set: &mut HashSet<MountNumber>) {
         loop {
-            // Everything of which something beneath stays, found from what stays upwards.
+            // All mounts that have something staying beneath them.
             let mut holds: HashSet<MountNumber> = HashSet::new();
             for &one in going.iter() {
                 if self.mount(one).children.iter().any(|child| !set.contains(child)) {
@@ -127,18 +127,18 @@ impl Forest {
         }
     }
 
-    /// What lies on the root of something that goes, and stays, is put where the lowest of those that go lies.
+    /// Moves what stays on the root of a removed mount down to where the lowest removed mount lay.
     fn slide_down(&mut self, going: &[MountNumber], set: &HashSet<MountNumber>) {
         for &one in going {
             let root = self.mount(one).root;
-            let Some(&over) = self.on.get(&(one, root)).filter(|over| !set.contains(over)) else { continue };
+            let Some(&over) = self.mounted_on.get(&(one, root)).filter(|over| !set.contains(over)) else { continue };
             let mut at = one;
             while let Some((parent, point)) = self.mount(at).parent {
                 if !set.contains(&parent) {
-                    self.take_off(over);
-                    // The lowest goes at once: its place is taken here, and not freed when it is removed.
-                    self.take_off(at);
-                    self.hang(over, parent, point);
+                    self.clear_parent(over);
+                    // Clear the mount point of the lowest removed mount now, since it is reused here.
+                    self.clear_parent(at);
+                    self.set_parent(over, parent, point);
                     break;
                 }
                 at = parent;
@@ -146,23 +146,23 @@ impl Forest {
         }
     }
 
-    pub(super) fn close(&mut self, tree: HomeNumber) -> Result<(), Stop> {
+    pub(super) fn close(&mut self, tree: NamespaceNumber) -> Result<(), Stop> {
         let root = self.detached(tree)?;
         let all = self.subtree(root);
         self.can_leave(&all, false)?;
         self.remove(&all);
-        if let Some(tree) = self.homes.get_mut(tree) {
+        if let Some(tree) = self.namespaces.get_mut(tree) {
             tree.root = None;
             tree.gone = true;
         }
         Ok(())
     }
 
-    /// The end of a namespace unmounts all of it, and nothing of that propagates (fs/namespace.c `put_mnt_ns`).
-    pub(super) fn end(&mut self, home: HomeNumber) {
-        let Some(namespace) = self.homes.get_mut(home) else { return };
+    /// Ends a namespace: unmounts all of it, without propagation (fs/namespace.c `put_mnt_ns`).
+    pub(super) fn end(&mut self, namespace: NamespaceNumber) {
+        let Some(namespace) = self.namespaces.get_mut(namespace) else { return };
         let roots: Vec<MountNumber> =
-            namespace.root.take().into_iter().chain(namespace.floating.drain(..).map(|(_, root)| root)).collect();
+            namespace.root.take().into_iter().chain(namespace.orphans.drain(..).map(|(_, root)| root)).collect();
         namespace.gone = true;
         for root in roots {
             let all = self.subtree(root);
@@ -172,8 +172,8 @@ impl Forest {
 
     fn remove(&mut self, all: &[MountNumber]) {
         for &number in all {
-            self.relate(number, PropagationKind::Private);
-            self.take_off(number);
+            self.change_one(number, PropagationKind::Private);
+            self.clear_parent(number);
         }
         for &number in all {
             let id = self.mount(number).id;

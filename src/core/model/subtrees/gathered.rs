@@ -1,8 +1,8 @@
-//! From mount tables to a forest: whose parent is whose, and which directory each mount lies on.
+//! Builds a forest from mount tables: finds each mount's parent and the directory that it lies on.
 //!
-//! mountinfo names mount points as paths from the reading process' root. The directory that a mount lies on is found by
-//! following that path from the mount point of its parent. Where that fails, because the parent isn't in the table or
-//! the table was torn by changes while it was read, the mount is the root of a subtree that floats at its place.
+//! mountinfo prints mount points as paths from the reading process' root. The directory that a mount lies on is its
+//! mount point relative to its parent's. If that fails, the mount becomes the root of a separate subtree with its mount
+//! point noted. That happens when the parent isn't in the table, or when the table changed while it was read.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -11,22 +11,22 @@ use std::path::{Component, Path};
 
 use mounts::mountinfo;
 
-use super::{Above, Forest, Home, Mount, MountNumber};
-use crate::machine::{Machine, Namespace};
+use super::{Forest, Mount, MountNumber, Namespace, RootParent};
+use crate::machine::{self, Machine};
 
 /// The inode number of the initial user namespace (include/uapi/linux/nsfs.h `USER_NS_INIT_INO`).
 const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 
 impl Forest {
-    /// The forest of everything that was seen of a machine; its namespaces have the numbers that they have there.
+    /// The forest of a machine. Namespaces keep their indices.
     ///
-    /// It can't fail: what a table doesn't tell is marked, and asking for it is [`super::Unknown`].
+    /// Never fails. What a table doesn't show is marked, and questions about it return [`super::Unknown`].
     #[must_use]
     pub fn of(machine: &Machine) -> Self {
         let mut forest = Self { incomplete: !machine.left_out.is_empty(), ..Self::default() };
         let total = machine.namespaces.iter().map(|n| n.table.mounts.len()).sum();
         forest.mounts.reserve(total);
-        forest.on.reserve(total);
+        forest.mounted_on.reserve(total);
         forest.by_id.reserve(total);
         for namespace in &machine.namespaces {
             forest.add(namespace);
@@ -48,15 +48,15 @@ impl Forest {
         forest
     }
 
-    fn add(&mut self, namespace: &Namespace) {
-        self.incomplete |= namespace.table.skipped > 0;
-        let home = self.homes.len();
-        self.homes.push(Home { user: namespace.user_namespace, ..Home::default() });
-        let mounts = &namespace.table.mounts;
+    fn add(&mut self, source: &machine::Namespace) {
+        self.incomplete |= source.table.skipped > 0;
+        let namespace = self.namespaces.len();
+        self.namespaces.push(Namespace { user: source.user_namespace, ..Namespace::default() });
+        let mounts = &source.table.mounts;
         let first = self.mounts.len();
         let numbers: HashMap<u64, MountNumber> =
             mounts.iter().enumerate().map(|(index, mount)| (mount.id, first + index)).collect();
-        let unlocked = namespace.user_namespace == Some(INITIAL_USER_NAMESPACE);
+        let unlocked = source.user_namespace == Some(INITIAL_USER_NAMESPACE);
         for mount in mounts {
             let file_system =
                 if mount.root_deleted { self.dentries.lost() } else { self.dentries.file_system(mount.device) };
@@ -64,11 +64,11 @@ impl Forest {
             self.by_id.insert(mount.id, self.mounts.len());
             self.mounts.push(Some(Mount {
                 id: mount.id,
-                home,
+                namespace,
                 parent: None,
                 root,
                 deleted: mount.root_deleted,
-                untold: is_untold(mount),
+                root_unknown: is_root_unknown(mount),
                 group: mount.propagation.peer_group,
                 master: mount.propagation.master,
                 unbindable: mount.propagation.unbindable,
@@ -80,23 +80,28 @@ impl Forest {
             let parent = numbers.get(&mount.parent).filter(|_| mount.parent != mount.id);
             let Some((parent, point)) = parent.and_then(|&p| Some((p, self.point(p, mounts.get(p - first)?, mount)?)))
             else {
-                self.float(home, first + index, &mount.mount_point);
+                self.add_orphan(namespace, first + index, &mount.mount_point);
                 continue;
             };
-            self.hang(first + index, parent, point);
+            self.set_parent(first + index, parent, point);
         }
-        self.cut_circles(home, mounts, first);
-        let root = self.homes.get(home).and_then(|home| home.root).and_then(|root| mounts.get(root - first));
+        self.cut_circles(namespace, mounts, first);
+        let root = self
+            .namespaces
+            .get(namespace)
+            .and_then(|namespace| namespace.root)
+            .and_then(|root| mounts.get(root - first));
         if root.is_some_and(|root| root.parent == root.id)
-            && let Some(home) = self.homes.get_mut(home)
+            && let Some(namespace) = self.namespaces.get_mut(namespace)
         {
-            home.above = Above::Nothing;
+            namespace.root_parent = RootParent::Nothing;
         }
     }
 
-    /// The directory on the parent that a mount lies on, if the paths fit together.
+    /// The directory of the parent that a mount lies on, if the paths fit together.
     fn point(&mut self, parent: MountNumber, above: &mountinfo::Mount, mount: &mountinfo::Mount) -> Option<usize> {
-        // By bytes, as the kernel prints no path with a slash too many; by components it takes half of the whole time.
+        // Bytes suffice, since the kernel prints no redundant slash. Comparing components would take half of the total
+        // time.
         let (above, path) = (above.mount_point.as_os_str().as_bytes(), mount.mount_point.as_os_str().as_bytes());
         let relative = match path.strip_prefix(if above == b"/" { &b""[..] } else { above })? {
             b"" => b"",
@@ -107,23 +112,23 @@ impl Forest {
         Some(self.dentries.beneath(root, relative))
     }
 
-    fn float(&mut self, home: usize, number: MountNumber, place: &Path) {
-        let Some(home) = self.homes.get_mut(home) else { return };
-        if place == Path::new("/") && home.root.is_none() {
-            home.root = Some(number);
+    fn add_orphan(&mut self, namespace: usize, number: MountNumber, mount_point: &Path) {
+        let Some(namespace) = self.namespaces.get_mut(namespace) else { return };
+        if mount_point == Path::new("/") && namespace.root.is_none() {
+            namespace.root = Some(number);
         } else {
-            home.floating.push((place.to_owned(), number));
+            namespace.orphans.push((mount_point.to_owned(), number));
         }
     }
 
-    /// A table that was torn while it was read may say that two mounts lie on each other. One of them is let float.
-    fn cut_circles(&mut self, home: usize, mounts: &[mountinfo::Mount], first: MountNumber) {
+    /// Breaks cycles: in a torn table, two mounts may lie on each other. One of them becomes the root of a subtree.
+    fn cut_circles(&mut self, namespace: usize, mounts: &[mountinfo::Mount], first: MountNumber) {
         let mut reached = vec![false; mounts.len()];
         let mut waiting: Vec<MountNumber> = self
-            .homes
-            .get(home)
+            .namespaces
+            .get(namespace)
             .into_iter()
-            .flat_map(|h| h.root.into_iter().chain(h.floating.iter().map(|f| f.1)))
+            .flat_map(|h| h.root.into_iter().chain(h.orphans.iter().map(|f| f.1)))
             .collect();
         let mut candidates = mounts.iter().enumerate();
         loop {
@@ -134,17 +139,17 @@ impl Forest {
             }
             let Some((index, mount)) = candidates.find(|(index, _)| !reached[*index]) else { return };
             let number = first + index;
-            self.take_off(number);
-            self.float(home, number, &mount.mount_point);
+            self.clear_parent(number);
+            self.add_orphan(namespace, number, &mount.mount_point);
             waiting.push(number);
         }
     }
 }
 
-/// Whether the root in mountinfo isn't a path from the root of the file system: NFS always prints `/`
-/// (fs/nfs/super.c `nfs_show_path`), and cgroup prints a path relative to the reader's cgroup namespace
-/// (cgroup_namespaces(7)), which may begin with `/..`.
-fn is_untold(mount: &mountinfo::Mount) -> bool {
+/// Whether the root in mountinfo isn't a path from the root of the file system. NFS always prints `/` (fs/nfs/super.c
+/// `nfs_show_path`). cgroup prints a path relative to the reader's cgroup namespace (cgroup_namespaces(7)), which may
+/// begin with `/..`.
+fn is_root_unknown(mount: &mountinfo::Mount) -> bool {
     matches!(mount.fs_type.as_str(), "nfs" | "nfs4")
         || mount.root.components().any(|part| part == Component::ParentDir)
         || mount.root.as_os_str() == OsStr::new("")

@@ -1,4 +1,4 @@
-//! The operations on mounts, as people order them: what each is called, and what the model makes of it.
+//! The operations on mounts, and the model's effect for each.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,94 +7,94 @@ use mounts::Errno;
 use mounts::propagation::{Propagation, PropagationKind};
 use text::quoted;
 
-use super::walk::Place;
-use super::{Doubt, Forest, HomeNumber, MountNumber, Unknown};
+use super::walk::ResolvedPath;
+use super::{Doubt, Forest, MountNumber, NamespaceNumber, Unknown};
 
-/// Something that a process does to the mounts of the namespace that it is in. Paths are absolute, without symlinks, and
-/// lead to directories.
+/// Something that a process does to the mounts of its namespace. Paths are absolute, have no symlinks and lead to
+/// directories.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Mounts a file system: mount(2).
     Mount {
-        /// Its device: one that no other file system has, or that of one that is mounted already.
+        /// Its device: an unused one, or that of a file system that is mounted already.
         device: (u32, u32),
-        /// Where.
+        /// The mount point.
         at: PathBuf,
     },
-    /// Mounts a directory at another place: mount(2) with `MS_BIND`.
+    /// Mounts a directory at a second mount point: mount(2) with `MS_BIND`.
     Bind {
-        /// What to show.
+        /// The directory to show.
         from: PathBuf,
-        /// Where.
+        /// The mount point.
         to: PathBuf,
-        /// With the mounts beneath it (`MS_REC`).
+        /// Whether the mounts beneath it are bound too (`MS_REC`).
         recursive: bool,
     },
     /// Moves a mount with all beneath it: mount(2) with `MS_MOVE`.
     Move {
         /// The mount point.
         from: PathBuf,
-        /// The new one.
+        /// The new mount point.
         to: PathBuf,
     },
-    /// Unmounts the topmost mount at a path: umount2(2). The model supposes that no file of it is in use.
+    /// Unmounts the topmost mount at a path: umount2(2). The model assumes that none of its files is in use.
     Unmount {
         /// The mount point.
         at: PathBuf,
-        /// With all beneath it, now (`MNT_DETACH`).
+        /// Whether all mounts beneath it go too, at once (`MNT_DETACH`).
         lazy: bool,
     },
-    /// Changes the propagation type of the topmost mount at a path: mount(2) with one of four flags.
+    /// Changes the propagation of the topmost mount at a path: mount(2) with one of four flags.
     Change {
         /// The mount point.
         at: PathBuf,
-        /// The new type.
+        /// The new propagation.
         to: Propagation,
     },
     /// Makes a new namespace with copies of all mounts: unshare(2), and then what unshare(1) does.
     Unshare {
-        /// What the copies are made, recursively from the root; None: unchanged.
+        /// The propagation that the copies get, recursively from the root. None: unchanged.
         propagation: Option<PropagationKind>,
-        /// In a user namespace that is also new, which makes the copies slaves and locks them (mount_namespaces(7)).
+        /// Whether the user namespace is new too. Then the copies become slaves and are locked (mount_namespaces(7)).
         user: bool,
     },
     /// Makes a mount the root: pivot_root(2).
     PivotRoot {
-        /// The mount point of what becomes the root.
+        /// The mount point of the mount that becomes the root.
         new_root: PathBuf,
-        /// Where the present root goes, beneath it.
+        /// Where the present root goes: a directory beneath the new one.
         put_old: PathBuf,
     },
-    /// Copies a directory into a tree that is attached nowhere: open_tree(2) with `OPEN_TREE_CLONE`.
+    /// Copies a directory into a detached tree: open_tree(2) with `OPEN_TREE_CLONE`.
     OpenTree {
-        /// What to copy.
+        /// The directory to copy.
         from: PathBuf,
-        /// With the mounts beneath it (`AT_RECURSIVE`).
+        /// Whether the mounts beneath it are copied too (`AT_RECURSIVE`).
         recursive: bool,
     },
-    /// Attaches such a tree: move_mount(2).
+    /// Attaches a detached tree: move_mount(2).
     Attach {
-        /// Which, by the number that [`Forest::apply`] has given for it.
+        /// The tree, by the number that [`Forest::apply`] returned for it.
         tree: usize,
-        /// Where.
+        /// The mount point.
         to: PathBuf,
     },
-    /// Lets go of such a tree without attaching it: close(2).
+    /// Closes a detached tree without attaching it: close(2).
     Close {
-        /// Which.
+        /// The tree.
         tree: usize,
     },
-    /// The namespace ends: its last process and everything else that holds it goes.
+    /// Ends the namespace: its last process exits and nothing else keeps it.
     End,
 }
 
-/// An operation that doesn't happen. Nothing has been changed.
+/// Why an operation isn't done. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Stop {
     /// The kernel refuses it.
     #[error("the kernel refuses it: {0}")]
     Refused(Errno),
-    /// The model doesn't know what the kernel does.
+    /// The model can't tell what the kernel would do.
     #[error("unknown: {0}")]
     Unknown(#[from] Unknown),
 }
@@ -112,14 +112,14 @@ impl From<Doubt> for Stop {
 }
 
 impl Forest {
-    /// Does what the kernel does when a process of a namespace orders the operation. A new namespace or a detached tree
-    /// is given back as its number; both count as one sort of home.
+    /// Does what the kernel does when a process of the namespace calls the operation. Returns the number of a new
+    /// namespace or detached tree; both are numbered alike.
     ///
     /// # Errors
-    /// [`Stop::Refused`] with the errno of the system call, or [`Stop::Unknown`]; nothing has been changed.
+    /// [`Stop::Refused`] with the errno of the system call, or [`Stop::Unknown`]. Nothing was changed.
     pub fn apply(&mut self, namespace: usize, operation: &Operation) -> Result<Option<usize>, Stop> {
-        match self.homes.get(namespace) {
-            Some(home) if !home.detached && !home.gone => {}
+        match self.namespaces.get(namespace) {
+            Some(namespace) if !namespace.detached && !namespace.gone => {}
             _ => return Err(Doubt::NoNamespace(namespace).into()),
         }
         match operation {
@@ -140,31 +140,31 @@ impl Forest {
         }
     }
 
-    /// The mount whose root a path leads to.
-    pub(super) fn mount_point(&self, home: HomeNumber, path: &Path) -> Result<MountNumber, Stop> {
-        let place = self.lead(home, path)?;
-        let is_root = place.rest.as_os_str().is_empty() && place.dentry == self.mount(place.mount).root;
-        if is_root { Ok(place.mount) } else { Err(Errno::EINVAL.into()) }
+    /// The mount whose root is at this path.
+    pub(super) fn mount_point(&self, namespace: NamespaceNumber, path: &Path) -> Result<MountNumber, Stop> {
+        let resolved = self.resolve(namespace, path)?;
+        let is_root = resolved.rest.as_os_str().is_empty() && resolved.dentry == self.mount(resolved.mount).root;
+        if is_root { Ok(resolved.mount) } else { Err(Errno::EINVAL.into()) }
     }
 
-    /// The place a path leads to, if something can be mounted there.
-    pub(super) fn target(&mut self, home: HomeNumber, path: &Path) -> Result<(MountNumber, usize), Stop> {
-        let place = self.lead_to_top(home, path)?;
-        let mount = self.mount(place.mount);
+    /// The mount and directory at a path, if something can be mounted there.
+    pub(super) fn target(&mut self, namespace: NamespaceNumber, path: &Path) -> Result<(MountNumber, usize), Stop> {
+        let resolved = self.resolve_mount_point(namespace, path)?;
+        let mount = self.mount(resolved.mount);
         if mount.deleted {
             return Err(Doubt::Deleted(mount.id).into());
         }
-        Ok((place.mount, self.known(&place)))
+        Ok((resolved.mount, self.dentry_of(&resolved)))
     }
 
-    /// The directory at a place, made known.
-    pub(super) fn known(&mut self, place: &Place) -> usize {
-        self.dentries.beneath(place.dentry, &place.rest)
+    /// The directory at the end of a path. Adds it if needed.
+    pub(super) fn dentry_of(&mut self, resolved: &ResolvedPath) -> usize {
+        self.dentries.beneath(resolved.dentry, &resolved.rest)
     }
 }
 
 impl fmt::Display for Operation {
-    /// The command of mount(8), unshare(1) or another that does it.
+    /// The command for it: mount(8), unshare(1) or another.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mount { at, .. } => write!(f, "mount -t tmpfs none {}", quoted(at)),

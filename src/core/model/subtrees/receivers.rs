@@ -1,119 +1,124 @@
-//! Who sees a mount that is made at a path: the prediction of one event.
+//! Predicts who sees a mount that is made at a path.
 //!
-//! The rule (sharedsubtree.rst, section 5; fs/pnode.c `propagate_mnt`): a mount on a directory of a shared mount appears
-//! also on the mounts of the same peer group and on their slaves; a slave that is shared passes it on to its own peers
-//! and their slaves. A mount whose root doesn't contain the directory gets nothing (`need_secondary`), but passes on.
+//! The rule (sharedsubtree.rst, section 5; fs/pnode.c `propagate_mnt`): a mount made on a shared mount appears also on
+//! its peers and their slaves. A slave that is also shared passes it on to its own peers and their slaves. A mount
+//! whose root doesn't contain the directory gets nothing (`need_secondary`), but passes the event on.
 
 use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use super::dentry::Dentry;
-use super::walk::Place;
+use super::walk::ResolvedPath;
 use super::{Doubt, Forest, MountNumber, Unknown};
 
-/// A mount that receives an event.
+/// A mount that receives a mount event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receiver {
     /// The namespace that it is in, by its index in the machine.
     pub namespace: usize,
     /// Its id in mountinfo.
     pub mount: u64,
-    /// Where the new mount appears, as processes of that namespace name it. It may be covered there: see
-    /// [`Forest::covered`].
+    /// Where the new mount appears, as processes of that namespace name it. It may be covered: see [`Forest::covered`].
     pub place: PathBuf,
-    /// The way from the mount on which the event happens; empty for that mount itself.
+    /// How the event gets there from the mount on which it happens. Empty for that mount itself.
     pub via: Vec<Hop>,
 }
 
-/// A step of an event from mount to mount, with their ids.
+/// A step of an event from mount to mount, by their ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Hop {
-    /// To another mount of the same peer group.
+    /// To a peer.
     Peer {
-        /// The group.
+        /// The peer group.
         group: u64,
-        /// The mount that passes it on.
+        /// The sending mount.
         from: u64,
-        /// The mount that gets it.
+        /// The receiving mount.
         to: u64,
     },
-    /// To a slave of the group.
+    /// To a slave.
     Slave {
         /// The master's peer group.
         master: u64,
-        /// The mount that passes it on.
+        /// The sending mount.
         from: u64,
-        /// The mount that gets it.
+        /// The receiving mount.
         to: u64,
     },
 }
 
-/// A mount that an event comes to, and how.
+/// A mount that an event reaches, and how.
 #[derive(Debug, Clone)]
 pub(super) struct Reached {
     pub(super) mount: MountNumber,
-    /// The way to it, from the event's mount, which has none.
+    /// The previous mount, as an index, and the step from there. None for the event's own mount.
     pub(super) via: Option<(usize, Hop)>,
 }
 
 impl Forest {
-    /// Who sees a mount that is made at `path` in a namespace now: first the place itself, then the others in the order
-    /// in which the event comes to them.
+    /// Who sees a mount made at `path` in a namespace: first that namespace, then the others in the order in which the
+    /// event reaches them.
     ///
     /// # Errors
-    /// What was seen doesn't suffice to say who sees it. [`Unknown`] has the receivers that are certain all the same.
+    /// The snapshot doesn't show who sees it. [`Unknown`] lists the receivers that are certain.
     pub fn receivers(&self, namespace: usize, path: &Path) -> Result<Vec<Receiver>, Unknown> {
-        let place = self.lead_to_top(namespace, path)?;
-        self.receivers_at(&place)
+        let resolved = self.resolve_mount_point(namespace, path)?;
+        self.receivers_at(&resolved)
     }
 
-    /// Whom an event at a place comes to.
-    pub(super) fn receivers_at(&self, place: &Place) -> Result<Vec<Receiver>, Unknown> {
-        let source = self.mount(place.mount);
+    /// The receivers of an event at this directory.
+    pub(super) fn receivers_at(&self, resolved: &ResolvedPath) -> Result<Vec<Receiver>, Unknown> {
+        let source = self.mount(resolved.mount);
         if source.deleted {
             return Err(Doubt::Deleted(source.id).into());
         }
-        let reached = self.reach(place.mount);
+        let reached = self.reach(resolved.mount);
         let mut doubts = Vec::new();
         let mut known = Vec::new();
         for (index, one) in reached.iter().enumerate() {
             let mount = self.mount(one.mount);
-            if self.homes.get(mount.home).is_none_or(|home| home.detached) {
+            if self.namespaces.get(mount.namespace).is_none_or(|namespace| namespace.detached) {
                 continue;
             }
-            if index > 0 && (mount.untold || source.untold) {
-                doubts.push(Doubt::Untold(mount.id));
+            if index > 0 && (mount.root_unknown || source.root_unknown) {
+                doubts.push(Doubt::RootUnknown(mount.id));
                 continue;
             }
-            if !self.dentries.contains(mount.root, place.dentry) {
+            if !self.dentries.contains(mount.root, resolved.dentry) {
                 continue;
             }
-            let mut at = self.place(one.mount);
+            let mut at = self.path_of(one.mount);
             at.extend(
-                [self.dentries.relative(mount.root, place.dentry), place.rest.as_path()]
+                [self.dentries.relative(mount.root, resolved.dentry), resolved.rest.as_path()]
                     .iter()
                     .filter(|p| !p.as_os_str().is_empty()),
             );
-            known.push(Receiver { namespace: mount.home, mount: mount.id, place: at, via: self.way(&reached, index) });
+            known.push(Receiver {
+                namespace: mount.namespace,
+                mount: mount.id,
+                place: at,
+                via: self.hops(&reached, index),
+            });
         }
-        self.unseen_links(place.mount, place.dentry, &reached, &mut doubts);
+        self.unseen_links(resolved.mount, resolved.dentry, &reached, &mut doubts);
         if doubts.is_empty() { Ok(known) } else { Err(Unknown { known, doubts }) }
     }
 
-    /// The mount that hides the place at which a receiver gets the new mount, if it can't be seen there.
+    /// The mount that covers the new mount at this receiver, if one does.
     #[must_use]
     pub fn covered(&self, receiver: &Receiver) -> Option<u64> {
         let &number = self.by_id.get(&receiver.mount)?;
-        let found = self.lead_to_top(receiver.namespace, &receiver.place).ok()?;
+        let found = self.resolve_mount_point(receiver.namespace, &receiver.place).ok()?;
         (found.mount != number).then(|| self.mount(found.mount).id)
     }
 
-    /// Every mount that an event on a mount comes to, itself first, nearest first, whether or not it can receive it.
+    /// Every mount that an event on a mount reaches, that one first, nearest first. Includes mounts that only pass it
+    /// on.
     pub(super) fn reach(&self, from: MountNumber) -> Vec<Reached> {
         let mut reached = vec![Reached { mount: from, via: None }];
         let mut seen_groups = HashSet::new();
         let mut seen = HashSet::from([from]);
-        // Where a group was entered first, to be passed on from there.
+        // Groups to pass the event on in, each with the mount at which it was entered.
         let mut entered: VecDeque<(u64, usize)> = VecDeque::new();
         if let Some(group) = self.mount(from).group {
             seen_groups.insert(group);
@@ -143,7 +148,7 @@ impl Forest {
         reached
     }
 
-    fn way(&self, reached: &[Reached], index: usize) -> Vec<Hop> {
+    fn hops(&self, reached: &[Reached], index: usize) -> Vec<Hop> {
         let mut hops = Vec::new();
         let mut at = index;
         while let Some((before, hop)) = reached[at].via {
@@ -154,8 +159,9 @@ impl Forest {
         hops
     }
 
-    /// A mount that could hold the directory, and that receives from a group of which nothing was seen, may hang on the
-    /// event's mount by links that weren't seen. Not if that group is above the event's mount: events don't go up.
+    /// Adds a doubt for each mount that may receive the event through mounts that can't be seen: it shows the
+    /// directory, and is a slave of a group without any known member. A group above the event's mount is no such doubt:
+    /// events don't go up to a master.
     pub(super) fn unseen_links(&self, from: MountNumber, at: Dentry, reached: &[Reached], doubts: &mut Vec<Doubt>) {
         if self.unseen.is_empty() {
             return;
@@ -281,7 +287,7 @@ pub(super) mod tests {
         assert_eq!(doubts(&["1 0 0:1 /d//deleted / rw - t t rw\n"], "/a"), [Doubt::Deleted(1)]);
         let nfs = "1 0 0:1 / / rw shared:1 - nfs4 t rw\n2 1 0:1 / /b rw shared:1 - nfs4 t rw\n";
         let unknown = Forest::of(&machine(&[nfs])).receivers(0, Path::new("/a")).unwrap_err();
-        assert_eq!(unknown.doubts, [Doubt::Untold(2)]);
+        assert_eq!(unknown.doubts, [Doubt::RootUnknown(2)]);
         assert_eq!(unknown.known.len(), 1);
         let hidden = "1 0 0:1 / / rw shared:1 - t t rw\n2 1 0:1 /a /b rw shared:3 master:2 - t t rw\n";
         assert_eq!(doubts(&[hidden], "/a/x"), [Doubt::MasterUnseen { mount: 2, group: 2 }]);

@@ -1,47 +1,48 @@
-//! Where a directory is shown: all the places at which a mount that is made in it could be seen.
+//! Finds all paths that show a directory: everywhere a mount made in it could be seen.
 
 use std::path::{Path, PathBuf};
 
-use super::walk::Place;
+use super::walk::ResolvedPath;
 use super::{Doubt, Forest};
 
-/// A place that shows a directory.
+/// A path that shows a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Showing {
-    /// The namespace that it is in, by its index in the machine.
+    /// The namespace of the path, by its index in the machine.
     pub namespace: usize,
     /// The id in mountinfo of the mount that shows it.
     pub mount: u64,
-    /// Where, as processes of that namespace name it.
+    /// The path, as processes of that namespace name it.
     pub place: PathBuf,
-    /// The mount that covers the place there, so that nobody sees what is beneath.
+    /// The mount that covers this path, if one does.
     pub covered: Option<u64>,
 }
 
 impl Forest {
-    /// Every place that shows the directory which a path leads to in a namespace, that one among them, in the order of
-    /// the namespaces. A mount that doesn't tell what it shows is left out.
+    /// Every path that shows the directory at `path` in a namespace, including that path, in the order of the
+    /// namespaces. Leaves out mounts whose root isn't known.
     ///
     /// # Errors
-    /// The path leads to nothing that was seen.
+    /// The path leads to nothing in the snapshot.
     pub fn showing(&self, namespace: usize, path: &Path) -> Result<Vec<Showing>, Doubt> {
-        Ok(self.showing_at(&self.lead_to_top(namespace, path)?))
+        Ok(self.showing_at(&self.resolve_mount_point(namespace, path)?))
     }
 
-    pub(super) fn showing_at(&self, place: &Place) -> Vec<Showing> {
+    pub(super) fn showing_at(&self, resolved: &ResolvedPath) -> Vec<Showing> {
         let mut all = Vec::new();
         for (number, mount) in self.mounts.iter().enumerate() {
             let Some(mount) = mount else { continue };
-            let is_same = number == place.mount;
-            if !is_same && (mount.untold || mount.deleted || !self.dentries.contains(mount.root, place.dentry)) {
+            let is_same = number == resolved.mount;
+            if !is_same && (mount.root_unknown || mount.deleted || !self.dentries.contains(mount.root, resolved.dentry))
+            {
                 continue;
             }
-            let mut at = self.place(number);
-            let inside = [self.dentries.relative(mount.root, place.dentry), place.rest.as_path()];
+            let mut at = self.path_of(number);
+            let inside = [self.dentries.relative(mount.root, resolved.dentry), resolved.rest.as_path()];
             at.extend(inside.iter().filter(|part| !part.as_os_str().is_empty()));
-            let over = self.lead_to_top(mount.home, &at).ok().filter(|found| found.mount != number);
+            let over = self.resolve_mount_point(mount.namespace, &at).ok().filter(|found| found.mount != number);
             let covered = over.map(|found| self.mount(found.mount).id);
-            all.push(Showing { namespace: mount.home, mount: mount.id, place: at, covered });
+            all.push(Showing { namespace: mount.namespace, mount: mount.id, place: at, covered });
         }
         all
     }

@@ -1,5 +1,5 @@
-//! The tables of sharedsubtree.rst, one test each, and what its prose adds. Written down from the document; that the
-//! kernel does the same is tested by `tests/subtrees`.
+//! The tables of sharedsubtree.rst, one test each, and the rules of its prose. `tests/subtrees` tests that the kernel
+//! does the same.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use mounts::propagation::{Propagation, PropagationKind};
 use mounts::{Errno, mountinfo};
 use proptest::prelude::*;
 
-use super::{Doubt, Forest, Operation, Seen, Stop};
+use super::{Doubt, Forest, Operation, Stop, VisibleMount};
 use crate::machine::{LeftOut, Machine, Namespace};
 
 /// The states of a mount in the document's words.
@@ -21,7 +21,7 @@ enum State {
     Unbindable,
 }
 
-/// A forest under test: one namespace with a private root, to which operations are done.
+/// A forest under test: one namespace with a private root.
 struct World(Forest);
 
 impl World {
@@ -52,15 +52,15 @@ impl World {
         }
     }
 
-    fn tables(&self) -> Vec<Vec<Seen>> {
-        (0..self.0.homes.len()).map(|home| self.0.seen(home)).collect()
+    fn tables(&self) -> Vec<Vec<VisibleMount>> {
+        (0..self.0.namespaces.len()).map(|namespace| self.0.visible_mounts(namespace)).collect()
     }
 
     fn make(&mut self, at: &str, kind: PropagationKind) {
         self.done(&Operation::Change { at: at.into(), to: Propagation::new(kind, false) });
     }
 
-    /// A new file system at a place, in a state. What is shared has a peer beside it, what is a slave a master.
+    /// Mounts a new file system in a state. A shared one gets a peer beside it, a slave gets a master.
     fn tree(&mut self, at: &str, state: State) {
         let beside = format!("{at}-beside");
         self.done(&fresh(&beside));
@@ -81,13 +81,13 @@ impl World {
         }
     }
 
-    fn at(&self, namespace: usize, place: &str) -> Seen {
+    fn at(&self, namespace: usize, place: &str) -> VisibleMount {
         self.find(namespace, place).unwrap_or_else(|| panic!("nothing is mounted at {place} in {namespace}"))
     }
 
-    /// The topmost mount at a place: the last of those that lie on each other there.
-    fn find(&self, namespace: usize, place: &str) -> Option<Seen> {
-        self.0.seen(namespace).into_iter().rfind(|mount| mount.place == Path::new(place))
+    /// The topmost mount at a mount point.
+    fn find(&self, namespace: usize, place: &str) -> Option<VisibleMount> {
+        self.0.visible_mounts(namespace).into_iter().rfind(|mount| mount.mount_point == Path::new(place))
     }
 
     fn state(&self, namespace: usize, place: &str) -> State {
@@ -104,7 +104,7 @@ impl World {
 }
 
 fn fresh(at: &str) -> Operation {
-    // Each place has a file system of its own.
+    // Each mount point has its own file system.
     let minor = at.bytes().fold(7u32, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
     Operation::Mount { device: (1, minor), at: at.into() }
 }
@@ -133,8 +133,8 @@ fn unshare(propagation: Option<PropagationKind>) -> Operation {
     Operation::Unshare { propagation, user: false }
 }
 
-/// A world with two file systems that what is attached can go to: the shared `/shared`, with a peer `/shared-beside`, and
-/// the private `/private`.
+/// A forest with two destinations to attach to: the shared `/shared` with a peer `/shared-beside`, and the private
+/// `/private`.
 fn with_destinations(source: State) -> World {
     let mut world = World::new();
     world.tree("/shared", Shared);
@@ -292,7 +292,8 @@ fn a_slave_of_what_got_no_copy_is_a_slave_of_what_did() {
     world.done(&bind("/top/narrow", "/middle"));
     world.make("/middle", PropagationKind::Slave);
     world.make("/middle", PropagationKind::Shared);
-    // A slave of the middle that shows more than it: bound as peer of the top, then put under the middle's group.
+    // A slave of the middle mount that shows more than it: bound as a peer of the top, then made a slave of the
+    // middle's group.
     let narrow = world.at(0, "/middle").propagation;
     world.done(&bind("/top", "/wide"));
     let number = world.0.by_id[&world.at(0, "/wide").id];
@@ -311,7 +312,7 @@ fn what_arrives_where_something_is_mounted_is_tucked_beneath_it() {
     world.done(&fresh("/m-beside/x"));
     let now = world.at(0, "/m/x");
     assert_eq!(now.id, there.id, "what was there is still on top");
-    let below = world.0.seen(0).into_iter().find(|mount| Some(mount.id) == now.parent).unwrap();
+    let below = world.0.visible_mounts(0).into_iter().find(|mount| Some(mount.id) == now.parent).unwrap();
     assert_eq!(below.file_system, world.at(0, "/m-beside/x").file_system);
     world.done(&unmount("/m-beside/x"));
     let after = world.at(0, "/m/x");
@@ -488,8 +489,8 @@ fn operations_are_named_as_the_commands_that_do_them() {
     assert_eq!(change.to_string(), "mount --make-rslave /a");
 }
 
-/// A line of a table that no kernel would print: ids, parents and groups at random, so that there are circles, doubles and
-/// paths that don't fit together.
+/// A line of an impossible table: random ids, parents and groups. So there are cycles, duplicates and paths that don't
+/// fit together.
 fn torn_line() -> impl Strategy<Value = String> {
     let place = prop::sample::select(vec!["/", "/a", "/a/b", "/b", "/b/a"]);
     let root = prop::sample::select(vec!["/", "/a", "/a/b", "/a//deleted", "/../x", "mnt:[1]"]);
@@ -536,7 +537,7 @@ fn any_operation() -> impl Strategy<Value = Operation> {
 }
 
 proptest! {
-    /// No panic, no circle, whatever the tables say; and what is refused or unknown changes nothing.
+    /// Any table: no panic and no endless loop. What is refused or unknown changes nothing.
     #[test]
     fn torn_tables_stop_nothing(
         tables in prop::collection::vec(prop::collection::vec(torn_line(), 0..10), 1..3),

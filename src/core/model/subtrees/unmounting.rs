@@ -1,10 +1,10 @@
-//! What an unmount would take away, and where.
+//! Predicts what an unmount removes, and where.
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use super::operation::{Operation, Stop};
-use super::walk::Place;
+use super::walk::ResolvedPath;
 use super::{Doubt, Forest, Receiver, Showing};
 
 /// The effect of an unmount.
@@ -12,27 +12,27 @@ use super::{Doubt, Forest, Receiver, Showing};
 pub struct Unmounting {
     /// The mount that is unmounted, by its id in mountinfo.
     pub mount: u64,
-    /// The mount that it lies on: the event happens there.
+    /// The mount that it lies on. The event happens there.
     pub under: u64,
-    /// Every mount that goes, that one included.
+    /// Every mount that is removed, including this one.
     pub gone: HashSet<u64>,
-    /// Whom the event comes to, as for a mount that is made there.
+    /// The receivers of the event, as for a mount made there.
     pub receivers: Vec<Receiver>,
-    /// Every place that shows the directory which the mount lies on.
+    /// Every path that shows the directory which the mount lies on.
     pub showing: Vec<Showing>,
 }
 
 impl Forest {
-    /// What unmounting (`umount --lazy`) the topmost mount at a path would take away.
+    /// What unmounting (`umount --lazy`) the topmost mount at a path would remove.
     ///
     /// # Errors
-    /// [`Stop::Refused`] with EINVAL: nothing is mounted there, or it may not be unmounted alone. [`Stop::Unknown`].
+    /// [`Stop::Refused`] with EINVAL: nothing is mounted there, or the mount is locked. [`Stop::Unknown`].
     pub fn unmounting(&self, namespace: usize, path: &Path) -> Result<Unmounting, Stop> {
         let number = self.mount_point(namespace, path)?;
         let mount = self.mount(number);
         let Some((parent, point)) = mount.parent else { return Err(Doubt::Root(mount.id).into()) };
-        let place = Place { mount: parent, dentry: point, rest: Path::new("").to_owned() };
-        let receivers = self.receivers_at(&place)?;
+        let resolved = ResolvedPath { mount: parent, dentry: point, rest: Path::new("").to_owned() };
+        let receivers = self.receivers_at(&resolved)?;
         let mut after = self.clone();
         after.apply(namespace, &Operation::Unmount { at: path.to_owned(), lazy: true })?;
         let before = self.mounts.iter().enumerate();
@@ -44,7 +44,7 @@ impl Forest {
             under: self.mount(parent).id,
             gone: gone.collect(),
             receivers,
-            showing: self.showing_at(&place),
+            showing: self.showing_at(&resolved),
         })
     }
 }
@@ -56,7 +56,7 @@ mod tests {
     use crate::machine::Machine;
     use mounts::Errno;
 
-    /// In the first user namespace, where nothing is locked.
+    /// In the initial user namespace, where nothing is locked.
     fn forest(tables: &[&str]) -> Forest {
         let mut machine: Machine = machine(tables);
         machine.namespaces.iter_mut().for_each(|namespace| namespace.user_namespace = Some(0xEFFF_FFFD));

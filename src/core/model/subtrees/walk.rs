@@ -1,82 +1,84 @@
-//! The way from a path to a mount, and back.
+//! Resolves a path to a mount, and a mount to its path.
 //!
-//! As the kernel walks it (path_resolution(7), fs/namei.c): after each component whatever is mounted there is entered,
-//! and what is mounted on that, up to the topmost. What is mounted on the process' root is not: a path begins on the root
-//! itself, beneath it.
+//! As the kernel does (path_resolution(7), fs/namei.c): after each component it enters what is mounted there, up to the
+//! topmost mount. It doesn't enter what is mounted on the process' root: a path begins on the root itself, beneath it.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 use super::dentry::{Dentry, normal};
-use super::{Doubt, Forest, HomeNumber, MountNumber};
+use super::{Doubt, Forest, MountNumber, NamespaceNumber};
 
-/// Where a path leads.
+/// A resolved path.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct ResolvedPath {
     /// The topmost mount there.
     pub(super) mount: MountNumber,
-    /// The last directory on the way that any mount is known to be concerned with.
+    /// The last directory on the path that the forest knows.
     pub(super) dentry: Dentry,
-    /// What follows after that, empty if the path ends there.
+    /// The rest of the path. Empty if that directory is its end.
     pub(super) rest: PathBuf,
 }
 
 impl Forest {
-    /// Where an absolute path without symlinks leads to in a namespace.
-    pub(super) fn lead(&self, home: HomeNumber, path: &Path) -> Result<Place, Doubt> {
-        let Some(namespace) = self.homes.get(home) else { return Err(Doubt::NoNamespace(home)) };
+    /// Resolves an absolute path without symlinks in a namespace.
+    pub(super) fn resolve(&self, namespace: NamespaceNumber, path: &Path) -> Result<ResolvedPath, Doubt> {
+        let Some(found) = self.namespaces.get(namespace) else { return Err(Doubt::NoNamespace(namespace)) };
         let path = normal(path).ok_or_else(|| Doubt::Path(path.to_owned()))?;
-        let mut under = namespace.floating.iter().filter(|(place, _)| path.starts_with(place));
-        let (start, way) = match (namespace.root, under.next(), under.next()) {
+        let mut under = found.orphans.iter().filter(|(point, _)| path.starts_with(point));
+        let (start, way) = match (found.root, under.next(), under.next()) {
             (Some(root), None, _) => (root, path.as_path()),
-            (None, Some((place, root)), None) => (*root, path.strip_prefix(place).unwrap_or(Path::new(""))),
-            // Of two that begin there, which one covers the other can't be seen.
+            (None, Some((point, root)), None) => (*root, path.strip_prefix(point).unwrap_or(Path::new(""))),
+            // Two subtrees contain the path. Which one covers the other can't be seen.
             _ => return Err(Doubt::Unseen(path)),
         };
-        let mut place = Place { mount: start, dentry: self.mount(start).root, rest: PathBuf::new() };
+        let mut resolved = ResolvedPath { mount: start, dentry: self.mount(start).root, rest: PathBuf::new() };
         let names: Vec<&OsStr> = way
             .components()
             .filter_map(|part| if let Component::Normal(name) = part { Some(name) } else { None })
             .collect();
         for (index, name) in names.iter().enumerate() {
-            let Some(next) = self.dentries.child(place.dentry, name) else {
-                place.rest = names[index..].iter().collect();
-                return Ok(place);
+            let Some(next) = self.dentries.child(resolved.dentry, name) else {
+                resolved.rest = names[index..].iter().collect();
+                return Ok(resolved);
             };
-            place.dentry = next;
-            self.climb(&mut place);
+            resolved.dentry = next;
+            self.enter_mounts(&mut resolved);
         }
-        Ok(place)
+        Ok(resolved)
     }
 
-    /// Where something lies that is mounted at a path: unlike the path itself, on top of what is mounted on the root
+    /// Resolves a path as a mount point: unlike a path, it includes what is mounted on the process' root
     /// (fs/namespace.c `lock_mount`).
-    pub(super) fn lead_to_top(&self, home: HomeNumber, path: &Path) -> Result<Place, Doubt> {
-        let mut place = self.lead(home, path)?;
-        if place.rest.as_os_str().is_empty() {
-            self.climb(&mut place);
+    pub(super) fn resolve_mount_point(&self, namespace: NamespaceNumber, path: &Path) -> Result<ResolvedPath, Doubt> {
+        let mut resolved = self.resolve(namespace, path)?;
+        if resolved.rest.as_os_str().is_empty() {
+            self.enter_mounts(&mut resolved);
         }
-        Ok(place)
+        Ok(resolved)
     }
 
-    /// Enters what is mounted here, up to the topmost.
-    fn climb(&self, place: &mut Place) {
-        while let Some(&over) = self.on.get(&(place.mount, place.dentry)) {
-            place.mount = over;
-            place.dentry = self.mount(over).root;
+    /// Enters the mounts here, up to the topmost.
+    fn enter_mounts(&self, resolved: &mut ResolvedPath) {
+        while let Some(&over) = self.mounted_on.get(&(resolved.mount, resolved.dentry)) {
+            resolved.mount = over;
+            resolved.dentry = self.mount(over).root;
         }
     }
 
-    /// The mount point as processes of its namespace see it, even if it is covered. Empty: the root of a detached tree.
-    pub(super) fn place(&self, number: MountNumber) -> PathBuf {
+    /// The mount point as processes of its namespace see it, even if it is covered. Empty for the root of a detached
+    /// tree.
+    pub(super) fn path_of(&self, number: MountNumber) -> PathBuf {
         let mut parts = Vec::new();
         let mut at = number;
         while let Some((parent, point)) = self.mount(at).parent {
             parts.push(self.dentries.relative(self.mount(parent).root, point));
             at = parent;
         }
-        let home = self.homes.get(self.mount(at).home);
-        let base = home.and_then(|home| home.floating.iter().find(|(_, root)| *root == at)).map(|(place, _)| place);
+        let namespace = self.namespaces.get(self.mount(at).namespace);
+        let base = namespace
+            .and_then(|namespace| namespace.orphans.iter().find(|(_, root)| *root == at))
+            .map(|(point, _)| point);
         let mut path = base.cloned().unwrap_or_else(|| PathBuf::from("/"));
         // Pushing an empty path would add a slash.
         path.extend(parts.iter().rev().filter(|part| !part.as_os_str().is_empty()));

@@ -1,6 +1,7 @@
-//! The first pass over a file: its tree beside the table of what may be written there.
+//! The first pass over a file: compares its tree with the table of what may be written.
 //!
-//! Types, words, unknown, missing and doubled fields are told all at once, each with what was meant where that can be guessed.
+//! Reports wrong types and words, and unknown, missing and duplicate fields, all at once. It suggests the word that was
+//! meant, if one is close.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -9,10 +10,10 @@ use saphyr::Scalar;
 
 use super::{Quoted, Sink};
 use crate::config::shape::{Absent, Field, ID_MAX, Shape};
-use crate::config::yaml::{Data, Node, Place};
+use crate::config::yaml::{Data, Node, Position};
 
-/// Compares a value with its shape, and what lies in it with theirs.
-pub(super) fn check(node: &Node<'_>, shape: &Shape, place: Place, path: &str, sink: &mut Sink) {
+/// Compares a value and everything in it with their shapes.
+pub(super) fn check(node: &Node<'_>, shape: &Shape, position: Position, path: &str, sink: &mut Sink) {
     let wrong = match (shape, &node.data) {
         (Shape::Text { .. }, Data::Scalar(Scalar::String(_), _))
         | (Shape::Flag, Data::Scalar(Scalar::Boolean(_), _)) => None,
@@ -24,7 +25,7 @@ pub(super) fn check(node: &Node<'_>, shape: &Shape, place: Place, path: &str, si
         }
         (Shape::List { of, min, max }, Data::List(items)) => {
             for (i, item) in items.iter().enumerate() {
-                check(item, of, item.place, &format!("{path}[{i}]"), sink);
+                check(item, of, item.position, &format!("{path}[{i}]"), sink);
             }
             match max {
                 _ if items.len() < *min => Some(format!("is empty: it needs {min} item at least")),
@@ -33,37 +34,37 @@ pub(super) fn check(node: &Node<'_>, shape: &Shape, place: Place, path: &str, si
             }
         }
         (Shape::Object(fields) | Shape::WordOr(_, fields), Data::Map(pairs)) => {
-            check_fields(pairs, fields, place, path, sink);
+            check_fields(pairs, fields, position, path, sink);
             None
         }
         _ => Some(mismatch(node, shape)),
     };
     if let Some(message) = wrong {
-        sink.push(place, path, message);
+        sink.push(position, path, message);
     }
 }
 
-fn check_fields(pairs: &[(Node<'_>, Node<'_>)], fields: &[Field], place: Place, path: &str, sink: &mut Sink) {
-    let mut seen: HashMap<&str, Place> = HashMap::new();
+fn check_fields(pairs: &[(Node<'_>, Node<'_>)], fields: &[Field], position: Position, path: &str, sink: &mut Sink) {
+    let mut seen: HashMap<&str, Position> = HashMap::new();
     for (key, value) in pairs {
         let Data::Scalar(_, name) = &key.data else {
             sink.push(
-                key.place,
+                key.position,
                 path,
                 "has a key that is not a plain word: every key is the name of a field".to_owned(),
             );
             continue;
         };
         let below = join(path, name);
-        if let Some(first) = seen.insert(name, key.place) {
+        if let Some(first) = seen.insert(name, key.position) {
             sink.push(
-                key.place,
+                key.position,
                 &below,
                 format!("is given a second time, after line {}: keep one of them", first.line),
             );
         }
         match fields.iter().find(|f| f.name == name.as_ref()) {
-            Some(field) => check(value, &field.shape, value_place(key, value), &below, sink),
+            Some(field) => check(value, &field.shape, value_position(key, value), &below, sink),
             None => {
                 let mut message = "is not a field".to_owned();
                 match meant(name, fields.iter().map(|f| f.name)) {
@@ -73,23 +74,23 @@ fn check_fields(pairs: &[(Node<'_>, Node<'_>)], fields: &[Field], place: Place, 
                     }
                     hint => message.push_str(&hint),
                 }
-                sink.push(key.place, &below, message);
+                sink.push(key.position, &below, message);
             }
         }
     }
     for field in fields.iter().filter(|f| matches!(f.absent, Absent::Fault) && !seen.contains_key(f.name)) {
         let about = field.about.split([':', '.']).next().unwrap_or_default();
-        sink.push(place, &join(path, field.name), format!("is missing: add it ({about})"));
+        sink.push(position, &join(path, field.name), format!("is missing: add it ({about})"));
     }
 }
 
-/// Where to look for a field's value: at the value if it begins on the key's line, at the key if not.
-pub(super) fn value_place(key: &Node<'_>, value: &Node<'_>) -> Place {
+/// Where to look for a field's value: at the value if it begins on the key's line, else at the key.
+pub(super) fn value_position(key: &Node<'_>, value: &Node<'_>) -> Position {
     let is_null = matches!(value.data, Data::Scalar(Scalar::Null, _));
-    if value.place.line == key.place.line && !is_null { value.place } else { key.place }
+    if value.position.line == key.position.line && !is_null { value.position } else { key.position }
 }
 
-/// The path of a field of the mapping at a path.
+/// The path of a field, given the path of its mapping.
 pub(super) fn join(path: &str, name: &str) -> String {
     let plain =
         !name.is_empty() && name.len() <= 40 && name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
@@ -115,7 +116,7 @@ fn expected(shape: &Shape) -> String {
     }
 }
 
-/// What was found instead of the shape, what it must be, and how to get there where that is plain.
+/// The message for a value of the wrong shape: what was found, what it must be, and how to correct it if that is clear.
 fn mismatch(node: &Node<'_>, shape: &Shape) -> String {
     let expected = expected(shape);
     let (found, text) = match &node.data {
@@ -161,7 +162,7 @@ pub(super) fn meant<'a>(found: &str, words: impl Iterator<Item = &'a str>) -> St
         .unwrap_or_default()
 }
 
-/// How many letters to change, add or remove to get from one word to the other.
+/// How many letters to change, add or remove to turn one word into the other.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {

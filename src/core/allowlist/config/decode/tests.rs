@@ -1,4 +1,4 @@
-//! What is read from files, and what is said of faulty ones.
+//! What files are decoded to, and the messages for faulty ones.
 
 use proptest::prelude::*;
 

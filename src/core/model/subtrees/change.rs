@@ -1,28 +1,29 @@
-//! The four orders that change how a mount is connected (sharedsubtree.rst, section 3; fs/pnode.c
-//! `change_mnt_propagation`), and what of it is done to a mount that goes.
+//! The four changes of propagation (sharedsubtree.rst, section 3; fs/pnode.c `change_mnt_propagation`), and their
+//! effect on a mount that is removed.
 
 use std::path::Path;
 
 use mounts::propagation::{Propagation, PropagationKind};
 
 use super::operation::Stop;
-use super::{Doubt, Forest, HomeNumber, MountNumber};
+use super::{Doubt, Forest, MountNumber, NamespaceNumber};
 
 impl Forest {
-    pub(super) fn change(&mut self, home: HomeNumber, at: &Path, to: Propagation) -> Result<(), Stop> {
-        let number = self.mount_point(home, at)?;
+    pub(super) fn change(&mut self, namespace: NamespaceNumber, at: &Path, to: Propagation) -> Result<(), Stop> {
+        let number = self.mount_point(namespace, at)?;
         let concerned = if to.recursive { self.subtree(number) } else { vec![number] };
         if to.kind != PropagationKind::Shared {
             self.can_leave(&concerned, to.kind == PropagationKind::Slave)?;
         }
         for one in concerned {
-            self.relate(one, to.kind);
+            self.change_one(one, to.kind);
         }
         Ok(())
     }
 
-    /// What becomes of the slaves of a group, and of a member that is made a slave, depends on whether another member
-    /// stays. Where something was left out of the look, there may be one.
+    /// Whether the effect of leaving the peer groups is known. It depends on whether another member stays: for the
+    /// group's slaves, and for a member that becomes a slave. If the snapshot lacks something, a member may be missing
+    /// from it.
     pub(super) fn can_leave(&self, leaving: &[MountNumber], as_slave: bool) -> Result<(), Doubt> {
         if !self.incomplete {
             return Ok(());
@@ -40,7 +41,7 @@ impl Forest {
     }
 
     /// Changes one mount.
-    pub(super) fn relate(&mut self, number: MountNumber, kind: PropagationKind) {
+    pub(super) fn change_one(&mut self, number: MountNumber, kind: PropagationKind) {
         if kind == PropagationKind::Shared {
             if self.mount(number).group.is_none() {
                 let group = self.new_number();
@@ -53,10 +54,10 @@ impl Forest {
         if let Some(group) = self.mount(number).group {
             self.set_group(number, None);
             if self.members.get(&group).is_some_and(|all| !all.is_empty()) {
-                // It can become a slave of those who stay.
+                // It can become a slave of the remaining members.
                 master = Some(group);
             } else {
-                // The group is gone: its slaves receive from its own master now.
+                // The group has no members any more: its slaves become slaves of its own master.
                 for slave in self.slaves.remove(&group).unwrap_or_default() {
                     self.mount_mut(slave).master = None;
                     self.set_master(slave, master);
