@@ -19,7 +19,7 @@ pub enum LogFormat {
 }
 
 /// Starts logging to standard error. `filter` is a level, or levels by module,
-/// such as `info,hostmount::lookup=debug`.
+/// such as `info,hostmount_pods::lookup=debug`.
 ///
 /// # Errors
 /// If the filter isn't one, or logging was started already.
