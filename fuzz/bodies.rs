@@ -5,11 +5,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use allowlist::config::AllowList;
-use engine::record::Record;
 use frontend::csi::request::{self, handle};
 use frontend::csi::status::{CallError, status};
 use model::machine::{Machine, Namespace, Process, names};
-use service::heal::find;
+use plan::healing;
+use plan::record::Record;
 use service::refusals::ForAuthor;
 use service::request::Publish;
 use tools::inspect::columns::{Column, View};
@@ -64,8 +64,8 @@ pub fn mountinfo(bytes: &[u8]) {
         br#"{"entry":"e","path":"/src","propagation":"HostToContainer","readOnly":false,"nosuid":true,
         "nodev":true,"noexec":false,"sourceMount":1,"pathMounts":{"top":1,"newest":0,"beneath":""}}"#,
     );
-    for target in find::targets(&table, &layout) {
-        let _ = find::judge((&table, &walk), &layout, (target, record.as_ref().unwrap()));
+    for target in healing::targets(&table, &layout) {
+        let _ = healing::judge((&table, &walk), &layout, (target, record.as_ref().unwrap()));
     }
 }
 

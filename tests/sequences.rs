@@ -18,7 +18,6 @@ use ::kernel::calls::Calls;
 use allowlist::config::AllowList;
 use allowlist::names::{EntryName, KubeletPath, User};
 use engine::mount_error::MountError;
-use engine::record::{Argument, Asked, Owner};
 use engine::staging_area::StagingArea;
 use engine::{AttachJob, Context};
 use kernel::killed::{self, Hook};
@@ -26,6 +25,7 @@ use kernel::{Node, Random, SourceKind, bind, files, in_namespace, order, tmpfs, 
 use mounts::Errno;
 use mounts::propagation::{MountPropagation, PropagationKind};
 use plan::Step;
+use plan::record::{Argument, Asked, Owner};
 use service::heal::look::KnownVolumes;
 use service::heal::mend;
 use workers::gate::Gate;

@@ -24,13 +24,13 @@ use kernel::{mount as sys_mount, statmount};
 use mounts::mountinfo::{self, Table};
 use mounts::propagation::MountPropagation;
 use mounts::{Errno, MountAttrs};
+use plan::record::{Argument, Owner, Record};
 use plan::{Clear, Decision, Difference, Found, Gone, MountPoint, Mounted, Refused, Source, Step, Wish, idmap};
 
 use crate::apply::{Failed, Run, Stopped, Work, run_all, take_back};
 use crate::make_source::{Made, NotMade};
 use crate::mount_error::MountError;
 use crate::observe::{Look, OpenSource, SourcePath, TargetPlace};
-use crate::record::{Argument, Owner, Record};
 use crate::shortage::{Full, Room};
 use crate::site::Site;
 use crate::staging_area::Slot;
@@ -182,7 +182,7 @@ fn look(site: &Site, path: &KubeletPath, target: &TargetPlace) -> Result<Look, M
 }
 
 fn read_record(path: &KubeletPath, target: &TargetPlace) -> Result<Option<Record>, MountError> {
-    Record::read(target).map_err(|errno| target_error(path, errno))
+    target.record().map_err(|errno| target_error(path, errno))
 }
 
 fn other_arguments(path: &KubeletPath, argument: Argument) -> MountError {
@@ -310,8 +310,8 @@ fn attach_found(
     };
     let noted = job.owner.as_ref().filter(|_| !job.follow).map(|owner| {
         // What is mounted there still, if that is to be covered, is as it was noted before.
-        let before = (attach.clear != Clear::Nothing).then(|| Record::read(target).ok().flatten()).flatten();
-        record(job, owner, source).write(target);
+        let before = (attach.clear != Clear::Nothing).then(|| target.record().ok().flatten()).flatten();
+        target.set_record(&record(job, owner, source));
         before
     });
     let stopped = |why| stopped(site, job.target.as_path(), why);
@@ -332,9 +332,9 @@ fn attach_found(
     if let (Err(_), Some(before)) = (&checked, noted) {
         match before {
             Some(before) => {
-                before.write(target);
+                target.set_record(&before);
             }
-            None => Record::forget(target),
+            None => target.forget_record(),
         }
     }
     checked.map(|()| Some(slot))

@@ -7,12 +7,12 @@ use allowlist::author::{AuthorText, author};
 use mounts::Errno;
 use mounts::propagation::{MountPropagation, PropagationState};
 use plan::idmap::NotMappable;
+use plan::record::Argument;
 use plan::{Difference, Making, Step};
 use text::{quoted, visible};
 
 use crate::apply::Failed;
 use crate::make_source::NotMade;
-use crate::record::Argument;
 use crate::shortage::{self, Full, Room};
 
 /// Why a job failed. `csi::status` turns each into a gRPC status.

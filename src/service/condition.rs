@@ -8,10 +8,11 @@ use allowlist::names::{KubeletPath, VolumeRef};
 use allowlist::policy::{self, Grant};
 use engine::mount_error::MountError;
 use engine::observe::SourcePath;
-use engine::record::Record;
+use engine::record;
 use engine::site::Site;
 use kernel::stat::Usage;
 use plan::Gone;
+
 use workers::{Hold, MountThread, NoResult, Source};
 
 use crate::error::Error;
@@ -64,7 +65,7 @@ impl Service {
     ) -> Result<T, Error> {
         // Whatever source the volume is of: what hangs is counted there, however many volumes it has.
         let path = at.path.clone();
-        let noted = move |thread: &mut MountThread, _: &dyn Fn() -> bool| Ok(Record::of(&thread.site, &path));
+        let noted = move |thread: &mut MountThread, _: &dyn Fn() -> bool| Ok(record::of(&thread.site, &path));
         let record = self.on_thread(by, records(), Hold::nothing(), noted).await?;
         let device = self.devices().of_volume(&at.path);
         let source = match record {

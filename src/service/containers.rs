@@ -19,8 +19,8 @@ pub mod watch;
 
 use std::collections::BTreeMap;
 
-use engine::record::Shown;
 use mounts::MountAttrs;
+use plan::record::Shown;
 
 /// A volume that is looked for in containers.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@
 //! volumes show, and the table is read if one has changed, or if anything was mounted meanwhile ([`look`]).
 
 mod devices;
-pub mod find;
+mod failures;
 pub mod look;
 pub mod mend;
 pub mod notice;
@@ -24,15 +24,15 @@ pub use devices::Devices;
 pub use look::Volume;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use allowlist::config::AllowList;
-use allowlist::names::PodIdentity;
 use engine::Context;
 use engine::mount_error::MountError;
-use engine::record::{Record, Shown};
+use failures::{Failures, Tried};
 use kernel::mount_events::{Changed, MountEvents, WatchedTable};
 use kernel::{heap, statmount};
 use look::{Candidate, Concerns, KnownVolumes, Sources};
@@ -40,11 +40,11 @@ use mend::Outcome;
 use mounts::Errno;
 use mounts::propagation::MountPropagation;
 use notice::Notice;
+use plan::record::{Record, Shown};
 use pods::events::Events;
-use tokio::sync::Notify;
 use tokio::sync::watch::Sender;
 use workers::gate::Holder;
-use workers::{Hold, MountThread, Pool, Source};
+use workers::{Hold, MountThread, NoResult, Pool, Source};
 
 use crate::Service;
 use crate::refusals::ForAuthor;
@@ -67,82 +67,30 @@ const MANY: usize = 1000;
 /// How long reading the table may take.
 const TABLE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// When something that failed is tried again; twice as late each time, up to [`LOOK`].
-const AGAIN: Duration = Duration::from_millis(200);
-
-/// What keeps volumes from being healed: told once, not each time that it is tried again, and tried again soon at first.
-#[derive(Default)]
-struct Failures {
-    known: Mutex<HashMap<PathBuf, (Why, u32)>>,
-    /// It is time to try again.
-    again: Notify,
+/// Why volumes cannot be healed now, or one of them not.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// The allow-list, a worker, or the mounts.
+    #[error(transparent)]
+    Service(#[from] crate::error::Error),
+    /// The mount table.
+    #[error("mountinfo: {0}")]
+    Table(Errno),
+    /// What tells of mounts.
+    #[error("mount events: {0}")]
+    Events(io::Error),
 }
 
-/// What is to be done about what came of a volume.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Then {
-    /// After how long it is to be tried again, if so.
-    again: Option<Duration>,
-    /// Whether it is told: it wasn't so before.
-    tell: bool,
-}
-
-impl Failures {
-    /// Takes down what came of a volume.
-    fn take(&self, path: &Path, outcome: Result<&Tried, &String>) -> Then {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let why = match outcome {
-            Ok(Tried::Settled | Tried::Healed { .. }) => {
-                known.remove(path);
-                return Then::default();
-            }
-            // It was told, and is so still.
-            Ok(Tried::Busy) if matches!(known.get(path), Some((Why::Refused(_), _))) => {
-                return Then { again: Some(LOOK), tell: false };
-            }
-            Ok(Tried::Busy) => Why::Busy,
-            Ok(Tried::Refused { notice, .. }) => Why::Refused(notice.clone()),
-            // Numbers may be others each time, such as how many mounts there are; the trouble is the same.
-            Err(error) => Why::Failed(error.chars().filter(|c| !c.is_ascii_digit()).collect()),
-        };
-        let times = match known.get(path) {
-            Some((same, times)) if *same == why => times + 1,
-            _ => 0,
-        };
-        // What is refused is looked at again when the table or the allow-list changes.
-        let retried = !matches!(why, Why::Refused(_));
-        known.insert(path.to_owned(), (why, times));
-        let again = retried.then(|| (AGAIN * 2_u32.saturating_pow(times.min(16))).min(LOOK));
-        Then { again, tell: times == 0 }
-    }
-
-    /// Forgets those of volumes that are gone.
-    fn keep(&self, known: &KnownVolumes) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| known.has(path));
+impl From<NoResult> for Error {
+    fn from(error: NoResult) -> Self {
+        Self::Service(error.into())
     }
 }
 
-/// Why a volume is not healed.
-#[derive(Debug, PartialEq, Eq)]
-enum Why {
-    /// Somebody else works on it.
-    Busy,
-    /// It is left as it is.
-    Refused(Notice),
-    /// The error, without the numbers in it.
-    Failed(String),
-}
-
-/// What came of trying to heal a volume.
-enum Tried {
-    /// It doesn't need it.
-    Settled,
-    /// It is healed.
-    Healed { renewed: bool, took: Duration, pod: Option<Arc<PodIdentity>> },
-    /// It is left as it is, although its source is there.
-    Refused { notice: Notice, why: String, pod: Option<Arc<PodIdentity>> },
-    /// Somebody else works on it.
-    Busy,
+impl From<MountError> for Error {
+    fn from(error: MountError) -> Self {
+        Self::Service(error.into())
+    }
 }
 
 /// Who is told which volumes there are.
@@ -158,7 +106,7 @@ pub async fn watch(service: Arc<Service>, volumes: Volumes, events: Option<Event
             continue;
         };
         if let Err(error) = watch_namespace(&service, &pool, &failures, (&volumes, &events)).await {
-            tracing::warn!(error, "volumes cannot be healed now; trying again");
+            tracing::warn!(%error, "volumes cannot be healed now; trying again");
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -170,14 +118,14 @@ async fn watch_namespace(
     pool: &Arc<Pool>,
     failures: &Arc<Failures>,
     (volumes, pods): (&Volumes, &Option<Events>),
-) -> Result<(), String> {
+) -> Result<(), Error> {
     let events = events(service, pool).await?;
     let watched = watched(service, pool).await?;
     let mut known = KnownVolumes::default();
     loop {
         let start = Instant::now();
         // What changes while the table is read is a change since.
-        watched.has_changed().map_err(|e| format!("mountinfo: {e}"))?;
+        watched.has_changed().map_err(Error::Table)?;
         known = read(service, pool, known).await?;
         volumes.send_replace(Arc::clone(&known.volumes));
         service.lie_on(Arc::clone(&known.devices));
@@ -215,8 +163,8 @@ async fn watch_namespace(
             }
             // In another namespace nothing may ever change.
             let elsewhere = !is_latest(service, pool);
-            let changed = watched.has_changed().map_err(|e| format!("mountinfo: {e}"))?;
-            if elsewhere || changed || look == LOOKS_MAX || !known.is_by(&list_of(service)?) {
+            let changed = watched.has_changed().map_err(Error::Table)?;
+            if elsewhere || changed || look == LOOKS_MAX || !known.is_by(&service.list()?) {
                 break;
             }
             let moved;
@@ -255,7 +203,7 @@ fn groups(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
 }
 
 /// Changes of the namespace's mounts, as closely as they are to be had.
-async fn events(service: &Service, pool: &Arc<Pool>) -> Result<MountEvents, String> {
+async fn events(service: &Service, pool: &Arc<Pool>) -> Result<MountEvents, Error> {
     let statmount = service.threads.site().calls.statmount;
     match pool.mount_events() {
         Ok(events) if statmount => {
@@ -268,15 +216,15 @@ async fn events(service: &Service, pool: &Arc<Pool>) -> Result<MountEvents, Stri
     let opening = service
         .threads
         .run(pool, Source::own("mount table"), TABLE_DEADLINE, |thread, _| MountEvents::unnamed(&thread.site.proc));
-    opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
+    opening.await?.map_err(Error::Table)
 }
 
 /// The namespace's table, to be asked whether it has changed.
-async fn watched(service: &Service, pool: &Arc<Pool>) -> Result<WatchedTable, String> {
+async fn watched(service: &Service, pool: &Arc<Pool>) -> Result<WatchedTable, Error> {
     let opening = service
         .threads
         .run(pool, Source::own("mount table"), TABLE_DEADLINE, |thread, _| WatchedTable::of_thread(&thread.site.proc));
-    opening.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
+    opening.await?.map_err(Error::Table)
 }
 
 /// Until something was mounted over a source; or a volume was published, but then not before `newcomers_at`, unless
@@ -286,7 +234,7 @@ async fn until_it_matters(
     pool: &Arc<Pool>,
     events: &MountEvents,
     (sources, newcomers_at): (&Arc<Sources>, Instant),
-) -> Result<(), String> {
+) -> Result<(), Error> {
     let mut newcomers = false;
     loop {
         let next = if newcomers {
@@ -297,7 +245,7 @@ async fn until_it_matters(
         } else {
             events.next(SETTLE).await
         };
-        let Changed::Attached(ids) = next.map_err(|e| format!("mount events: {e}"))? else {
+        let Changed::Attached(ids) = next.map_err(Error::Events)? else {
             return Ok(());
         };
         let sources = Arc::clone(sources);
@@ -308,7 +256,7 @@ async fn until_it_matters(
             Ok::<_, Errno>(seen)
         });
         // What can't be asked about may matter.
-        let Ok(seen) = looking.await.map_err(|e| e.to_string())? else { return Ok(()) };
+        let Ok(seen) = looking.await? else { return Ok(()) };
         newcomers |= seen.volumes;
         if seen.sources || (newcomers && seen.others) {
             return Ok(());
@@ -316,16 +264,12 @@ async fn until_it_matters(
     }
 }
 
-fn list_of(service: &Service) -> Result<Arc<AllowList>, String> {
-    service.list().map_err(|e| e.to_string())
-}
-
 fn is_peer(record: &Record) -> bool {
     record.propagation == MountPropagation::Bidirectional
 }
 
-async fn read(service: &Service, pool: &Arc<Pool>, known: KnownVolumes) -> Result<KnownVolumes, String> {
-    let (list, gate) = (list_of(service)?, service.gate.clone());
+async fn read(service: &Service, pool: &Arc<Pool>, known: KnownVolumes) -> Result<KnownVolumes, Error> {
+    let (list, gate) = (service.list()?, service.gate.clone());
     let reading = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
         let known = KnownVolumes::read(&thread.site, &gate, &list, known);
         if known.as_ref().is_ok_and(|known| known.volumes.len() >= MANY) {
@@ -333,7 +277,7 @@ async fn read(service: &Service, pool: &Arc<Pool>, known: KnownVolumes) -> Resul
         }
         known
     });
-    reading.await.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo: {e}"))
+    reading.await?.map_err(Error::Table)
 }
 
 /// Whether a directory of the volumes was moved or deleted.
@@ -341,12 +285,12 @@ async fn was_moved(
     service: &Service,
     pool: &Arc<Pool>,
     mut known: KnownVolumes,
-) -> Result<(KnownVolumes, bool), String> {
+) -> Result<(KnownVolumes, bool), Error> {
     let looking = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |_, _| {
         let moved = known.was_moved();
         (known, moved)
     });
-    looking.await.map_err(|e| e.to_string())
+    Ok(looking.await?)
 }
 
 /// Heals one volume, on a thread that may hang, by the allow-list that the look at it went by.
@@ -355,9 +299,9 @@ async fn heal(
     pool: &Arc<Pool>,
     Candidate { volume, looked }: &Candidate,
     by: Option<&Arc<AllowList>>,
-) -> Result<Tried, String> {
+) -> Result<Tried, Error> {
     let Volume { path, record, shown, .. } = &**volume;
-    let list = list_of(service)?;
+    let list = service.list()?;
     // Another list may show other directories to pods: the next look goes by that.
     if !by.is_some_and(|by| Arc::ptr_eq(by, &list)) {
         return Ok(Tried::Busy);
@@ -388,16 +332,11 @@ async fn heal(
         })
     };
     let mending = service.threads.run_by(None, pool, (source, hold), service.deadline, mend);
-    mending.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    mending.await?.map_err(Error::from)
 }
 
 /// Tells what came of a volume: metrics, the log and its pod. What was so before is not told again.
-fn tell(
-    service: &Service,
-    volume: &Arc<Volume>,
-    (outcome, told): (Result<Tried, String>, bool),
-    pods: Option<&Events>,
-) {
+fn tell(service: &Service, volume: &Arc<Volume>, (outcome, told): (Result<Tried, Error>, bool), pods: Option<&Events>) {
     let (target_path, entry) = (volume.path.as_path().display(), volume.record.owner.entry.as_str());
     let (notice, pod) = match outcome {
         Ok(Tried::Settled | Tried::Busy) => return,
@@ -421,7 +360,7 @@ fn tell(
         Err(error) => {
             service.metrics.healed("failed");
             if told {
-                tracing::warn!(%target_path, entry, error, "a volume could not be healed");
+                tracing::warn!(%target_path, entry, %error, "a volume could not be healed");
             }
             return;
         }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use allowlist::names::{EntryName, KubeletPath, SubPath};
 use engine::mount_error::MountError;
 use engine::observe::SourcePath;
-use engine::record::Owner;
 use engine::{AttachJob, Attached, Context};
 use futures_util::FutureExt;
+use plan::record::Owner;
 use workers::gate::{Busy, Holder, Pass};
 use workers::{Hold, Job, MountThread, Source};
 

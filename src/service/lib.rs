@@ -6,6 +6,7 @@ pub mod config_store;
 pub mod containers;
 pub mod error;
 #[cfg(test)]
+#[path = "../core/plan/fixture.rs"]
 mod fixture;
 pub mod heal;
 pub mod health;

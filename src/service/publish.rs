@@ -6,7 +6,7 @@ use allowlist::names::{PodIdentity, User};
 use allowlist::policy::{self, Grant, Wish};
 use engine::AttachJob;
 use engine::observe::SourcePath;
-use engine::record::{Asked, Owner};
+use plan::record::{Asked, Owner};
 use pods::PodWish;
 use pods::lookup::{Lookup, LookupError};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use allowlist::names::{KubeletPath, User, VolumeKind, VolumeRef};
-use engine::record::Asked;
+use plan::record::Asked;
 
 /// A volume to be staged.
 #[derive(Debug, Clone, PartialEq, Eq)]

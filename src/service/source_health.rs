@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use allowlist::author::author;
 use engine::mount_error::MountError;
-use engine::record::{Record, Shown};
+use engine::record;
 use futures_util::StreamExt;
 use mounts::Errno;
 use plan::Gone;
+use plan::record::Shown;
 use pods::events::{Events, Told};
 use tokio::sync::watch::Receiver;
 use workers::{NoResult, Pool, Source};
@@ -188,7 +189,7 @@ pub async fn watch(
 async fn told(service: &Service, pool: &Arc<Pool>, volumes: Vec<Arc<Volume>>, health: SourceHealth) -> Vec<Told> {
     let reading = service.threads.run(pool, Source::own("records"), RECORDS, move |thread, _| {
         let told = |volume: Arc<Volume>| {
-            let record = Record::of(&thread.site, &volume.path)?;
+            let record = record::of(&thread.site, &volume.path)?;
             let text = match health {
                 SourceHealth::Live if record.renewed.is_some() => {
                     author![health.for_author(), ", and the volume was renewed: ", RESTART]

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use engine::record::Record;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use plan::record::Record;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use wire::csi;

@@ -10,8 +10,15 @@
 mod compare;
 mod decide;
 mod found;
+#[cfg(test)]
+extern crate self as plan;
+
+#[cfg(test)]
+mod fixture;
+pub mod healing;
 pub mod idmap;
 pub mod layout;
+pub mod record;
 mod steps;
 
 pub use compare::{Difference, compare, relation, strongest};

@@ -1,8 +1,8 @@
 //! Which flags a volume shall have in a container, which of them are missing, and what of the Pod makes up for them. Pure.
 
 use allowlist::config::Entry;
-use engine::record::Record;
 use mounts::MountAttrs;
+use plan::record::Record;
 use serde::{Deserialize, Serialize};
 
 use super::{Container, Sought, Unknown};
@@ -199,7 +199,7 @@ mod tests {
     use crate::fixture::record;
     use allowlist::config::AllowList;
     use allowlist::names::AbsPath;
-    use engine::record::{Asked, Owner, Record};
+    use plan::record::{Asked, Owner, Record};
 
     const NONE: MountAttrs = MountAttrs { read_only: false, nosuid: false, nodev: false, noexec: false };
     const RO: MountAttrs = MountAttrs { read_only: true, ..NONE };

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
     use crate::containers::Sought;
     use crate::containers::scan::Node;
-    use engine::record::Shown;
+    use plan::record::Shown;
 
     /// Gives out bytes as the kernel does, a page at a time, and counts them.
     struct Table<F: FnMut(usize) -> Option<Vec<u8>>> {

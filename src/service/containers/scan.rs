@@ -6,10 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use engine::record::Shown;
 use mounts::MountAttrs;
 use mounts::mountinfo::{self, Mount, Walk};
 use plan::layout::Layout;
+use plan::record::Shown;
 
 use super::Sought;
 

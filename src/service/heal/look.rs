@@ -3,7 +3,7 @@
 //! Kept is little for each volume, since there may be tens of thousands: its path, and what it has in common with others
 //! once for all of them. Which pod it is of is read from its record when that is to be told.
 //!
-//! Where a source is well, it is noted what is mounted on the way to it ([`engine::record::PathMounts`]): what an unmounting
+//! Where a source is well, it is noted what is mounted on the way to it ([`plan::record::PathMounts`]): what an unmounting
 //! uncovers later is never given. No call does that, since it takes the table.
 //!
 //! And the table is read only if it has changed. What shows without that is a directory which was moved or deleted: for
@@ -17,18 +17,18 @@ use std::sync::Arc;
 use allowlist::author::AuthorText;
 use allowlist::config::{AllowList, Heal};
 use allowlist::names::{KubeletPath, PodIdentity};
-use engine::observe;
-use engine::record::{PathMounts, Record, Shown};
 use engine::site::Site;
+use engine::{observe, record};
 use kernel::statmount;
 use mounts::mountinfo::{self, Table, Walk};
 use mounts::{DirId, Errno};
+use plan::healing::{self, ByPoint, Change, Now, Published, Verdict};
 use plan::layout::Layout;
+use plan::record::{PathMounts, Record, Shown};
 use pods::events::Told;
 use workers::gate::{Gate, Holder};
 
 use super::devices::Devices;
-use super::find::{self, ByPoint, Change, Now, Published, Verdict};
 use super::mend::Looked;
 use super::replaced::{self, Untrusted};
 
@@ -177,7 +177,7 @@ impl KnownVolumes {
         let by_point = ByPoint::of(&table, layout, named);
         let mut sources: HashMap<*const Record, Source<'_>> = HashMap::new();
         let mut volumes = Vec::new();
-        for Published { path, top, lowest } in statmount::in_breaths(find::published(&table, &walk, layout)) {
+        for Published { path, top, lowest } in statmount::in_breaths(healing::published(&table, &walk, layout)) {
             let target = path.as_path();
             // All three are in the order of their paths.
             while before.next_if(|volume| volume.path.as_path() < target).is_some() {}
@@ -199,7 +199,7 @@ impl KnownVolumes {
                         None => {
                             // Takes as long as many that are known.
                             std::thread::yield_now();
-                            Record::of(site, &path).map(|record| {
+                            record::of(site, &path).map(|record| {
                                 let path_mounts = record.path_mounts.clone();
                                 (one_of(&mut records, record.in_common()), path_mounts)
                             })
@@ -221,7 +221,7 @@ impl KnownVolumes {
                 Source { now, path_mounts }
             });
             let verdict = source.now.as_ref().map_or(Verdict::Wait, |now| {
-                find::judge_top((&table, &walk), layout, (top, volume.record.propagation), now, None)
+                healing::judge_top((&table, &walk), layout, (top, volume.record.propagation), now, None)
             });
             match verdict {
                 // Only of one that is well: else this would be how it is without its source.
@@ -335,7 +335,7 @@ fn is_noted(noted: Option<&PathMounts>, now: Option<&PathMounts>) -> bool {
 fn note_path_mounts((site, gate): (&Site, &Gate), volume: &Volume, source: &Source<'_>) -> bool {
     let Ok(_pass) = gate.enter(volume.path.as_path(), Holder::Own) else { return false };
     let Ok(Some(place)) = observe::open_target(site, &volume.path) else { return true };
-    let Ok(Some(record)) = Record::read(&place) else { return true };
+    let Ok(Some(record)) = place.record() else { return true };
     // Since the table was read it may have been published anew, from a source with more on the way to it.
     let same = if site.calls.statmount {
         statmount::root(volume.id).is_ok()
@@ -345,14 +345,14 @@ fn note_path_mounts((site, gate): (&Site, &Gate), volume: &Volume, source: &Sour
     if record.clone().in_common() == *volume.record {
         // Of which it can't be told, nothing is kept: it isn't given what is on another mount.
         let path_mounts = source.path_mounts.clone().filter(|_| same);
-        Record { path_mounts, ..record }.write_anew(&place);
+        place.replace_record(Record { path_mounts, ..record });
     }
     true
 }
 
 /// The directories that renewed volumes have shown before. Their running containers have them still, wherever they are called by now.
 fn left(site: &Site, volumes: &[Arc<Volume>]) -> Vec<DirId> {
-    let records = statmount::in_breaths(volumes).filter_map(|volume| Record::of(site, &volume.path));
+    let records = statmount::in_breaths(volumes).filter_map(|volume| record::of(site, &volume.path));
     records.flat_map(|record| record.left).collect()
 }
 

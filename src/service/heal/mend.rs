@@ -12,17 +12,17 @@ use allowlist::names::{KubeletPath, PodIdentity, VolumeRef};
 use allowlist::policy::{self, Wish};
 use engine::mount_error::MountError;
 use engine::observe::{self, OpenSource, SourcePath};
-use engine::record::{PathMounts, Record};
 use engine::site::Site;
 use engine::staging_area::Slot;
-use engine::{AttachJob, Context, TakeSlot};
+use engine::{AttachJob, Context, TakeSlot, record};
 use kernel::statmount;
 use mounts::mountinfo::{self, Mount, Table, Walk};
 use mounts::propagation::MountPropagation;
 use mounts::{DirId, Errno};
+use plan::healing::{self, Change, Verdict};
+use plan::record::{PathMounts, Record};
 use plan::{Found, Mounted};
 
-use super::find::{self, Change, Verdict};
 use super::notice::{NotGiven, Notice};
 use super::replaced::{self, Untrusted};
 
@@ -73,7 +73,7 @@ pub fn mend(
     let fail = |errno| MountError::Target { path: path.as_path().to_owned(), errno };
     let nobody = |outcome| Ok((outcome, None));
     let Some(target) = observe::open_target(site, path)? else { return nobody(Outcome::NotWanted) };
-    let Some(record) = Record::read(&target).map_err(fail)? else { return nobody(Outcome::NotWanted) };
+    let Some(record) = target.record().map_err(fail)? else { return nobody(Outcome::NotWanted) };
     let pod = record.owner.user.pod().cloned();
     let job = match wanted(list, path, &record) {
         Err(Unwanted::Off) => return nobody(Outcome::NotWanted),
@@ -96,7 +96,7 @@ pub fn mend(
     let Some(top) = walk.mount_at(path.as_path()).filter(|_| seen) else {
         return nobody(Outcome::Left(Verdict::Wait));
     };
-    let verdict = find::judge((&table, &walk), &site.layout, (path.as_path(), &record));
+    let verdict = healing::judge((&table, &walk), &site.layout, (path.as_path(), &record));
     let Verdict::Due(change) = verdict else { return nobody(Outcome::Left(verdict)) };
     if change != looked.change {
         return nobody(Outcome::Left(Verdict::Wait));
@@ -140,17 +140,17 @@ pub fn mend(
     }
     let marked = renewed || left.is_some();
     if marked {
-        noted.write(&target);
+        target.set_record(&noted);
     }
     let attached = engine::attach_open(context, take_slot, &job, &target, &source);
     match &attached {
         Ok(slot) => {
             let renewed = if slot.is_some() { noted.renewed } else { record.renewed };
             let path_mounts = looked.path_mounts.clone();
-            Record { source_mount: opened, attrs: job.attrs, path_mounts, renewed, ..noted }.write_anew(&target);
+            target.replace_record(Record { source_mount: opened, attrs: job.attrs, path_mounts, renewed, ..noted });
         }
         Err(_) if marked => {
-            record.write(&target);
+            target.set_record(&record);
         }
         Err(_) => {}
     }
@@ -191,9 +191,9 @@ fn peers_are_given_the_same(
     let is_peer = |mount: &&Mount| mount.propagation.peer_group.is_some_and(|group| groups.contains(&group));
     let mut flags = None;
     for mount in table.mounts.iter().filter(is_peer) {
-        // What is no volume of ours is asked for by `find::judge`.
+        // What is no volume of ours is asked for by `healing::judge`.
         let path = mount.mount_point.to_str().and_then(|at| KubeletPath::parse(at, &site.layout.base).ok());
-        let Some((path, record)) = path.and_then(|path| Record::of(site, &path).map(|record| (path, record))) else {
+        let Some((path, record)) = path.and_then(|path| record::of(site, &path).map(|record| (path, record))) else {
             continue;
         };
         let attrs = wanted(list, &path, &record).map(|job| job.attrs);
@@ -256,8 +256,8 @@ mod tests {
     use super::*;
     use crate::refusals::ForAuthor;
     use allowlist::names::{AbsPath, User};
-    use engine::record::{Asked, Owner};
     use mounts::MountAttrs;
+    use plan::record::{Asked, Owner};
 
     /// What a volume of the entry `data`, of a pod in the namespace `ml`, would be given by an entry like this.
     fn given(entry: &str, record: &Record) -> Result<MountAttrs, Unwanted> {

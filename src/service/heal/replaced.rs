@@ -18,9 +18,8 @@ use kernel::stat::{self, Freshness};
 use mounts::mountinfo::{Mount, Table, Walk};
 use mounts::propagation::MountPropagation;
 use mounts::{DirId, Errno};
+use plan::healing::Now;
 use plan::layout::Layout;
-
-use super::find::Now;
 
 /// Whose owners and modes say who may write: file systems of this kernel alone. A server of any other may do as it likes.
 const LOCAL: [&str; 10] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "tmpfs", "ramfs"];

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use allowlist::config::Entry;
-use engine::record::{Record, Shown};
+use engine::record;
 use engine::site::Site;
 use frontend::kubelet::VolData;
 use mounts::MountAttrs;
 use mounts::mountinfo::{Table, Walk};
+use plan::healing::{self, Published};
+use plan::record::Shown;
 use service::containers::look::look;
 use service::containers::scan::{Index, Node};
 use service::containers::{Container, Sought, judge};
-use service::heal::find::{self, Published};
 
 use super::facts::{InContainers, Weaker};
 
@@ -34,7 +35,7 @@ pub(super) fn containers(
     until: Instant,
 ) -> Result<InContainers, String> {
     let walk = Walk::new(table);
-    let published = find::published(table, &walk, &site.layout).into_iter();
+    let published = healing::published(table, &walk, &site.layout).into_iter();
     let volumes = published.filter_map(|at| volume(site, driver, entries, &walk, at));
     let (names, sought): (Vec<Name>, Vec<Sought>) = volumes.unzip();
     let mut found = InContainers { volumes: sought.len(), ..InContainers::default() };
@@ -67,7 +68,7 @@ fn volume(
     walk: &Walk<'_>,
     Published { path, top, .. }: Published<'_>,
 ) -> Option<(Name, Sought)> {
-    let record = Record::of(site, &path)?;
+    let record = record::of(site, &path)?;
     if VolData::beside(path.as_path()).is_some_and(|written| written.driver != driver) {
         return None;
     }

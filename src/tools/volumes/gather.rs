@@ -13,7 +13,7 @@ use allowlist::config::{AllowList, Missing};
 use allowlist::names::{KubeletPath, VolumeRef};
 use engine::mount_error::MountError;
 use engine::observe::{self, SourcePath};
-use engine::record::{Record, Shown};
+use engine::record;
 use engine::site::Site;
 use frontend::kubelet::VolData;
 use futures_util::future::join_all;
@@ -22,12 +22,13 @@ use kernel::stat;
 use mounts::Errno;
 use mounts::mountinfo::{self, Table, Walk};
 use plan::Gone;
+use plan::healing::{self, Change, Now, Published, Verdict};
+use plan::record::{Record, Shown};
 use service::config_store;
 use service::containers::judge::{self, Flag};
 use service::containers::look::look;
 use service::containers::scan::{Index, Node, PLACES_MAX};
 use service::containers::{self, Sought, Unknown};
-use service::heal::find::{self, Change, Now, Published, Verdict};
 use service::heal::mend::{self, Unwanted};
 use service::heal::{look as healing_look, replaced};
 use service::source_health::SourceHealth;
@@ -91,7 +92,7 @@ fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<(Option<N
     // With the ids that are noted, which mountinfo doesn't show.
     let healing = healing_look::table(site)?;
     let healing = (&healing, &Walk::new(&healing));
-    let published = find::published(&table, &walk, &site.layout).into_iter();
+    let published = healing::published(&table, &walk, &site.layout).into_iter();
     let found = published.filter_map(|at| volume(site, driver, list, ((&table, &walk), healing), at)).collect();
     Ok((Node::of(&walk, &site.layout), found))
 }
@@ -149,7 +150,7 @@ fn volume(
 ) -> Option<Found> {
     let Published { path, top, .. } = at;
     let (_, walk) = whole;
-    let record = Record::of(site, &path);
+    let record = record::of(site, &path);
     let written = VolData::beside(path.as_path());
     match &written {
         Some(written) if written.driver != driver => return None,
@@ -164,7 +165,7 @@ fn volume(
     let entry = record.as_ref().map(|record| record.owner.entry.to_string());
     let sub_path = record.as_ref().map(|record| record.sub_path.as_ref().map(ToString::to_string));
     let source = record.as_ref().map(|record| record.full_path().to_string_lossy().into_owned());
-    let verdict = record.as_ref().map(|record| find::judge(by, &site.layout, (path.as_path(), record)));
+    let verdict = record.as_ref().map(|record| healing::judge(by, &site.layout, (path.as_path(), record)));
     let healing = list.map(|list| healing((site, list), &path, record.as_ref().zip(verdict), (whole, by)));
     let renewed = record.as_ref().and_then(|record| record.renewed).and_then(|at| i64::try_from(at).ok());
     let renewed = renewed.and_then(|at| Timestamp::from_second(at).ok());

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use mounts::mountinfo::Mount;
+use plan::healing::{Change, Verdict};
 use serde::{Deserialize, Serialize};
 use service::containers::judge::Flag;
-use service::heal::find::{Change, Verdict};
 use service::source_health::SourceHealth;
 
 /// A volume that is published on this node.

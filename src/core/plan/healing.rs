@@ -6,10 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use allowlist::names::KubeletPath;
-use engine::record::{PathMounts, Record};
 use mounts::mountinfo::{Mount, Table, Walk};
 use mounts::propagation::MountPropagation;
-use plan::layout::Layout;
+
+use crate::layout::Layout;
+use crate::record::{PathMounts, Record};
 
 /// Whether a volume shall be given the directory that its source's path leads to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

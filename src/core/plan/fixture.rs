@@ -1,10 +1,10 @@
 //! What several tests need: a record of some volume.
 
 use allowlist::names::{AbsPath, EntryName, User};
-use engine::record::{Asked, Owner, Record};
 use mounts::MountAttrs;
 use mounts::propagation::MountPropagation;
 use plan::layout::{Layout, Part};
+use plan::record::{Asked, Owner, Record};
 
 /// Of some volume.
 pub(crate) fn record() -> Record {
