@@ -4,6 +4,7 @@
 pub mod check;
 pub mod explain;
 pub mod inspect;
+mod json_bytes;
 pub mod picture;
 #[expect(clippy::disallowed_methods, reason = "plays kubelet and container runtime, in namespaces of its own")]
 pub mod try_out;

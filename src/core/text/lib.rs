@@ -5,7 +5,9 @@
 //! character is shown as `\xNN`, byte by byte, and a backslash as `\x5c`, so that what is shown names one path only.
 #![forbid(unsafe_code)]
 
+pub mod cut;
 pub mod paint;
+pub mod table;
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -21,19 +23,32 @@ pub fn visible(bytes: impl AsRef<OsStr>) -> String {
     for chunk in bytes.as_bytes().utf8_chunks() {
         for c in chunk.valid().chars() {
             if c == '\\' || is_hidden(c) {
-                c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| hex(&mut out, byte));
+                c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| escape(&mut out, byte));
             } else {
                 out.push(c);
             }
         }
-        chunk.invalid().iter().for_each(|&byte| hex(&mut out, byte));
+        chunk.invalid().iter().for_each(|&byte| escape(&mut out, byte));
     }
     out
 }
 
-fn hex(out: &mut String, byte: u8) {
+fn escape(out: &mut String, byte: u8) {
+    out.push_str("\\x");
+    push_hex(out, byte);
+}
+
+/// Bytes as hexadecimal digits, two a byte, in lower case.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(2 * bytes.len());
+    bytes.iter().for_each(|&byte| push_hex(&mut out, byte));
+    out
+}
+
+fn push_hex(out: &mut String, byte: u8) {
     // Writing to a String can't fail.
-    let _ = write!(out, "\\x{byte:02x}");
+    let _ = write!(out, "{byte:02x}");
 }
 
 /// Whether a character does something else than to show: controls, separators, what turns the direction of text, joins or
@@ -71,26 +86,6 @@ pub fn width(text: &str) -> usize {
     text.width()
 }
 
-/// A text cut to a number of columns, with a mark where it was cut.
-#[must_use]
-pub fn fit(text: &str, columns: usize, ascii: bool) -> String {
-    if width(text) <= columns {
-        return text.to_owned();
-    }
-    let mark = if ascii { "~" } else { "…" };
-    let mut out = String::new();
-    let mut used = 0;
-    for c in text.chars() {
-        let next = width(c.encode_utf8(&mut [0; 4]));
-        if used + next + 1 > columns {
-            break;
-        }
-        out.push(c);
-        used += next;
-    }
-    out + mark
-}
-
 /// `1 mount`, `2 mounts`.
 #[must_use]
 pub fn plural(count: usize, what: &str) -> String {
@@ -124,11 +119,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_wide_is_cut_by_columns() {
-        assert_eq!(fit("/mnt/data", 9, false), "/mnt/data");
-        assert_eq!(fit("/mnt/data", 6, false), "/mnt/…");
-        assert_eq!(fit("目录目录", 5, false), "目录…");
-        assert_eq!(fit("abc", 1, true), "~");
+    fn bytes_are_written_as_digits() {
+        assert_eq!(hex(b"/\xff\x00"), "2fff00");
     }
 
     proptest! {

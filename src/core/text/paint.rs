@@ -8,10 +8,10 @@ pub struct Paint {
 }
 
 impl Paint {
-    /// With a code of ECMA-48, 8.3.117 (SGR).
+    /// With a code of ECMA-48, 8.3.117 (SGR). An empty text stays empty.
     #[must_use]
     pub fn with(self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.colour && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
     /// In the colour of what is well.

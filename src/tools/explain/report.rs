@@ -9,12 +9,13 @@ use model::machine::{LeftOut, Machine, Namespace};
 use model::subtrees::Hop;
 use serde_json::{Value, json};
 use text::paint::Paint;
-use text::{plural, visible, width};
+use text::table::Columns;
+use text::{plural, visible};
 
 use super::index::Index;
 use super::judge::{Event, Explanation, Link, Pair, Seen, Spot, Stopped};
 use super::remedy::{Advice, advise};
-use crate::inspect::json::Hex;
+use crate::json_bytes;
 
 /// How many namespaces are named of those that don't show the directory.
 const NAMED: usize = 5;
@@ -82,12 +83,11 @@ impl Report<'_> {
             _ => writeln!(out, ":")?,
         }
         let rows: Vec<[String; 3]> = seen.iter().map(|one| self.seen_row(one)).collect();
-        let column = |n: usize| rows.iter().map(|row| width(&row[n])).max().unwrap_or(0);
-        let (labels, places) = (column(0), column(1));
+        let columns = Columns::of(&rows, 2);
         for (row, one) in rows.iter().zip(seen) {
             let mark = if one.covered.is_none() { paint.good("✓") } else { paint.bad("✗") };
-            let pad = |text: &str, to: usize| format!("{text}{}", " ".repeat(to.saturating_sub(width(text))));
-            writeln!(out, "  {mark} {}  {}  {}", pad(&row[0], labels), pad(&row[1], places), row[2])?;
+            write!(out, "  {mark} ")?;
+            columns.plain_line(out, row);
         }
         if !stopped.is_empty() && self.pair.is_none() {
             let (count, verb) =
@@ -275,9 +275,8 @@ impl Words {
 }
 
 fn add_path(value: &mut Value, path: &Path) {
-    value["path"] = json!(path.to_string_lossy());
-    if let Some(hex) = Hex::of(path.as_os_str()) {
-        value["pathHex"] = json!(hex);
+    if let Value::Object(object) = value {
+        json_bytes::put(object, "path", path.as_os_str());
     }
 }
 

@@ -3,7 +3,10 @@
 use std::ffi::OsStr;
 
 use model::machine::{Namespace, UNKNOWN, names};
-use text::{fit, plural, visible, width};
+use text::cut::Cut;
+use text::paint::Paint;
+use text::table::{self, Columns};
+use text::{plural, visible};
 
 use super::columns::{Column, View};
 use super::fold::{self, Fold};
@@ -37,11 +40,16 @@ pub struct Style {
 
 impl Style {
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        Paint { colour: self.colour }.with(code, text)
+    }
+
+    /// What stands where a text was cut.
+    const fn mark(&self) -> &'static str {
+        if self.ascii { "~" } else { "…" }
     }
 
     fn fitted(&self, text: &str) -> String {
-        self.width.map_or_else(|| text.to_owned(), |width| fit(text, width, self.ascii))
+        self.width.map_or_else(|| text.into(), |width| Cut::columns(width).mark(self.mark()).apply(text)).into_owned()
     }
 }
 
@@ -179,67 +187,25 @@ fn row(view: &View<'_>, place: Place, told: &Told, columns: &[Column], branch: &
 }
 
 fn grid(rows: &[Cells], style: &Style) -> String {
-    let columns = &style.columns;
-    let heads: Vec<String> = columns.iter().map(|column| column.name().to_owned()).collect();
-    let mut widths: Vec<usize> =
-        if style.headings { heads.iter().map(|h| width(h)).collect() } else { vec![0; heads.len()] };
-    for (cells, _) in rows {
-        cells.iter().zip(&mut widths).for_each(|(cell, widest)| *widest = width(cell).max(*widest));
-    }
+    let heads: Vec<String> = style.columns.iter().map(|column| column.name().to_owned()).collect();
+    let columns = style.columns.iter().map(|column| table::Column { width: 0, right: column.is_number() });
+    let mut columns = Columns::new(columns, GAP).mark(style.mark());
+    let heads = style.headings.then_some(heads);
+    heads.iter().chain(rows.iter().map(|(cells, _)| cells)).for_each(|cells| columns.widen(cells));
     if let Some(terminal) = style.width {
-        shrink(&mut widths, columns, terminal);
+        columns.shrink(terminal, NARROWEST);
     }
     let mut out = String::new();
-    if style.headings {
-        write_line(&mut out, &heads, &widths, style, |_, text| style.paint("1", text));
+    if let Some(heads) = &heads {
+        columns.line(&mut out, heads, |_, text| style.paint("1", text));
     }
     for (cells, colour) in rows {
-        write_line(&mut out, cells, &widths, style, |column, text| match column {
+        columns.line(&mut out, cells, |at, text| match style.columns[at] {
             Column::Propagation => style.paint(colour, text),
             _ => text.to_owned(),
         });
     }
     out
-}
-
-fn write_line(
-    out: &mut String,
-    cells: &[String],
-    widths: &[usize],
-    style: &Style,
-    paint: impl Fn(Column, &str) -> String,
-) {
-    let begun = out.len();
-    for ((cell, &columns), &column) in cells.iter().zip(widths).zip(&style.columns) {
-        if out.len() > begun {
-            out.extend(std::iter::repeat_n(' ', GAP));
-        }
-        let text = fit(cell, columns, style.ascii);
-        let pad = columns.saturating_sub(width(&text));
-        let (before, after) = if column.is_number() { (pad, 0) } else { (0, pad) };
-        out.extend(std::iter::repeat_n(' ', before));
-        out.push_str(&paint(column, &text));
-        out.extend(std::iter::repeat_n(' ', after));
-    }
-    out.truncate(begun + out[begun..].trim_end_matches(' ').len());
-    out.push('\n');
-}
-
-/// Makes the widest columns narrower until all fit, if they can.
-fn shrink(widths: &mut [usize], columns: &[Column], terminal: usize) {
-    loop {
-        let total = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
-        let over = total.saturating_sub(terminal);
-        if over == 0 {
-            return;
-        }
-        let can = |at: &usize| widths[*at] > NARROWEST && !columns[*at].is_number();
-        let Some(widest) = (0..widths.len()).filter(can).max_by_key(|at| widths[*at]) else { return };
-        let next = (0..widths.len()).filter(|at| *at != widest).filter(can).map(|at| widths[at]).max();
-        // Down to the next widest at once, but at least by one.
-        let floor = next.unwrap_or(NARROWEST).min(widths[widest] - 1).max(NARROWEST);
-        widths[widest] = widths[widest].saturating_sub(over).max(floor);
-    }
 }
 
 /// What a namespace is: its name, its inode, its processes, or what else keeps it.

@@ -5,9 +5,6 @@
 //! own: told with each mount it would grow with the square of the machine.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::fmt::Write;
-use std::os::unix::ffi::OsStrExt;
 
 use model::machine::{Container, LeftOut, Namespace, Pod, Process, UNKNOWN, names};
 use mounts::mountinfo::Mount;
@@ -18,6 +15,7 @@ use super::columns::View;
 use super::relations::{Place, mount_at};
 use super::select::Chosen;
 use super::subtree::{self, Kind, Told};
+use crate::json_bytes::{Hex, Lossy};
 
 /// What `hostmount inspect --json` prints. Fields are only ever added to version 1.
 #[derive(Debug, Serialize)]
@@ -153,14 +151,14 @@ impl Serialize for Mounts<'_> {
 struct OneMount<'v> {
     id: u64,
     parent: u64,
-    target: Text<'v>,
+    target: Lossy<'v>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target_hex: Option<Hex<'v>>,
-    source: Text<'v>,
+    source: Lossy<'v>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_hex: Option<Hex<'v>>,
     fs_type: &'v str,
-    root: Text<'v>,
+    root: Lossy<'v>,
     #[serde(skip_serializing_if = "Option::is_none")]
     root_hex: Option<Hex<'v>>,
     root_deleted: bool,
@@ -199,12 +197,12 @@ impl<'v> OneMount<'v> {
         Self {
             id: mount.id,
             parent: mount.parent,
-            target: Text(target),
+            target: Lossy(target),
             target_hex: Hex::of(target),
-            source: Text(source),
+            source: Lossy(source),
             source_hex: Hex::of(source),
             fs_type: &mount.fs_type,
-            root: Text(root),
+            root: Lossy(root),
             root_hex: Hex::of(root),
             root_deleted: mount.root_deleted,
             device: format!("{}:{}", mount.device.0, mount.device.1),
@@ -268,7 +266,7 @@ struct Member<'v> {
     namespace: Option<u64>,
     label: &'v str,
     mount: u64,
-    target: Text<'v>,
+    target: Lossy<'v>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target_hex: Option<Hex<'v>>,
 }
@@ -281,41 +279,9 @@ impl<'v> Member<'v> {
             namespace: known(view.machine.namespaces.get(place.namespace)?.inode),
             label: view.labels.get(place.namespace)?,
             mount: mount.id,
-            target: Text(target),
+            target: Lossy(target),
             target_hex: Hex::of(target),
         })
-    }
-}
-
-/// Bytes as a string, with U+FFFD for what is no UTF-8.
-#[derive(Debug)]
-struct Text<'v>(&'v OsStr);
-
-impl Serialize for Text<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0.to_string_lossy())
-    }
-}
-
-/// The same as hexadecimal digits, where the string doesn't say all.
-#[derive(Debug)]
-pub(crate) struct Hex<'v>(&'v OsStr);
-
-impl<'v> Hex<'v> {
-    /// None: the string says all.
-    pub(crate) fn of(bytes: &'v OsStr) -> Option<Self> {
-        bytes.to_str().is_none().then_some(Self(bytes))
-    }
-}
-
-impl Serialize for Hex<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut digits = String::with_capacity(2 * self.0.len());
-        for byte in self.0.as_bytes() {
-            // Writing to a String can't fail.
-            let _ = write!(digits, "{byte:02x}");
-        }
-        serializer.serialize_str(&digits)
     }
 }
 

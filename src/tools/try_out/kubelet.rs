@@ -11,6 +11,7 @@ use csi::node_client::NodeClient;
 use csi::volume_capability::access_mode::Mode;
 use csi::volume_capability::{AccessMode, AccessType, MountVolume};
 use mounts::propagation::MountPropagation;
+use text::hex;
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
 use wire::csi;
@@ -48,7 +49,7 @@ impl Volume {
             let handle = entry(mode);
             (handle.to_owned(), format!("pv-{handle}"), Some(staging_dir(node, handle)))
         } else {
-            (format!("csi-{}", hex(&uid)), "data".to_owned(), None)
+            (format!("csi-{}", hex(uid.as_bytes())), "data".to_owned(), None)
         };
         let target = pod_dir(node, &uid).join("volumes/kubernetes.io~csi").join(name).join("mount");
         Self { mode, pod, id, uid, staging, target }
@@ -92,11 +93,7 @@ fn pod_dir(node: &Node, uid: &str) -> PathBuf {
 
 /// The kubelet takes a hash of the handle here; any word does that is the volume's own.
 fn staging_dir(node: &Node, handle: &str) -> PathBuf {
-    node.kubelet_dir().join("plugins/kubernetes.io/csi").join(DRIVER).join(hex(handle)).join("globalmount")
-}
-
-fn hex(text: &str) -> String {
-    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+    node.kubelet_dir().join("plugins/kubernetes.io/csi").join(DRIVER).join(hex(handle.as_bytes())).join("globalmount")
 }
 
 /// The kubelet.

@@ -2,6 +2,8 @@
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
+use text::cut::Cut;
+use text::table::Columns;
 
 use super::choose::{full_name, pod_path};
 use super::model::Volume;
@@ -17,8 +19,10 @@ pub enum Format {
 }
 
 const HEADER: [&str; 7] = ["VOLUME NAME", "ENTRY", "POD", "PROPAGATION", "AGE", "HEALTH", "TARGET"];
-/// Longer than this many characters, a cell is shortened.
-const WIDE: usize = 44;
+/// How wide a cell may be. In a wider one the middle is left out: paths differ at their ends.
+const CELL: Cut = Cut::columns(44).keeping_end(29);
+/// Blanks between two columns.
+const GAP: usize = 3;
 /// What isn't known.
 const UNKNOWN: &str = "-";
 
@@ -42,24 +46,12 @@ pub fn table(volumes: &[Volume], now: Timestamp, whole: bool) -> String {
             health(volume),
             volume.mountpoint.clone(),
         ];
-        if whole { cells } else { cells.map(shortened) }
+        if whole { cells } else { cells.map(|cell| CELL.apply(&cell).into_owned()) }
     });
     let rows: Vec<[String; 7]> = [HEADER.map(str::to_owned)].into_iter().chain(rows).collect();
-    let mut widths = [0; 7];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
+    let columns = Columns::of(&rows, GAP);
     let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            line.push_str(&format!("{cell:<width$}   "));
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
+    rows.iter().for_each(|row| columns.plain_line(&mut text, row));
     text
 }
 
@@ -67,16 +59,6 @@ pub fn table(volumes: &[Volume], now: Timestamp, whole: bool) -> String {
 fn health(volume: &Volume) -> String {
     let status = volume.health.status.name();
     if volume.renewed_at.is_some() { format!("{status} (renewed)") } else { status.to_owned() }
-}
-
-/// With the middle left out if it is long: what tells paths apart is their end.
-fn shortened(cell: String) -> String {
-    let count = cell.chars().count();
-    if count <= WIDE {
-        return cell;
-    }
-    let (head, tail) = (WIDE / 3, WIDE - 1 - WIDE / 3);
-    cell.chars().take(head).chain(['…']).chain(cell.chars().skip(count - tail)).collect()
 }
 
 /// How long ago, in two units at most, as kubectl tells it.

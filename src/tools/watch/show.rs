@@ -1,8 +1,5 @@
 //! Prints what happened: lines for people, JSON lines for programs (docs/watch.md). Pure.
 
-use std::ffi::OsStr;
-use std::fmt::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use model::machine::{Machine, Namespace};
@@ -11,6 +8,7 @@ use text::visible;
 
 use super::diff::{Change, Kind};
 use super::origin::{Cause, Link, Place, Step, Told};
+use crate::json_bytes;
 
 /// What is to be told; all of it at once where several are given.
 #[derive(Debug, Clone, Default)]
@@ -139,11 +137,11 @@ pub fn json(machine: &Machine, told: &Told, event: u64) -> Map<String, Value> {
     put("cause", word.into());
     put("group", group.into());
     put("way", steps.iter().map(|step| step_json(machine, step)).collect());
-    put_bytes(&mut object, "path", mount.mount_point.as_os_str());
-    put_bytes(&mut object, "source", &mount.source);
-    put_bytes(&mut object, "root", mount.root.as_os_str());
+    json_bytes::put(&mut object, "path", mount.mount_point.as_os_str());
+    json_bytes::put(&mut object, "source", &mount.source);
+    json_bytes::put(&mut object, "root", mount.root.as_os_str());
     match from {
-        Some(from) => put_bytes(&mut object, "from", from),
+        Some(from) => json_bytes::put(&mut object, "from", from),
         None => drop(object.insert("from".to_owned(), Value::Null)),
     }
     object
@@ -157,27 +155,17 @@ fn step_json(machine: &Machine, Step { link, from }: &Step) -> Value {
     let from = from.as_ref().map(|Place { namespace, path }| {
         let mut place = Map::new();
         place.insert("namespace".to_owned(), machine.namespaces.get(*namespace).map_or(Value::Null, namespace_json));
-        put_bytes(&mut place, "path", path.as_os_str());
+        json_bytes::put(&mut place, "path", path.as_os_str());
         Value::Object(place)
     });
     json!({"link": link, "group": group, "from": from})
 }
 
-/// A path is any bytes: where these are no UTF-8, a second member has them in hexadecimal, as `inspect` does it.
-fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &OsStr) {
-    object.insert(name.to_owned(), bytes.to_string_lossy().into());
-    if bytes.to_str().is_none() {
-        let hex = bytes.as_bytes().iter().fold(String::new(), |mut hex, byte| {
-            // Writing to a String can't fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
-        object.insert(format!("{name}Hex"), hex.into());
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
     use model::machine::{Container, Pod, Process};
     use mounts::mountinfo::parse;

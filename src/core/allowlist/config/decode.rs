@@ -14,6 +14,7 @@ use std::fmt;
 use conform::{check, join, meant, value_place};
 use mounts::propagation::MountPropagation;
 use saphyr::Scalar;
+use text::cut::Cut;
 
 use super::shape::{Absent, FILE, Field, Shape};
 use super::yaml::{self, Data, Node, Place};
@@ -56,15 +57,16 @@ impl Sink {
     }
 }
 
+/// How much of a text from the file is shown in a message.
+const SHOWN: Cut = Cut::characters(80).mark("");
+
 /// A text from the file, for a message: quoted, and cut if it is long.
 struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.char_indices().nth(80) {
-            Some((end, _)) => write!(f, "{:?}...", self.0.get(..end).unwrap_or_default()),
-            None => write!(f, "{:?}", self.0),
-        }
+        let shown = SHOWN.apply(self.0);
+        write!(f, "{shown:?}{}", if shown.len() < self.0.len() { "..." } else { "" })
     }
 }
 
