@@ -14,7 +14,7 @@ use kernel::namespace::Proc;
 /// As many as the kernel follows (path_resolution(7)).
 const LINKS: usize = 40;
 /// How long a file system on the way may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Resolves an absolute path as a process sees it (our own without one), and says why it may be wrong, if so.
 #[must_use]
@@ -33,7 +33,7 @@ pub fn resolve(pid: Option<i32>, path: &Path) -> (PathBuf, Option<String>) {
     };
     let started = thread::Builder::new().name("symlinks".to_owned()).spawn(work);
     let found = started.map_err(|e| e.to_string()).and_then(|_| {
-        from.recv_timeout(PATIENCE).map_err(|_| format!("a file system on the way doesn't answer within {PATIENCE:?}"))
+        from.recv_timeout(TIMEOUT).map_err(|_| format!("a file system on the way doesn't answer within {TIMEOUT:?}"))
     });
     match found {
         Ok(path) => (path, None),

@@ -12,14 +12,14 @@ pub mod judge;
 mod look;
 pub mod report;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use report::{KubeletProcess, Report};
 
-use crate::try_out::colour;
-use crate::visit::{VisitArgs, ask_child};
+use crate::terminal::{colour, print};
+use crate::visit::{VisitArgs, VisitError, ask_child};
 
 const HELP: &str = "\
 Run it as root on the node, or in the plugin's pod: kubectl exec POD -- /hostmount check. Nothing is changed.
@@ -44,31 +44,44 @@ pub struct CheckArgs {
     look: bool,
 }
 
+/// What keeps `hostmount check` from looking at all.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The node can't be looked at.
+    #[error(transparent)]
+    Visit(#[from] VisitError),
+    /// There are no threads.
+    #[error(transparent)]
+    Runtime(io::Error),
+    /// The report can't be written.
+    #[error(transparent)]
+    Report(io::Error),
+}
+
 /// Runs `hostmount check`.
 ///
 /// # Errors
 /// What keeps it from looking at all.
-pub fn run(args: &CheckArgs) -> Result<ExitCode, String> {
+pub fn run(args: &CheckArgs) -> Result<ExitCode, CheckError> {
     if args.look {
         return look(args).map(|()| ExitCode::SUCCESS);
     }
     let report: Report = ask_child("the check", std::env::args_os().skip(1).chain(["--look".into()]))?;
     let text = if args.json {
-        serde_json::to_string_pretty(&report).map_err(|e| e.to_string())? + "\n"
+        serde_json::to_string_pretty(&report).map_err(|error| CheckError::Report(error.into()))? + "\n"
     } else {
         report.text(colour())
     };
-    // A reader that has gone away changes nothing about the result.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    print(&text);
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The child's part.
-fn look(args: &CheckArgs) -> Result<(), String> {
+fn look(args: &CheckArgs) -> Result<(), CheckError> {
     let facts = gather::gather(args.config.as_deref(), &args.visit)?;
     let process = &facts.kubelet.process;
     let kubelet = KubeletProcess { pid: process.pid, name: process.name.clone() };
     let report = Report::new(&facts.driver, &facts.release, kubelet, judge::judge(&facts));
-    let line = serde_json::to_string(&report).map_err(|e| e.to_string())?;
-    writeln!(std::io::stdout().lock(), "{line}").map_err(|e| e.to_string())
+    let line = serde_json::to_string(&report).map_err(|error| CheckError::Report(error.into()))?;
+    writeln!(io::stdout().lock(), "{line}").map_err(CheckError::Report)
 }

@@ -13,7 +13,7 @@ pub mod select;
 pub mod subtree;
 
 use std::ffi::OsStr;
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,12 +21,12 @@ use columns::{Column, View};
 use draw::Style;
 use kernel::calls::Calls;
 use kernel::namespace::Proc;
-use model::machine::names;
-use node::gather;
-use select::{Chosen, Filter};
+use mounts::Errno;
+use node::gather::{self, NoProc};
+use select::{Chosen, Filter, NotFound};
 
-use crate::picture;
-use crate::try_out::colour;
+use crate::terminal::{self, OutputError};
+use crate::{options, picture};
 
 /// How many peers or masters are named in a cell, unless all are asked for.
 const NAMED: usize = 2;
@@ -52,7 +52,7 @@ pub(crate) struct Within {
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     pub(crate) pid: Option<i32>,
     /// Only this namespace: its inode, as in `lsns -t mnt`, or mnt:[INODE].
-    #[arg(long, value_name = "INODE", value_parser = inode)]
+    #[arg(long, value_name = "INODE", value_parser = options::inode)]
     pub(crate) namespace: Option<u64>,
 }
 
@@ -122,17 +122,50 @@ impl InspectArgs {
     }
 }
 
-/// The inode of a namespace, as a number or as its link.
-fn inode(text: &str) -> Result<u64, String> {
-    let found = names::namespace_link(OsStr::new(text)).or_else(|| text.parse().ok());
-    found.filter(|inode| *inode > 0).ok_or_else(|| "write its number, or mnt:[NUMBER]".to_owned())
+/// Why `hostmount inspect` shows nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The path can't be used.
+    #[error(transparent)]
+    Path(#[from] BadPath),
+    /// There is no `/proc`.
+    #[error("/proc can't be opened ({0})")]
+    OpenProc(Errno),
+    /// `/proc` can't be read.
+    #[error(transparent)]
+    Gather(#[from] NoProc),
+    /// What was asked for isn't there.
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    /// It can't be printed.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+/// A path that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BadPath {
+    /// It can't be made absolute.
+    #[error("{path:?} is no path ({error})")]
+    NoPath {
+        /// The path, as it can be shown.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// It leads up somewhere, which only the file system could resolve.
+    #[error("{path:?}: write the path without \"..\"")]
+    Upwards {
+        /// The path, as it can be shown.
+        path: String,
+    },
 }
 
 /// Runs `hostmount inspect`.
 ///
 /// # Errors
 /// That nothing can be read at all, or that what was asked for isn't there.
-pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
+pub fn run(args: &InspectArgs) -> Result<ExitCode, InspectError> {
     let format = args.form();
     let usual: &[Column] = if matches!(format, Format::List | Format::Raw) { &Column::LIST } else { &Column::TREE };
     let columns = args.output.as_deref().map_or_else(|| Ok(usual.to_vec()), |list| Column::parse_list(list, usual));
@@ -144,7 +177,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
         }
     };
     let path = args.path.as_deref().map(absolute).transpose()?;
-    let proc = Proc::new().map_err(|e| format!("/proc can't be opened ({e})"))?;
+    let proc = Proc::new().map_err(InspectError::OpenProc)?;
     let machine = gather::gather(&proc, Calls::probe())?;
     if format != Format::Json {
         for left_out in &machine.left_out {
@@ -162,14 +195,14 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
     };
     let chosen = select::choose(&machine, &filter)?;
     let view = View::new(&machine, if args.notruncate { usize::MAX } else { NAMED });
-    let terminal = io::stdout().is_terminal();
+    let is_terminal = io::stdout().is_terminal();
     let style = Style {
         columns,
-        width: (terminal && !args.notruncate)
+        width: (is_terminal && !args.notruncate)
             .then(|| terminal_size::terminal_size().map(|(w, _)| w.0.into()))
             .flatten(),
-        ascii: args.ascii || !utf8_locale(),
-        colour: colour(),
+        ascii: args.ascii || !terminal::is_utf8(),
+        colour: terminal::colour(),
         headings: !args.noheadings,
     };
     let mut out = BufWriter::new(io::stdout().lock());
@@ -193,11 +226,8 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
         Format::Dot => out.write_all(picture::dot(&picture(), &options()).as_bytes()),
         Format::Html => out.write_all(picture::html(&picture(), &machine, &options()).as_bytes()),
     };
-    match written.and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("the output can't be written: {error}")),
-        // A reader that has gone away has seen what it wanted.
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    terminal::written(written.and_then(|()| out.flush()))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn trees(
@@ -221,21 +251,14 @@ fn trees(
 }
 
 /// A path as an absolute one, by its text alone: to follow symlinks would ask file systems that may hang.
-pub(crate) fn absolute(path: &Path) -> Result<PathBuf, String> {
-    let shown = text::visible(path.as_os_str());
-    let whole = std::path::absolute(path).map_err(|e| format!("{shown:?} is no path ({e})"))?;
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, BadPath> {
+    let shown = || text::visible(path.as_os_str());
+    let whole = std::path::absolute(path).map_err(|error| BadPath::NoPath { path: shown(), error })?;
     if whole.components().any(|part| part == Component::ParentDir) {
-        return Err(format!("{shown:?}: write the path without \"..\""));
+        return Err(BadPath::Upwards { path: shown() });
     }
     // Without a slash at the end.
     Ok(whole.components().collect())
-}
-
-/// Whether the locale's characters are UTF-8: the first of these variables that is set counts (locale(7)).
-fn utf8_locale() -> bool {
-    let set = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(set).unwrap_or_default().to_ascii_lowercase();
-    locale.contains("utf-8") || locale.contains("utf8")
 }
 
 #[cfg(test)]
@@ -246,7 +269,7 @@ mod tests {
     fn paths_are_made_absolute_without_asking_a_file_system() {
         assert_eq!(absolute(Path::new("/a//b/./c/")).unwrap(), Path::new("/a/b/c"));
         assert!(absolute(Path::new("x")).unwrap().is_absolute());
-        assert!(absolute(Path::new("/a/../b")).unwrap_err().contains("without"));
+        assert!(absolute(Path::new("/a/../b")).unwrap_err().to_string().contains("without"));
         assert!(absolute(Path::new("")).is_err());
     }
 
@@ -255,11 +278,5 @@ mod tests {
         for (_, name, what) in Column::ALL {
             assert!(HELP.contains(name) && !what.is_empty(), "{name}");
         }
-    }
-
-    #[test]
-    fn namespaces_are_named_as_links_or_numbers() {
-        assert_eq!((inode("mnt:[12]"), inode("12")), (Ok(12), Ok(12)));
-        assert!(inode("0").is_err() && inode("net:[12]").is_err());
     }
 }

@@ -3,9 +3,12 @@
 
 pub mod check;
 pub mod explain;
+mod in_containers;
 pub mod inspect;
 mod json_bytes;
+mod options;
 pub mod picture;
+mod terminal;
 #[expect(clippy::disallowed_methods, reason = "plays kubelet and container runtime, in namespaces of its own")]
 pub mod try_out;
 pub mod visit;

@@ -24,7 +24,6 @@ pub mod scenario;
 pub mod server;
 pub mod shell;
 
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -38,6 +37,8 @@ use report::{Flags, ModeReport, Report};
 pub use roles::{RoleArgs, role};
 use scenario::{Cell, DOCUMENTATION, Event, Place};
 use server::Server;
+
+use crate::terminal::{colour, print};
 
 /// Exit code if the trial couldn't be carried through.
 const COULD_NOT_TRY: u8 = 2;
@@ -186,14 +187,8 @@ fn survey(node: &Node, started: Instant, json: bool) -> Result<bool, TryError> {
     } else {
         report.text(colour())
     };
-    // A reader that has gone away changes nothing about the result.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    print(&text);
     Ok(report.ok)
-}
-
-/// Whether to print in colour: to a terminal, unless its user doesn't want it.
-pub(crate) fn colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Makes the mounts of a mode and asks everybody about each.

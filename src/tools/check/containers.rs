@@ -9,13 +9,13 @@ use engine::record::{Record, Shown};
 use engine::site::Site;
 use mounts::MountAttrs;
 use mounts::mountinfo::{Table, Walk};
-use service::containers::look::look;
-use service::containers::scan::{Index, Node};
+use service::containers::scan::Node;
 use service::containers::{Container, Sought, judge};
 use service::heal::find::{self, Published};
 use service::volume_count::Written;
 
 use super::facts::{InContainers, Weaker};
+use crate::in_containers::{self, NotLooked};
 
 /// The most of what is weaker that is kept.
 const WEAKER_MAX: usize = 1000;
@@ -32,7 +32,7 @@ pub(super) fn containers(
     driver: &str,
     (table, entries): (&Table, &[Arc<Entry>]),
     until: Instant,
-) -> Result<InContainers, String> {
+) -> Result<InContainers, NotLooked> {
     let walk = Walk::new(table);
     let published = find::published(table, &walk, &site.kubelet_dir).into_iter();
     let volumes = published.filter_map(|at| volume(site, driver, entries, &walk, at));
@@ -42,13 +42,11 @@ pub(super) fn containers(
         return Ok(found);
     }
     let node = Node::of(&walk, site.kubelet_dir.as_path());
-    let node = node.ok_or("the kubelet's directory was not found in the mount table")?;
     let mut seen = vec![false; sought.len()];
-    let unknown = look(&site.proc, &Index::new(node, &sought), until, &mut |container| {
+    let unknown = in_containers::find(site, node, &sought, until, &mut |container| {
         found.containers += 1;
         take(&mut found, &mut seen, &names, container);
-    });
-    let unknown = unknown.map_err(|errno| format!("/proc cannot be read: {errno}"))?;
+    })?;
     let mut pods = BTreeMap::new();
     for ((sought, name), seen) in sought.iter().zip(&names).zip(seen) {
         if let Some(why) = unknown.of(&sought.pod, seen) {

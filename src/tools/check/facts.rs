@@ -9,6 +9,9 @@ use allowlist::names::AbsPath;
 use model::kubelet::Process;
 use mounts::propagation::PropagationState;
 use mounts::{Errno, MountAttrs};
+use node::kubelet::FoundBy;
+
+use crate::in_containers::NotLooked;
 
 /// `CAP_CHOWN` (linux/capability.h).
 pub const CAP_CHOWN: u32 = 0;
@@ -74,17 +77,6 @@ impl Own {
     }
 }
 
-/// How the kubelet's process was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FoundBy {
-    /// It was named.
-    Pid,
-    /// It has the kubelet's name.
-    Name,
-    /// Nobody has: the first process stands in.
-    Default,
-}
-
 /// The process whose mount namespace was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kubelet {
@@ -122,7 +114,7 @@ pub struct Node {
     /// The plugin's sockets that are there.
     pub sockets: Vec<(PathBuf, Socket)>,
     /// What running containers have of the volumes, or why that isn't known.
-    pub containers: Result<InContainers, String>,
+    pub containers: Result<InContainers, NotLooked>,
 }
 
 /// What running containers have of the volumes.

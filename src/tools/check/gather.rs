@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use allowlist::config::{AllowList, Entry};
 use allowlist::names::AbsPath;
@@ -13,12 +12,15 @@ use kernel::namespace::Proc;
 use model::kubelet;
 use mounts::Errno;
 use mounts::mountinfo::{self, Table};
+use node::processes::text;
 use service::config_store;
 use workers::{Source, Threads};
 
+use super::CheckError;
 use super::facts::{Call, Facts, InContainers, Kubelet, List, Node, Own, Seen};
 use super::{containers, look};
-use crate::visit::{Visit, VisitArgs, find_kubelet, text};
+use crate::in_containers::{self, NotLooked};
+use crate::visit::{Visit, VisitArgs};
 
 /// How many directories are looked at at once: a few hung ones shall not add up, and a thread is left for the rest.
 const AT_ONCE: usize = 8;
@@ -27,12 +29,12 @@ const AT_ONCE: usize = 8;
 ///
 /// # Errors
 /// What keeps us from looking at all.
-pub(super) fn gather(config: Option<&Path>, asked: &VisitArgs) -> Result<Facts, String> {
+pub(super) fn gather(config: Option<&Path>, asked: &VisitArgs) -> Result<Facts, CheckError> {
     let threads = asked.threads()?;
     let proc = Arc::clone(&threads.site().proc);
     let old = |refused: Option<Errno>| if asked.old_calls { Some(Errno::ENOSYS) } else { refused };
     let list = read_list(config, &asked.kubelet_dir);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(CheckError::Runtime)?;
     let (kubelet, visit) = enter(&proc, &threads, asked);
     let (node, list) = match visit {
         Err(errno) => (Err(errno), list),
@@ -75,7 +77,7 @@ fn own(proc: &Proc) -> Own {
 
 /// Finds the kubelet and gets a first thread into its mount namespace.
 fn enter<'a>(proc: &Proc, threads: &'a Threads, asked: &VisitArgs) -> (Kubelet, Result<Visit<'a>, Errno>) {
-    let (process, found_by, others) = find_kubelet(proc, asked.pid);
+    let (process, found_by, others) = node::kubelet::find(proc, asked.pid);
     let command_line = proc.read(&format!("{}/cmdline", process.pid)).unwrap_or_default();
     let namespace = proc.mount_namespace(process.pid);
     let kubelet = Kubelet {
@@ -133,7 +135,7 @@ impl Look<'_> {
         (Ok(node), list)
     }
 
-    async fn node(&self, table: &Arc<Table>, containers: Result<InContainers, String>) -> Node {
+    async fn node(&self, table: &Arc<Table>, containers: Result<InContainers, NotLooked>) -> Node {
         let root = self.asked.kubelet_dir.as_path().to_owned();
         let registry = root.join("plugins_registry");
         let plugins = root.join("plugins");
@@ -163,16 +165,17 @@ impl Look<'_> {
         }
     }
 
-    async fn containers(&self, table: &Arc<Table>, list: &List) -> Result<InContainers, String> {
+    async fn containers(&self, table: &Arc<Table>, list: &List) -> Result<InContainers, NotLooked> {
         let entries: Vec<Arc<Entry>> = match list {
             List::Good(_, entries) => entries.iter().map(|(entry, _)| Arc::clone(entry)).collect(),
             _ => Vec::new(),
         };
         let (table, driver) = (Arc::clone(table), self.asked.driver_name.clone());
-        // A little sooner than it is given up, so that what was found counts.
-        let until = Instant::now() + self.asked.timeout.mul_f32(0.8);
-        let late = Err("they could not be looked into in time".to_owned());
-        self.run("containers", late, move |site| containers::containers(site, &driver, (&table, &entries), until)).await
+        let until = in_containers::until(self.asked.timeout);
+        self.run("containers", Err(NotLooked::Late), move |site| {
+            containers::containers(site, &driver, (&table, &entries), until)
+        })
+        .await
     }
 
     async fn directory(&self, path: &Path, table: &Arc<Table>) -> Seen {

@@ -355,7 +355,7 @@ mod tests {
         let view = View::new(&machine, 2);
         let narrow = Style { width: Some(60), ..style() };
         let text = tree(&view, &all(0), None, &narrow);
-        assert!(text.lines().all(|line| width(line) <= 60), "{text}");
+        assert!(text.lines().all(|line| text::width(line) <= 60), "{text}");
         assert!(text.contains('…'));
         let coloured = tree(&view, &all(0), None, &Style { colour: true, ..narrow });
         let mut plain = String::new();

@@ -2,6 +2,7 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use model::machine::{Machine, Namespace, whereabouts};
@@ -41,33 +42,67 @@ impl Chosen {
     }
 }
 
+/// What was asked for isn't there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields are what was asked for")]
+pub enum NotFound {
+    /// No namespace has this inode.
+    #[error("--namespace {inode}: there is no such mount namespace{incomplete}; `lsns -t mnt` lists them")]
+    Namespace { inode: u64, incomplete: Incomplete },
+    /// No namespace has this process.
+    #[error("--pid {pid}: no such process in the namespaces that were chosen{incomplete}")]
+    Process { pid: i32, incomplete: Incomplete },
+    /// No namespace is this pod's.
+    #[error(
+        "--pod {wanted}: no such pod: {}{incomplete}",
+        .others.as_deref().unwrap_or("no namespace belongs to a pod")
+    )]
+    Pod { wanted: String, others: Option<String>, incomplete: Incomplete },
+    /// No mount is this volume's.
+    #[error(
+        "--volume {volume}: no path of a kubelet ends with volumes/PLUGIN/{volume}{incomplete}; it is the volume's name \
+         in the pod, or that of the PersistentVolume"
+    )]
+    Volume { volume: String, incomplete: Incomplete },
+    /// No mount is left.
+    #[error("no mount in any of these namespaces is what was asked for{incomplete}")]
+    Mount { incomplete: Incomplete },
+}
+
+/// Whether something could not be read, so that it may be there all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Incomplete(bool);
+
+impl fmt::Display for Incomplete {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 { " (not everything could be read, see above)" } else { "" })
+    }
+}
+
 /// Chooses.
 ///
 /// # Errors
 /// That nothing was found, and what there is instead.
-pub fn choose(machine: &Machine, filter: &Filter) -> Result<Vec<Chosen>, String> {
+pub fn choose(machine: &Machine, filter: &Filter) -> Result<Vec<Chosen>, NotFound> {
     let mut chosen: Vec<usize> = (0..machine.namespaces.len()).collect();
     let all = &machine.namespaces;
+    let incomplete = Incomplete(!machine.left_out.is_empty());
     if let Some(inode) = filter.namespace {
         chosen.retain(|&n| all[n].inode == inode);
         if chosen.is_empty() {
-            let why = hint(machine);
-            return Err(format!(
-                "--namespace {inode}: there is no such mount namespace{why}; `lsns -t mnt` lists them"
-            ));
+            return Err(NotFound::Namespace { inode, incomplete });
         }
     }
     if let Some(pid) = filter.pid {
         chosen.retain(|&n| all[n].processes.iter().any(|process| process.pid == pid));
         if chosen.is_empty() {
-            let why = hint(machine);
-            return Err(format!("--pid {pid}: no such process in the namespaces that were chosen{why}"));
+            return Err(NotFound::Process { pid, incomplete });
         }
     }
     if let Some(wanted) = &filter.pod {
         chosen.retain(|&n| all[n].pod.as_ref().is_some_and(|pod| pod.is_called(wanted)));
         if chosen.is_empty() {
-            return Err(no_pod(machine, wanted));
+            return Err(NotFound::Pod { wanted: wanted.clone(), others: whereabouts::pods(machine), incomplete });
         }
     }
     let named = filter.namespace.is_some() || filter.pid.is_some() || filter.pod.is_some();
@@ -82,16 +117,12 @@ pub fn choose(machine: &Machine, filter: &Filter) -> Result<Vec<Chosen>, String>
     if let Some(volume) = &filter.volume {
         let targets = volume_targets(machine, volume);
         if targets.is_empty() {
-            return Err(format!(
-                "--volume {volume}: no path of a kubelet ends with volumes/PLUGIN/{volume}{}; it is the volume's name \
-                 in the pod, or that of the PersistentVolume",
-                hint(machine)
-            ));
+            return Err(NotFound::Volume { volume: volume.clone(), incomplete });
         }
         shown.retain_mut(|chosen| keep(chosen, of_volume(&all[chosen.namespace], volume, &targets)));
     }
     if shown.is_empty() {
-        return Err(format!("no mount in any of these namespaces is what was asked for{}", hint(machine)));
+        return Err(NotFound::Mount { incomplete });
     }
     Ok(shown)
 }
@@ -199,15 +230,6 @@ pub fn only(machine: &Machine, chosen: &[Chosen]) -> Machine {
         Some(namespace)
     });
     Machine { namespaces: namespaces.collect(), left_out: machine.left_out.clone() }
-}
-
-fn hint(machine: &Machine) -> &'static str {
-    if machine.left_out.is_empty() { "" } else { " (not everything could be read, see above)" }
-}
-
-fn no_pod(machine: &Machine, wanted: &str) -> String {
-    let list = whereabouts::pods(machine).unwrap_or_else(|| "no namespace belongs to a pod".to_owned());
-    format!("--pod {wanted}: no such pod: {list}{}", hint(machine))
 }
 
 /// Narrows what is shown of a namespace; says whether anything is left.
@@ -401,7 +423,7 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_said_with_what_is() {
-        let refusal = |filter: &Filter| choose(&machine(), filter).unwrap_err();
+        let refusal = |filter: &Filter| choose(&machine(), filter).unwrap_err().to_string();
         let message = refusal(&Filter { pod: Some("ml/tarin".into()), ..none() });
         assert!(message.contains("there are ml/train, u-2"), "{message}");
         assert!(refusal(&Filter { pid: Some(99), ..none() }).contains("--pid 99"));
@@ -409,7 +431,7 @@ mod tests {
         assert!(refusal(&Filter { volume: Some("x".into()), ..none() }).contains("volumes/PLUGIN/x"));
         let mut partly = machine();
         partly.left_out.push(LeftOut { what: "x".into(), why: "y".into() });
-        let message = choose(&partly, &Filter { pid: Some(99), ..none() }).unwrap_err();
+        let message = choose(&partly, &Filter { pid: Some(99), ..none() }).unwrap_err().to_string();
         assert!(message.contains("not everything could be read"), "{message}");
     }
 }

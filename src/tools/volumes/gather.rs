@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use allowlist::config::{AllowList, Missing};
 use allowlist::names::{KubeletPath, VolumeRef};
@@ -20,11 +20,11 @@ use k8s_openapi::jiff::Timestamp;
 use kernel::stat;
 use mounts::Errno;
 use mounts::mountinfo::{self, Table, Walk};
+use node::kubelet;
 use plan::Gone;
 use service::config_store;
 use service::containers::judge::{self, Flag};
-use service::containers::look::look;
-use service::containers::scan::{Index, Node, PLACES_MAX};
+use service::containers::scan::{Node, PLACES_MAX};
 use service::containers::{self, Sought, Unknown};
 use service::heal::find::{self, Change, Now, Published, Verdict};
 use service::heal::mend::{self, Unwanted};
@@ -33,12 +33,14 @@ use service::source_health::SourceHealth;
 use service::volume_count::Written;
 use workers::{NoResult, Source};
 
-use super::model::{self, Healing, Heals, Health, InContainer, Kind, Layer, Pod, Shows, Volume};
-use crate::visit::{Visit, VisitArgs, find_kubelet};
+use super::VolumesError;
+use super::model::{self, Healing, Heals, Health, InContainer, Kind, Layer, Pod, PublishedVolume, Shows};
+use crate::in_containers::{self, NotLooked};
+use crate::visit::{Visit, VisitArgs};
 
 /// A volume, and what has to be known to ask how it is.
 struct Found {
-    volume: Volume,
+    volume: PublishedVolume,
     path: KubeletPath,
     shown: Shown,
     source: Option<SourcePath>,
@@ -49,31 +51,27 @@ struct Found {
 ///
 /// # Errors
 /// What keeps us from looking at all, in a sentence.
-pub(super) fn gather(asked: &VisitArgs, sources: bool, config: Option<&Path>) -> Result<Vec<Volume>, String> {
+pub(super) fn gather(
+    asked: &VisitArgs,
+    sources: bool,
+    config: Option<&Path>,
+) -> Result<Vec<PublishedVolume>, VolumesError> {
     let list = config.map(|path| {
-        let fail = |e: &dyn std::fmt::Display| format!("the allow-list {} cannot be used: {e}", path.display());
-        AllowList::parse_bytes(&config_store::read(path).map_err(|e| fail(&e))?, &asked.kubelet_dir)
-            .map_err(|e| fail(&e))
+        let bytes = config_store::read(path).map_err(|why| VolumesError::Unreadable(path.to_owned(), why))?;
+        AllowList::parse_bytes(&bytes, &asked.kubelet_dir).map_err(|e| VolumesError::Faulty(path.to_owned(), e))
     });
     let list = list.transpose()?;
     let threads = asked.threads()?;
     let proc = &threads.site().proc;
-    let (kubelet, ..) = find_kubelet(proc, asked.pid);
+    let (kubelet, ..) = kubelet::find(proc, asked.pid);
     let entered = proc.mount_namespace(kubelet.pid).and_then(|ns| Visit::enter(&threads, ns, asked.timeout));
-    let visit = entered.map_err(|errno| {
-        let (pid, name) = (kubelet.pid, &kubelet.name);
-        format!(
-            "the mount namespace of process {pid} ({name}) cannot be entered: {errno}; run it as root on the node, or in \
-             the plugin's pod, and name the kubelet with --pid if that is not it"
-        )
-    })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;
+    let visit = entered.map_err(|errno| VolumesError::Enter { pid: kubelet.pid, name: kubelet.name.clone(), errno })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(VolumesError::Runtime)?;
     let all = runtime.block_on(async {
         let driver = asked.driver_name.clone();
         let read =
             visit.look(Source::own("the kubelet's directory"), move |site| read(site, &driver, list.as_ref())).await;
-        let read = read.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo cannot be read: {e}"))?;
-        let (node, mut found) = read;
+        let (node, mut found) = read?.map_err(VolumesError::Mountinfo)?;
         if sources {
             in_containers(&visit, node, &mut found, asked.timeout).await;
         }
@@ -97,14 +95,12 @@ fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<(Option<N
 }
 
 /// Notes where running containers have the volumes, and with which flags.
-async fn in_containers(visit: &Visit<'_>, node: Option<Node>, found: &mut [Found], patience: Duration) {
+async fn in_containers(visit: &Visit<'_>, node: Option<Node>, found: &mut [Found], timeout: Duration) {
     let sought: Vec<Sought> = found.iter().map(|found| found.sought.clone()).collect();
     let looking = visit.look(Source::own("containers"), move |site| {
-        let node = node.ok_or_else(|| "the kubelet's directory was not found in the mount table".to_owned())?;
         let mut places: Vec<Vec<InContainer>> = vec![Vec::new(); sought.len()];
-        // A little sooner than it is given up, so that what was found counts.
-        let until = Instant::now() + patience.mul_f32(0.8);
-        let unknown = look(&site.proc, &Index::new(node, &sought), until, &mut |container| {
+        let until = in_containers::until(timeout);
+        let unknown = in_containers::find(site, node, &sought, until, &mut |container| {
             let containers::Container { pid, name, places: seen, .. } = container;
             for place in seen {
                 for number in place.volumes {
@@ -120,12 +116,12 @@ async fn in_containers(visit: &Visit<'_>, node: Option<Node>, found: &mut [Found
                 }
             }
         });
-        unknown.map(|unknown| (places, unknown)).map_err(|errno| format!("/proc cannot be read: {errno}"))
+        unknown.map(|unknown| (places, unknown))
     });
-    let looked = looking.await.map_err(|e| e.to_string()).and_then(|looked| looked);
+    let looked = looking.await.map_err(NotLooked::from).flatten();
     let (places, unknown) = match looked {
         Ok((places, unknown)) => (places, unknown),
-        Err(why) => (Vec::new(), Unknown { rest: Some(why), ..Unknown::default() }),
+        Err(why) => (Vec::new(), Unknown { rest: Some(why.to_string()), ..Unknown::default() }),
     };
     let places = places.into_iter().chain(std::iter::repeat_with(Vec::new));
     for (Found { volume, sought, .. }, places) in found.iter_mut().zip(places) {
@@ -168,7 +164,7 @@ fn volume(
     let healing = list.map(|list| healing((site, list), &path, record.as_ref().zip(verdict), (whole, by)));
     let renewed = record.as_ref().and_then(|record| record.renewed).and_then(|at| i64::try_from(at).ok());
     let renewed = renewed.and_then(|at| Timestamp::from_second(at).ok());
-    let volume = Volume {
+    let volume = PublishedVolume {
         name: name.to_owned(),
         driver: driver.to_owned(),
         mountpoint: path.to_string(),
@@ -256,7 +252,7 @@ fn options(record: &Record) -> BTreeMap<String, String> {
 }
 
 /// Asks all at once how they are.
-async fn ask_all(visit: &Visit<'_>, mut found: Vec<Found>, sources: bool) -> Vec<Volume> {
+async fn ask_all(visit: &Visit<'_>, mut found: Vec<Found>, sources: bool) -> Vec<PublishedVolume> {
     // Those that show the same live and die together.
     let mut shown: HashMap<&Shown, &Found> = HashMap::new();
     let mut paths: HashMap<PathBuf, &SourcePath> = HashMap::new();

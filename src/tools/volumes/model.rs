@@ -11,7 +11,7 @@ use service::source_health::SourceHealth;
 /// A volume that is published on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Volume {
+pub struct PublishedVolume {
     /// Its name in the target path: of an inline volume that in its pod, of a claim that of the `PersistentVolume`.
     pub name: String,
     /// The CSI driver.

@@ -6,7 +6,7 @@ use text::cut::Cut;
 use text::table::Columns;
 
 use super::choose::{full_name, pod_path};
-use super::model::Volume;
+use super::model::PublishedVolume;
 
 /// How `ls` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -28,13 +28,13 @@ const UNKNOWN: &str = "-";
 
 /// Names only, each of which means one volume.
 #[must_use]
-pub fn names(volumes: &[Volume]) -> String {
+pub fn names(volumes: &[PublishedVolume]) -> String {
     volumes.iter().map(|volume| full_name(volume) + "\n").collect()
 }
 
 /// A table, at the time `now`.
 #[must_use]
-pub fn table(volumes: &[Volume], now: Timestamp, whole: bool) -> String {
+pub fn table(volumes: &[PublishedVolume], now: Timestamp, whole: bool) -> String {
     let known = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.to_owned());
     let rows = volumes.iter().map(|volume| {
         let cells = [
@@ -56,7 +56,7 @@ pub fn table(volumes: &[Volume], now: Timestamp, whole: bool) -> String {
 }
 
 /// How the volume is, and whether containers that were started before have another one.
-fn health(volume: &Volume) -> String {
+fn health(volume: &PublishedVolume) -> String {
     let status = volume.health.status.name();
     if volume.renewed_at.is_some() { format!("{status} (renewed)") } else { status.to_owned() }
 }
@@ -84,7 +84,7 @@ fn age(then: Timestamp, now: Timestamp) -> String {
 ///
 /// # Errors
 /// None is known.
-pub fn lines(volumes: &[Volume]) -> Result<String, serde_json::Error> {
+pub fn lines(volumes: &[PublishedVolume]) -> Result<String, serde_json::Error> {
     let mut text = String::new();
     for volume in volumes {
         let line: Value = json!({
@@ -113,8 +113,8 @@ pub(crate) mod tests {
     use service::source_health::SourceHealth;
 
     /// Some volume.
-    pub(crate) fn volume(name: &str, namespace: &str, pod: &str) -> Volume {
-        Volume {
+    pub(crate) fn volume(name: &str, namespace: &str, pod: &str) -> PublishedVolume {
+        PublishedVolume {
             name: name.to_owned(),
             driver: "csi.hostmount.dev".to_owned(),
             mountpoint: format!("/var/lib/kubelet/pods/uid-{pod}/volumes/kubernetes.io~csi/{name}/mount"),
@@ -148,7 +148,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_table_is_aligned_and_shortened_unless_told() {
-        let unknown = Volume {
+        let unknown = PublishedVolume {
             entry: None,
             created_at: None,
             pod: Pod { uid: "uid-b".to_owned(), namespace: None, name: None, service_account: None },
@@ -163,7 +163,7 @@ pub(crate) mod tests {
              models        data    ml/train   HostToContainer   42s   Live     /var/lib/kubel…ubernetes.io~csi/models/mount\n\
              a             -       uid-b      HostToContainer   -     Hung     /var/lib/kubel…mes/kubernetes.io~csi/a/mount\n"
         );
-        let renewed = Volume { renewed_at: Some("2026-11-24T20:00:10Z".to_owned()), ..volumes[0].clone() };
+        let renewed = PublishedVolume { renewed_at: Some("2026-11-24T20:00:10Z".to_owned()), ..volumes[0].clone() };
         assert!(table(&[renewed], now, false).contains("Live (renewed)   /var"));
         let whole = table(&volumes, now, true);
         assert!(whole.contains(&volumes[0].mountpoint) && !whole.contains('…'), "{whole}");
@@ -201,6 +201,6 @@ pub(crate) mod tests {
     fn what_is_printed_can_be_read_again() {
         let volume = volume("v", "ml", "p");
         let text = serde_json::to_string(&volume).unwrap();
-        assert_eq!(serde_json::from_str::<Volume>(&text).unwrap(), volume);
+        assert_eq!(serde_json::from_str::<PublishedVolume>(&text).unwrap(), volume);
     }
 }

@@ -19,7 +19,7 @@ use text::cut::Cut;
 use super::shape::{Absent, FILE, Field, Shape};
 use super::yaml::{self, Data, Node, Place};
 use super::{Entry, Fault, Faults, Heal, Missing, MountFlags, Pattern, ReadOnlyPropagation, Rule, SIZE_MAX};
-use crate::names::{AbsPath, EntryName};
+use crate::names::{AbsPath, BadName, EntryName};
 
 /// The most faults that are reported: who has more has a file of another kind.
 const FAULTS_MAX: usize = 1000;
@@ -259,16 +259,27 @@ impl<'n> Draft<'n> {
     }
 }
 
-fn entry_path(text: &str, kubelet_dir: &AbsPath) -> Result<AbsPath, String> {
-    let path = AbsPath::parse(text).map_err(|e| e.to_string())?;
+/// Why an entry can't have a path. The text completes the sentence "PATH ...".
+#[derive(Debug, thiserror::Error)]
+enum BadEntryPath {
+    #[error(transparent)]
+    Path(#[from] BadName),
+    #[error("is the root of the node: name a directory beneath it")]
+    Root,
+    #[error(
+        "contains or lies in the kubelet's directory {0}, where other pods' volumes and secrets are: name a directory \
+         outside of it"
+    )]
+    Kubelet(AbsPath),
+}
+
+fn entry_path(text: &str, kubelet_dir: &AbsPath) -> Result<AbsPath, BadEntryPath> {
+    let path = AbsPath::parse(text)?;
     if path.as_path().parent().is_none() {
-        return Err("is the root of the node: name a directory beneath it".to_owned());
+        return Err(BadEntryPath::Root);
     }
     if path.overlaps(kubelet_dir) {
-        return Err(format!(
-            "contains or lies in the kubelet's directory {kubelet_dir}, where other pods' volumes and secrets are: \
-             name a directory outside of it"
-        ));
+        return Err(BadEntryPath::Kubelet(kubelet_dir.clone()));
     }
     Ok(path)
 }

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use mounts::Errno;
+use node::kubelet::FoundBy;
 use text::quoted;
 
-use super::super::facts::{CAP_SYS_PTRACE, Directory, Facts, FoundBy, Node, Seen, Socket};
+use super::super::facts::{CAP_SYS_PTRACE, Directory, Facts, Node, Seen, Socket};
 use super::super::report::{Item, Section};
 use super::{on_node, refused_by};
 

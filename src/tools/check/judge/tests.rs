@@ -8,12 +8,13 @@ use allowlist::names::AbsPath;
 use mounts::propagation::PropagationState;
 
 use super::super::facts::{
-    CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Directory, FoundBy, InContainers, Kubelet, List, Own, Seen, Socket,
-    Weaker,
+    CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Directory, InContainers, Kubelet, List, Own, Seen, Socket, Weaker,
 };
 use super::super::report::Verdict;
 use super::*;
+use crate::in_containers::NotLooked;
 use model::kubelet::Process;
+use node::kubelet::FoundBy;
 
 fn state(peer_group: Option<u64>, master: Option<u64>) -> PropagationState {
     PropagationState { peer_group, master, unbindable: false }
@@ -302,5 +303,5 @@ fn a_container_that_lacks_a_flag_is_named_with_the_field_that_makes_up_for_it() 
     let items = with_containers(InContainers { unknown, ..found });
     only(&items, Verdict::Skipped, "containerFlags", "ml/a and 1 other pod: why");
     assert_eq!(with_containers(InContainers::default()), [], "no volume, no word");
-    only(&with_node(|node| node.containers = Err("why".into())), Verdict::Skipped, "containerFlags", "why");
+    only(&with_node(|node| node.containers = Err(NotLooked::Late)), Verdict::Skipped, "containerFlags", "in time");
 }
