@@ -8,6 +8,7 @@ pub mod columns;
 pub mod draw;
 pub mod fold;
 pub mod json;
+pub mod linked;
 pub mod relations;
 pub mod select;
 pub mod subtree;
@@ -209,7 +210,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, InspectError> {
     // A picture of a path is of all that it is linked to.
     let picture = || {
         let shown = match &filter.path {
-            Some(path) => &select::with_linked(&machine, chosen.clone(), path),
+            Some(path) => &linked::with_linked(&machine, chosen.clone(), path),
             None => &chosen,
         };
         select::only(&machine, shown)

@@ -6,6 +6,7 @@ pub mod explain;
 mod in_containers;
 pub mod inspect;
 mod json_bytes;
+pub mod mount_tree;
 mod options;
 pub mod picture;
 mod terminal;

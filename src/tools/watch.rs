@@ -124,7 +124,7 @@ enum Stop {
 impl From<Ended> for Stop {
     fn from(ended: Ended) -> Self {
         match ended {
-            Ended::Told => Self::Ended,
+            Ended::CausedChange => Self::Ended,
             Ended::Failed(errno) => Self::Failed(WatchError::Output(errno)),
         }
     }

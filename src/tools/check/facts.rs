@@ -104,13 +104,13 @@ pub struct Node {
     /// Whether mount(2) is let through there; unknown where the kubelet's directory can't be opened.
     pub mount_allowed: Option<Result<(), Errno>>,
     /// The kubelet's directory.
-    pub kubelet_dir: Seen,
+    pub kubelet_dir: DirectoryState,
     /// Directories of other distributions' kubelets that are there.
     pub elsewhere: Vec<PathBuf>,
     /// `pods`, `plugins` and `plugins/DRIVER` in it, which may be mounts of their own.
-    pub parts: Vec<(PathBuf, Seen)>,
+    pub parts: Vec<(PathBuf, DirectoryState)>,
     /// `plugins_registry` in it.
-    pub registry: Seen,
+    pub registry: DirectoryState,
     /// The plugin's sockets that are there.
     pub sockets: Vec<(PathBuf, Socket)>,
     /// What running containers have of the volumes, or why that isn't known.
@@ -158,7 +158,7 @@ pub enum Socket {
 
 /// What a directory turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
+pub enum DirectoryState {
     /// A directory that answers.
     Directory(Directory),
     /// Nothing.
@@ -200,5 +200,5 @@ pub enum List {
     /// It has faults.
     Faulty(PathBuf, Faults),
     /// Its entries and their directories.
-    Good(PathBuf, Vec<(Arc<Entry>, Seen)>),
+    Good(PathBuf, Vec<(Arc<Entry>, DirectoryState)>),
 }

@@ -17,7 +17,7 @@ use service::config_store;
 use workers::{Source, Threads};
 
 use super::CheckError;
-use super::facts::{Call, Facts, InContainers, Kubelet, List, Node, Own, Seen};
+use super::facts::{Call, DirectoryState, Facts, InContainers, Kubelet, List, Node, Own};
 use super::{containers, look};
 use crate::in_containers::{self, NotLooked};
 use crate::visit::{Visit, VisitArgs};
@@ -103,9 +103,10 @@ fn read_list(path: Option<&Path>, kubelet_dir: &AbsPath) -> List {
         Err(why) => List::Unreadable(path.to_owned(), why),
         Ok(bytes) => match AllowList::parse_bytes(&bytes, kubelet_dir) {
             Err(faults) => List::Faulty(path.to_owned(), faults),
-            Ok(list) => {
-                List::Good(path.to_owned(), list.iter().map(|entry| (Arc::clone(entry), Seen::Unknown)).collect())
-            }
+            Ok(list) => List::Good(
+                path.to_owned(),
+                list.iter().map(|entry| (Arc::clone(entry), DirectoryState::Unknown)).collect(),
+            ),
         },
     }
 }
@@ -147,7 +148,7 @@ impl Look<'_> {
         }
         let kubelet_dir = self.directory(&root, table).await;
         let at = root.clone();
-        let elsewhere = if kubelet_dir == Seen::Missing {
+        let elsewhere = if kubelet_dir == DirectoryState::Missing {
             self.run("directories of kubelets", Vec::new(), |_| look::which_exist(&kubelet::DIRECTORIES)).await
         } else {
             Vec::new()
@@ -178,14 +179,16 @@ impl Look<'_> {
         .await
     }
 
-    async fn directory(&self, path: &Path, table: &Arc<Table>) -> Seen {
+    async fn directory(&self, path: &Path, table: &Arc<Table>) -> DirectoryState {
         let (at, table) = (path.to_owned(), Arc::clone(table));
-        self.run(&path.display().to_string(), Seen::Hung, move |site| look::directory(site, &at, &table)).await
+        self.run(&path.display().to_string(), DirectoryState::Hung, move |site| look::directory(site, &at, &table))
+            .await
     }
 
-    async fn entry(&self, entry: Arc<Entry>, table: Arc<Table>) -> (Arc<Entry>, Seen) {
+    async fn entry(&self, entry: Arc<Entry>, table: Arc<Table>) -> (Arc<Entry>, DirectoryState) {
         let path = entry.path.clone();
-        let seen = self.run(entry.name.as_str(), Seen::Hung, move |site| look::source(site, &path, &table)).await;
+        let seen =
+            self.run(entry.name.as_str(), DirectoryState::Hung, move |site| look::source(site, &path, &table)).await;
         (entry, seen)
     }
 

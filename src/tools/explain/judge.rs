@@ -43,7 +43,7 @@ pub struct Explanation {
     /// The mount on which it happens, by its id in mountinfo.
     pub origin: u64,
     /// Who sees it: first the place itself. Of an unmount: the mounts that go.
-    pub seen: Vec<Seen>,
+    pub seen: Vec<Affected>,
     /// Other places that show the same, and don't see it.
     pub stopped: Vec<Stopped>,
     /// The namespaces that don't show the directory at all.
@@ -54,7 +54,7 @@ pub struct Explanation {
 
 /// A place at which the mount appears, or goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct Affected {
     /// Where.
     pub receiver: Receiver,
     /// What hides it there.
@@ -69,12 +69,12 @@ pub struct Stopped {
     /// From the mount there up, from master to master, to the one that isn't reached.
     pub trail: Vec<u64>,
     /// What isn't there.
-    pub link: Link,
+    pub link: MissingLink,
 }
 
 /// The link that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Link {
+pub enum MissingLink {
     /// The mount on which the event happens is private: it passes nothing on.
     OriginPrivate,
     /// The mount on which the event happens is a slave only: it receives, and passes nothing on.
@@ -142,7 +142,8 @@ pub fn explain(index: &Index<'_>, forest: &Forest, namespaces: usize, spot: &Spo
     // What nobody sees because something lies over it is of no interest.
     let others = showing.into_iter().filter(|s| !reached.contains(&s.mount) && s.covered.is_none());
     let stopped = others.map(|at| stop(index, origin, at)).collect();
-    let seen = receivers.into_iter().map(|receiver| Seen { covered: forest.covered(&receiver), receiver }).collect();
+    let seen =
+        receivers.into_iter().map(|receiver| Affected { covered: forest.covered(&receiver), receiver }).collect();
     let absent = (0..namespaces).filter(|namespace| !shown.contains(namespace)).collect();
     Ok(Explanation { event: Event::Mount, origin, seen, stopped, absent, doubts })
 }
@@ -164,10 +165,10 @@ pub fn explain_unmount(
         let Some(mount) = index.on(receiver.mount, &receiver.place) else { continue };
         known.insert(mount);
         if found.gone.contains(&mount) {
-            seen.push(Seen { receiver: Receiver { mount, ..receiver }, covered: None });
+            seen.push(Affected { receiver: Receiver { mount, ..receiver }, covered: None });
         } else {
             let at = Showing { namespace: receiver.namespace, mount, place: receiver.place, covered: None };
-            stopped.push(Stopped { at, trail: vec![mount], link: Link::VolumeCount { mount } });
+            stopped.push(Stopped { at, trail: vec![mount], link: MissingLink::VolumeCount { mount } });
         }
     }
     let beneath = found.gone.len() - seen.len();
@@ -179,7 +180,7 @@ pub fn explain_unmount(
         let under = found.showing.iter().find(|s| s.mount == mount.parent && s.place == mount.mount_point);
         stopped.push(match under {
             Some(under) => Stopped { at, ..stop(index, found.under, under.clone()) },
-            None => Stopped { at, trail: vec![mount.id], link: Link::Bound { mount: mount.id } },
+            None => Stopped { at, trail: vec![mount.id], link: MissingLink::Bound { mount: mount.id } },
         });
     }
     let concerned: HashSet<usize> =
@@ -200,7 +201,7 @@ fn stop(index: &Index<'_>, origin: u64, at: Showing) -> Stopped {
         let state = index.get(top).map(|(_, mount)| mount.propagation).unwrap_or_default();
         let upwards = state.peer_group.and_then(|group| above.iter().find(|(master, _)| *master == group));
         link = match (upwards, state.master, state.peer_group) {
-            (Some(&(master, slave)), _, _) => Some(Link::Upwards { slave, master }),
+            (Some(&(master, slave)), _, _) => Some(MissingLink::Upwards { slave, master }),
             (None, Some(master), _) => {
                 let next = index.members(master).iter().copied().find(|_| met.insert(master));
                 match (next, above.iter().find(|(group, _)| *group == master)) {
@@ -209,21 +210,21 @@ fn stop(index: &Index<'_>, origin: u64, at: Showing) -> Stopped {
                         None
                     }
                     // Of a group that both receive from nothing was seen: still, events don't go up to it.
-                    (None, Some(&(master, slave))) => Some(Link::Upwards { slave, master }),
-                    (None, None) => Some(Link::Unseen { mount: top, master }),
+                    (None, Some(&(master, slave))) => Some(MissingLink::Upwards { slave, master }),
+                    (None, None) => Some(MissingLink::Unseen { mount: top, master }),
                 }
             }
-            (None, None, Some(group)) => Some(Link::Apart { mount: top, group }),
-            (None, None, None) => Some(Link::Private { mount: top }),
+            (None, None, Some(group)) => Some(MissingLink::Apart { mount: top, group }),
+            (None, None, None) => Some(MissingLink::Private { mount: top }),
         };
     }
     let origin = index.get(origin).map(|(_, mount)| mount.propagation).unwrap_or_default();
     let link = match (origin.peer_group, origin.master, link) {
-        (_, _, Some(upwards @ Link::Upwards { .. })) => upwards,
-        (None, None, _) => Link::OriginPrivate,
-        (None, Some(master), _) => Link::OriginSlave { master },
+        (_, _, Some(upwards @ MissingLink::Upwards { .. })) => upwards,
+        (None, None, _) => MissingLink::OriginPrivate,
+        (None, Some(master), _) => MissingLink::OriginSlave { master },
         (Some(_), _, Some(link)) => link,
-        (Some(_), _, None) => Link::OriginPrivate,
+        (Some(_), _, None) => MissingLink::OriginPrivate,
     };
     Stopped { at, trail, link }
 }
@@ -232,7 +233,7 @@ fn stop(index: &Index<'_>, origin: u64, at: Showing) -> Stopped {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
     /// The places at or beneath the second one at which the mount appears.
-    pub seen: Vec<Seen>,
+    pub seen: Vec<Affected>,
     /// Those at which it could be, and doesn't.
     pub stopped: Vec<Stopped>,
 }
@@ -311,7 +312,7 @@ pub(super) mod tests {
         explain(&Index::new(&machine), &Forest::of(&machine), machine.namespaces.len(), &spot).unwrap()
     }
 
-    fn stops(explanation: &Explanation) -> Vec<(usize, &str, Vec<u64>, Link)> {
+    fn stops(explanation: &Explanation) -> Vec<(usize, &str, Vec<u64>, MissingLink)> {
         let all = explanation.stopped.iter();
         all.map(|s| (s.at.namespace, s.at.place.to_str().unwrap(), s.trail.clone(), s.link)).collect()
     }
@@ -321,7 +322,7 @@ pub(super) mod tests {
         let found = explained(0, "/src/disk");
         let seen: Vec<_> = found.seen.iter().map(|s| (s.receiver.namespace, s.receiver.mount)).collect();
         assert_eq!(seen, [(0, 2), (0, 4), (1, 21)]);
-        let apart = Link::Apart { mount: 5, group: 5 };
+        let apart = MissingLink::Apart { mount: 5, group: 5 };
         let target = "/var/lib/kubelet/pods/u-none/volumes/kubernetes.io~csi/v/mount/disk";
         assert_eq!(stops(&found), [(0, target, vec![5], apart), (2, "/data/disk", vec![31, 5], apart)]);
         assert_eq!(found.absent, [3]);
@@ -332,7 +333,7 @@ pub(super) mod tests {
     fn a_private_origin_is_the_link_for_all() {
         let found = explained(0, "/priv/x");
         assert_eq!(found.seen.len(), 1);
-        assert_eq!(stops(&found), [(3, "/priv/x", vec![41], Link::OriginPrivate)]);
+        assert_eq!(stops(&found), [(3, "/priv/x", vec![41], MissingLink::OriginPrivate)]);
         assert_eq!(found.absent, [1, 2]);
     }
 
@@ -341,17 +342,17 @@ pub(super) mod tests {
         let found = explained(1, "/data/x");
         assert_eq!(found.seen.len(), 1);
         let target = "/var/lib/kubelet/pods/u-slave/volumes/kubernetes.io~csi/v/mount/x";
-        let up = |master, slave| Link::Upwards { slave, master };
+        let up = |master, slave| MissingLink::Upwards { slave, master };
         let found = stops(&found);
         assert_eq!(found[0], (0, "/src/x", vec![2], up(2, 4)));
         assert_eq!(found[1], (0, target, vec![4], up(4, 21)));
-        assert_eq!(found[2].3, Link::OriginSlave { master: 4 }, "another volume isn't above");
+        assert_eq!(found[2].3, MissingLink::OriginSlave { master: 4 }, "another volume isn't above");
     }
 
     #[test]
     fn a_private_copy_elsewhere_is_the_link_itself() {
         let found = explained(0, "/x");
-        assert_eq!(stops(&found), [(3, "/x", vec![40], Link::Private { mount: 40 })]);
+        assert_eq!(stops(&found), [(3, "/x", vec![40], MissingLink::Private { mount: 40 })]);
     }
 
     #[test]
@@ -375,12 +376,12 @@ pub(super) mod tests {
         let gone: Vec<u64> = found.seen.iter().map(|s| s.receiver.mount).collect();
         assert_eq!((gone.as_slice(), found.origin), (&[2][..], 1));
         let stays: Vec<_> = found.stopped.iter().map(|s| (s.at.mount, s.link)).collect();
-        assert_eq!(stays, [4, 5, 21, 31].map(|mount| (mount, Link::Bound { mount })));
+        assert_eq!(stays, [4, 5, 21, 31].map(|mount| (mount, MissingLink::Bound { mount })));
         assert_eq!(found.absent, [3]);
         // /priv of the other namespace lies on a private root.
         let found = unmounted("/priv").unwrap();
         let stays: Vec<_> = found.stopped.iter().map(|s| (s.at.mount, s.trail.clone(), s.link)).collect();
-        assert_eq!(stays, [(41, vec![40], Link::Private { mount: 40 })]);
+        assert_eq!(stays, [(41, vec![40], MissingLink::Private { mount: 40 })]);
         assert!(matches!(unmounted("/nothing"), Err(Stop::Refused(_))));
     }
 

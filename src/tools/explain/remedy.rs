@@ -11,7 +11,7 @@ use mounts::mountinfo::Mount;
 use text::{quoted, visible};
 
 use super::index::Index;
-use super::judge::{Link, Stopped};
+use super::judge::{MissingLink, Stopped};
 
 /// What is missing, and what would change it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,46 +63,46 @@ fn in_namespace(namespace: &Namespace, command: &str) -> String {
 pub fn advise(machine: &Machine, index: &Index<'_>, origin: u64, stopped: &Stopped) -> Advice {
     let name = |id| named(machine, index, id);
     let missing = match stopped.link {
-        Link::OriginPrivate => format!("{} is private: it passes nothing on", name(origin)),
-        Link::OriginSlave { master } => {
+        MissingLink::OriginPrivate => format!("{} is private: it passes nothing on", name(origin)),
+        MissingLink::OriginSlave { master } => {
             format!("{} is a slave (of {master}) and not shared: it receives, and passes nothing on", name(origin))
         }
-        Link::Upwards { slave, master } => {
+        MissingLink::Upwards { slave, master } => {
             format!("{} is a slave of peer group {master}: events go down to it, and not up", name(slave))
         }
-        Link::Private { mount } => format!("{} is private: it receives nothing", name(mount)),
-        Link::Apart { mount, group } => {
+        MissingLink::Private { mount } => format!("{} is private: it receives nothing", name(mount)),
+        MissingLink::Apart { mount, group } => {
             format!(
                 "{} is in peer group {group}, which has no master: it isn't linked with {}",
                 name(mount),
                 name(origin)
             )
         }
-        Link::Bound { mount } => {
+        MissingLink::Bound { mount } => {
             format!(
                 "{} was bound from it: an unmount goes along what mounts lie on, not along their copies",
                 name(mount)
             )
         }
-        Link::VolumeCount { mount } => {
+        MissingLink::VolumeCount { mount } => {
             format!("{} has other mounts inside it, or is locked by a user namespace", name(mount))
         }
-        Link::Unseen { mount, master } => {
+        MissingLink::Unseen { mount, master } => {
             format!("{} receives from peer group {master}, of which no mount could be seen", name(mount))
         }
     };
     let remedy = match stopped.link {
-        Link::OriginPrivate | Link::OriginSlave { .. } => share(machine, index, origin),
-        Link::Upwards { slave, master } => upwards(machine, index, slave, master),
-        Link::Private { mount } | Link::Apart { mount, .. } => receive(machine, index, origin, mount),
-        Link::Bound { mount } => let_go(machine, index, mount),
-        Link::VolumeCount { mount } => {
+        MissingLink::OriginPrivate | MissingLink::OriginSlave { .. } => share(machine, index, origin),
+        MissingLink::Upwards { slave, master } => upwards(machine, index, slave, master),
+        MissingLink::Private { mount } | MissingLink::Apart { mount, .. } => receive(machine, index, origin, mount),
+        MissingLink::Bound { mount } => let_go(machine, index, mount),
+        MissingLink::VolumeCount { mount } => {
             let there = there(machine, index, mount);
             there.map_or_else(String::new, |(namespace, at)| {
                 in_namespace(namespace, &format!("umount --recursive {}", quoted(&at.mount_point)))
             })
         }
-        Link::Unseen { .. } => "run it as root on the node, so that all namespaces can be read".to_owned(),
+        MissingLink::Unseen { .. } => "run it as root on the node, so that all namespaces can be read".to_owned(),
     };
     Advice { missing, remedy }
 }

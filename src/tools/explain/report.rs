@@ -13,7 +13,7 @@ use text::table::Columns;
 use text::{plural, visible};
 
 use super::index::Index;
-use super::judge::{Event, Explanation, Link, Pair, Seen, Spot, Stopped};
+use super::judge::{Affected, Event, Explanation, MissingLink, Pair, Spot, Stopped};
 use super::remedy::{Advice, advise};
 use crate::json_bytes;
 
@@ -41,7 +41,7 @@ impl Report<'_> {
         visible(OsStr::new(&label))
     }
 
-    fn seen(&self) -> &[Seen] {
+    fn seen(&self) -> &[Affected] {
         self.pair.as_ref().map_or(&self.explanation.seen, |(_, pair)| &pair.seen)
     }
 
@@ -129,7 +129,7 @@ impl Report<'_> {
     }
 
     /// Namespace, place, and the way there.
-    fn seen_row(&self, one: &Seen) -> [String; 3] {
+    fn seen_row(&self, one: &Affected) -> [String; 3] {
         let receiver = &one.receiver;
         let way: Vec<String> = receiver.via.iter().map(|hop| self.hop(receiver.namespace, hop)).collect();
         let mut way = if way.is_empty() { "here".to_owned() } else { way.join(" → ") };
@@ -210,7 +210,7 @@ impl Report<'_> {
         value
     }
 
-    fn seen_json(&self, one: &Seen) -> Value {
+    fn seen_json(&self, one: &Affected) -> Value {
         let receiver = &one.receiver;
         let mut value = self.place(receiver.namespace, &receiver.place, receiver.mount);
         let via = receiver.via.iter().map(|hop| match *hop {
@@ -227,16 +227,16 @@ impl Report<'_> {
         let mut value = self.place(one.at.namespace, &one.at.place, one.at.mount);
         value["trail"] = json!(one.trail);
         value["link"] = match one.link {
-            Link::OriginPrivate => json!({"kind": "originPrivate", "mount": self.explanation.origin}),
-            Link::OriginSlave { master } => {
+            MissingLink::OriginPrivate => json!({"kind": "originPrivate", "mount": self.explanation.origin}),
+            MissingLink::OriginSlave { master } => {
                 json!({"kind": "originSlave", "mount": self.explanation.origin, "group": master})
             }
-            Link::Upwards { slave, master } => json!({"kind": "upwards", "mount": slave, "group": master}),
-            Link::Private { mount } => json!({"kind": "private", "mount": mount}),
-            Link::Apart { mount, group } => json!({"kind": "apart", "mount": mount, "group": group}),
-            Link::Bound { mount } => json!({"kind": "bound", "mount": mount}),
-            Link::VolumeCount { mount } => json!({"kind": "held", "mount": mount}),
-            Link::Unseen { mount, master } => json!({"kind": "unseen", "mount": mount, "group": master}),
+            MissingLink::Upwards { slave, master } => json!({"kind": "upwards", "mount": slave, "group": master}),
+            MissingLink::Private { mount } => json!({"kind": "private", "mount": mount}),
+            MissingLink::Apart { mount, group } => json!({"kind": "apart", "mount": mount, "group": group}),
+            MissingLink::Bound { mount } => json!({"kind": "bound", "mount": mount}),
+            MissingLink::VolumeCount { mount } => json!({"kind": "held", "mount": mount}),
+            MissingLink::Unseen { mount, master } => json!({"kind": "unseen", "mount": mount, "group": master}),
         };
         value["why"] = json!(missing);
         value["change"] = json!(remedy);

@@ -7,8 +7,8 @@ use model::machine::Machine;
 use mounts::mountinfo::Mount;
 use text::visible;
 
-use super::relations::{Place, Relations, mount_at};
-use super::subtree::Told;
+use super::relations::{MountRef, Relations, mount_at};
+use super::subtree::SubtreePropagation;
 
 /// A column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl<'m> View<'m> {
 
     /// What a mount has in a column, fit to be shown.
     #[must_use]
-    pub fn cell(&self, column: Column, place: Place, mount: &Mount, told: &Told) -> String {
+    pub fn cell(&self, column: Column, place: MountRef, mount: &Mount, told: &SubtreePropagation) -> String {
         let number = |n: Option<u64>| n.map_or_else(String::new, |n| n.to_string());
         let namespace = &self.machine.namespaces[place.namespace];
         let text = |text: &str| visible(OsStr::new(text));
@@ -181,7 +181,7 @@ impl<'m> View<'m> {
     }
 
     /// Mounts by path and namespace, those of the namespace `here` first; `none` if there are none.
-    fn places<'p>(&self, places: impl Iterator<Item = &'p Place> + Clone, here: usize, none: &str) -> String {
+    fn places<'p>(&self, places: impl Iterator<Item = &'p MountRef> + Clone, here: usize, none: &str) -> String {
         let ordered =
             places.clone().filter(|p| p.namespace == here).chain(places.clone().filter(|p| p.namespace != here));
         let mut out = String::new();
@@ -200,7 +200,7 @@ impl<'m> View<'m> {
         if out.is_empty() { none.to_owned() } else { out }
     }
 
-    fn whereabouts(&self, place: &Place, here: usize) -> String {
+    fn whereabouts(&self, place: &MountRef, here: usize) -> String {
         match self.labels.get(place.namespace).map(String::as_str) {
             _ if place.namespace == here => String::new(),
             Some("node") => " on the node".to_owned(),
@@ -248,9 +248,9 @@ mod tests {
         let machine = machine();
         let view = View::new(&machine, named);
         let table = &machine.namespaces[namespace].table;
-        let told = subtree::tell(table, &subtree::rows(table))[mount];
+        let told = subtree::tell(table, &crate::mount_tree::rows(table))[mount];
         let column = Column::parse_list(column, &[]).unwrap()[0];
-        view.cell(column, Place { namespace, mount }, &table.mounts[mount], &told)
+        view.cell(column, MountRef { namespace, mount }, &table.mounts[mount], &told)
     }
 
     #[test]

@@ -10,9 +10,10 @@ use text::{plural, visible};
 
 use super::columns::{Column, View};
 use super::fold::{self, Fold};
-use super::relations::Place;
+use super::relations::MountRef;
 use super::select::Chosen;
-use super::subtree::{self, Kind, Row, Told};
+use super::subtree::{self, PropagationType, SubtreePropagation};
+use crate::mount_tree::{self, Row};
 
 /// Levels of a tree that are drawn; mounts may be stacked a hundred thousand deep.
 const DEEPEST: usize = 24;
@@ -110,7 +111,7 @@ fn branches(lines: &[Line], ascii: bool) -> Vec<String> {
 pub fn tree(view: &View<'_>, chosen: &Chosen, base: Option<usize>, style: &Style) -> String {
     let namespace = &view.machine.namespaces[chosen.namespace];
     let table = &namespace.table;
-    let rows = subtree::rows(table);
+    let rows = mount_tree::rows(table);
     let told = subtree::tell(table, &rows);
     let base = base.filter(|base| *base != chosen.namespace);
     let folded: Option<(usize, Fold)> = base
@@ -123,7 +124,7 @@ pub fn tree(view: &View<'_>, chosen: &Chosen, base: Option<usize>, style: &Style
     let mut out = heading(view, chosen.namespace, style);
     if !lines.is_empty() {
         let cells = lines.iter().zip(&branches).map(|(line, branch)| {
-            let place = Place { namespace: chosen.namespace, mount: line.mount };
+            let place = MountRef { namespace: chosen.namespace, mount: line.mount };
             row(view, place, &told[line.mount], &style.columns, branch)
         });
         out += &grid(&cells.collect::<Vec<_>>(), style);
@@ -142,10 +143,10 @@ pub fn list(view: &View<'_>, chosen: &[Chosen], style: &Style, raw: bool) -> Str
     let mut cells = Vec::new();
     for chosen in chosen {
         let table = &view.machine.namespaces[chosen.namespace].table;
-        let rows = subtree::rows(table);
+        let rows = mount_tree::rows(table);
         let told = subtree::tell(table, &rows);
         for shown in rows.iter().filter(|row| chosen.shows(row.mount)) {
-            let place = Place { namespace: chosen.namespace, mount: shown.mount };
+            let place = MountRef { namespace: chosen.namespace, mount: shown.mount };
             cells.push(row(view, place, &told[shown.mount], &style.columns, ""));
         }
     }
@@ -169,7 +170,7 @@ pub fn list(view: &View<'_>, chosen: &[Chosen], style: &Style, raw: bool) -> Str
 type Cells = (Vec<String>, &'static str);
 
 /// A mount's cells, and the colour of its propagation.
-fn row(view: &View<'_>, place: Place, told: &Told, columns: &[Column], branch: &str) -> Cells {
+fn row(view: &View<'_>, place: MountRef, told: &SubtreePropagation, columns: &[Column], branch: &str) -> Cells {
     let mount = &view.machine.namespaces[place.namespace].table.mounts[place.mount];
     let cells = columns.iter().map(|&column| {
         let cell = view.cell(column, place, mount, told);
@@ -177,11 +178,11 @@ fn row(view: &View<'_>, place: Place, told: &Told, columns: &[Column], branch: &
     });
     let colour = match told.kind {
         _ if told.is_mixed() => "33",
-        Kind::Private => "2",
-        Kind::Unbindable => "35",
-        Kind::Slave => "36",
-        Kind::Shared => "32",
-        Kind::SharedAndSlave => "34",
+        PropagationType::Private => "2",
+        PropagationType::Unbindable => "35",
+        PropagationType::Slave => "36",
+        PropagationType::Shared => "32",
+        PropagationType::SharedAndSlave => "34",
     };
     (cells.collect(), colour)
 }

@@ -12,10 +12,11 @@ use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 
 use super::columns::View;
-use super::relations::{Place, mount_at};
+use super::relations::{MountRef, mount_at};
 use super::select::Chosen;
-use super::subtree::{self, Kind, Told};
+use super::subtree::{self, PropagationType, SubtreePropagation};
 use crate::json_bytes::{Hex, Lossy};
+use crate::mount_tree;
 
 /// What `hostmount inspect --json` prints. Fields are only ever added to version 1.
 #[derive(Debug, Serialize)]
@@ -118,7 +119,7 @@ fn keepers<'v>(view: &'v View<'v>, of: &Namespace) -> Vec<Member<'v>> {
     for (index, namespace) in view.machine.namespaces.iter().enumerate() {
         for (mount, at) in namespace.table.mounts.iter().enumerate() {
             if names::kept_namespace(&at.fs_type, &at.root) == Some(of.inode) {
-                found.extend(Member::at(view, Place { namespace: index, mount }));
+                found.extend(Member::at(view, MountRef { namespace: index, mount }));
             }
         }
     }
@@ -134,7 +135,7 @@ struct Mounts<'v> {
 impl Serialize for Mounts<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let table = &self.namespace.table;
-        let rows = subtree::rows(table);
+        let rows = mount_tree::rows(table);
         let told = subtree::tell(table, &rows);
         let mut list = serializer.serialize_seq(None)?;
         for row in rows.iter().filter(|row| self.chosen.shows(row.mount)) {
@@ -191,8 +192,8 @@ struct Beneath {
 }
 
 impl<'v> OneMount<'v> {
-    fn of(mount: &'v Mount, told: &Told, first_different: Option<u64>) -> Self {
-        let count = |kind: Kind| told.counts[kind as usize];
+    fn of(mount: &'v Mount, told: &SubtreePropagation, first_different: Option<u64>) -> Self {
+        let count = |kind: PropagationType| told.counts[kind as usize];
         let (target, source, root) = (mount.mount_point.as_os_str(), mount.source.as_os_str(), mount.root.as_os_str());
         Self {
             id: mount.id,
@@ -216,11 +217,11 @@ impl<'v> OneMount<'v> {
                 first_different,
                 beneath: Beneath {
                     total: told.beneath,
-                    private: count(Kind::Private),
-                    unbindable: count(Kind::Unbindable),
-                    slave: count(Kind::Slave),
-                    shared: count(Kind::Shared),
-                    shared_and_slave: count(Kind::SharedAndSlave),
+                    private: count(PropagationType::Private),
+                    unbindable: count(PropagationType::Unbindable),
+                    slave: count(PropagationType::Slave),
+                    shared: count(PropagationType::Shared),
+                    shared_and_slave: count(PropagationType::SharedAndSlave),
                 },
             },
         }
@@ -244,7 +245,7 @@ impl Serialize for Groups<'_> {
             }
         }
         let relations = &self.view.relations;
-        let places = |places: &[Place]| places.iter().filter_map(|place| Member::at(self.view, *place)).collect();
+        let places = |places: &[MountRef]| places.iter().filter_map(|place| Member::at(self.view, *place)).collect();
         serializer.collect_seq(groups.into_iter().map(|id| Group {
             id,
             members: places(relations.members(id)),
@@ -272,7 +273,7 @@ struct Member<'v> {
 }
 
 impl<'v> Member<'v> {
-    fn at(view: &'v View<'v>, place: Place) -> Option<Self> {
+    fn at(view: &'v View<'v>, place: MountRef) -> Option<Self> {
         let mount = mount_at(view.machine, place)?;
         let target = mount.mount_point.as_os_str();
         Some(Self {

@@ -8,7 +8,7 @@ use text::table::{Column, Columns};
 
 use super::leftovers::Check;
 use super::node::Isolation;
-use super::scenario::{Cell, DOCUMENTATION, Event, Place};
+use super::scenario::{Cell, DOCUMENTATION, Event, Viewpoint};
 
 /// All that was found: what `hostmount try --json` prints, as one object.
 #[derive(Debug, Clone, Serialize)]
@@ -122,16 +122,16 @@ fn columns() -> Columns {
 
 fn write_mode(out: &mut String, mode: &ModeReport, paint: &Paint) -> std::fmt::Result {
     let columns = columns();
-    for (index, place) in Place::ALL.into_iter().enumerate() {
+    for (index, place) in Viewpoint::ALL.into_iter().enumerate() {
         let name = if index == 0 { mode.mode } else { "" };
         let row: Vec<&Cell> = mode.cells.iter().filter(|cell| cell.place == place).collect();
         let cell = |event| row.iter().find(|cell| cell.event == event);
         let seen = |event| cell(event).map_or_else(|| "?".to_owned(), |cell| seen(cell));
         let documented = |event| cell(event).map_or("?", |cell| mark(cell.documented)).to_owned();
         let flags = match place {
-            Place::Node => format!("source {}", mode.flags.source),
-            Place::PodA => format!("target {} -> /data {}", mode.flags.targets[0], mode.flags.containers[0]),
-            Place::PodB => format!("target {} -> /data {}", mode.flags.targets[1], mode.flags.containers[1]),
+            Viewpoint::Node => format!("source {}", mode.flags.source),
+            Viewpoint::PodA => format!("target {} -> /data {}", mode.flags.targets[0], mode.flags.containers[0]),
+            Viewpoint::PodB => format!("target {} -> /data {}", mode.flags.targets[1], mode.flags.containers[1]),
         };
         let mut cells = vec![name.to_owned(), place.name().to_owned()];
         cells.extend(Event::ALL.map(seen));
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
     use mounts::propagation::MountPropagation;
 
-    fn report(wrong: Option<(MountPropagation, Event, Place)>) -> Report {
+    fn report(wrong: Option<(MountPropagation, Event, Viewpoint)>) -> Report {
         let modes: Vec<ModeReport> = MountPropagation::ALL
             .into_iter()
             .map(|mode| ModeReport {
@@ -202,7 +202,7 @@ mod tests {
                 },
                 cells: Event::ALL
                     .into_iter()
-                    .flat_map(|event| Place::ALL.map(|place| (event, place)))
+                    .flat_map(|event| Viewpoint::ALL.map(|place| (event, place)))
                     .map(|(event, place)| {
                         let right = super::super::scenario::documented(mode, event, place);
                         Cell::new(mode, event, place, right != (wrong == Some((mode, event, place))))
@@ -227,7 +227,7 @@ mod tests {
         assert!(report(None).ok);
         for mode in MountPropagation::ALL {
             for event in Event::ALL {
-                for place in Place::ALL {
+                for place in Viewpoint::ALL {
                     assert!(!report(Some((mode, event, place))).ok, "{mode} {event:?} {place:?}");
                 }
             }
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_table_is_aligned_and_marks_the_differing_cell() {
-        let wrong = (MountPropagation::HostToContainer, Event::NodeLate, Place::PodA);
+        let wrong = (MountPropagation::HostToContainer, Event::NodeLate, Viewpoint::PodA);
         let (good, bad) = (report(None).text(false), report(Some(wrong)).text(false));
         let column = |text: &str| -> Vec<usize> {
             let flags =

@@ -28,7 +28,7 @@ use super::diff::{self, Change};
 use super::error::WatchError;
 use super::ledger::{Ledger, Named};
 use super::namer::{Inbox, Namer};
-use super::origin::{self, Told};
+use super::origin::{self, CausedChange};
 
 /// Mounts come in swarms: after the first, this is waited before the tables are read; and as long as the reading took the
 /// last time, so that large tables which change all the time cost half a core at most.
@@ -67,7 +67,7 @@ pub(super) struct Scan {
 #[derive(Debug, Default)]
 pub(super) struct Round {
     /// The events: each the origin and its copies.
-    pub(super) events: Vec<Vec<Told>>,
+    pub(super) events: Vec<Vec<CausedChange>>,
     /// How many mounts came and went before they could be asked for.
     pub(super) nameless: usize,
     /// Whether the kernel lost events.
