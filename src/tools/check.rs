@@ -1,9 +1,7 @@
-//! `hostmount check`: would volumes work on this node? For an administrator, before or after the plugin is installed.
+//! `hostmount check`: tells an administrator whether volumes would work on this node, before or after installation.
 //!
-//! Facts are gathered as plain data ([`facts`], by `gather` and `look`), judged by a pure function ([`judge`]) and
-//! printed ([`report`]).
-//!
-//! All looking is done by a child, in the kubelet's mount namespace ([`crate::visit`]).
+//! `gather` and `look` collect [`facts`] as plain data, [`judge`] is a pure function of them, and [`report`] prints the
+//! result. A child process looks, in the kubelet's mount namespace ([`crate::visit`]).
 
 mod containers;
 pub mod facts;
@@ -26,7 +24,7 @@ Run it as root on the node, or in the plugin's pod: kubectl exec POD -- /hostmou
 
 Exit code: 0 if there is no fault; 1 if there is; 2 if it was called wrongly.";
 
-/// What `hostmount check` is told.
+/// The arguments of `hostmount check`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = HELP)]
 pub struct CheckArgs {
@@ -44,7 +42,7 @@ pub struct CheckArgs {
     look: bool,
 }
 
-/// What keeps `hostmount check` from looking at all.
+/// Why `hostmount check` can't check anything.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     /// The node can't be looked at.
@@ -61,7 +59,7 @@ pub enum CheckError {
 /// Runs `hostmount check`.
 ///
 /// # Errors
-/// What keeps it from looking at all.
+/// [`CheckError`].
 pub fn run(args: &CheckArgs) -> Result<ExitCode, CheckError> {
     if args.look {
         return look(args).map(|()| ExitCode::SUCCESS);
@@ -76,7 +74,7 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode, CheckError> {
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The child's part.
+/// What the child process does.
 fn look(args: &CheckArgs) -> Result<(), CheckError> {
     let facts = gather::gather(args.config.as_deref(), &args.visit)?;
     let process = &facts.kubelet.process;

@@ -1,8 +1,8 @@
-//! `hostmount explain`: who will see a mount that is made here, and what keeps it from the others.
+//! `hostmount explain`: tells where a mount will be seen, and why it is not seen elsewhere.
 //!
-//! It looks at the machine as it is now ([`node::gather`]), asks the model ([`model::subtrees`]), and names for
-//! each place that doesn't see it the one link that is missing ([`judge`]) and what would make it ([`remedy`]). Nothing is
-//! mounted, and no file system is asked anything but for symlinks in the paths that were given.
+//! It reads the machine's mount tables ([`node::gather`]) and asks the model ([`model::subtrees`]). For each place that does not
+//! see the mount, [`judge`] finds the missing link, and [`remedy`] tells how to make it. Nothing is mounted. File systems are
+//! only asked for symlinks in the given paths.
 
 pub mod index;
 pub mod judge;
@@ -42,7 +42,7 @@ pod/NAME, or the inode of a mount namespace as lsns prints it.
 
 Exit code: 0; with two places 0 if it is seen there, 1 if not, 3 if that can't be told. 2 if it was called wrongly.";
 
-/// What `hostmount explain` is told.
+/// The arguments of `hostmount explain`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = HELP)]
 pub struct ExplainArgs {
@@ -63,7 +63,7 @@ pub struct ExplainArgs {
     json: bool,
 }
 
-/// Why `hostmount explain` has no answer.
+/// Why `hostmount explain` can't answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
     /// The namespace of PATH is given twice.
@@ -95,7 +95,7 @@ pub enum ExplainError {
 /// Why there is no answer for an unmount.
 #[derive(Debug, thiserror::Error)]
 pub enum NoUnmount {
-    /// It is refused, as what is no mount point is.
+    /// EINVAL: PATH is not a mount point, or is locked.
     #[error(
         "{path} is not a mount point there, or may not be unmounted alone (EINVAL): `hostmount inspect {path}`",
         path = visible(.0.as_os_str())
@@ -122,7 +122,7 @@ impl NoUnmount {
 /// Runs `hostmount explain`.
 ///
 /// # Errors
-/// That nothing can be read at all, or that a place isn't there.
+/// [`ExplainError`].
 pub fn run(args: &ExplainArgs) -> Result<ExitCode, ExplainError> {
     if args.within.is_some() && args.from.namespace.is_some() {
         return Err(ExplainError::NamespaceTwice);
@@ -168,7 +168,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, ExplainError> {
     Ok(code)
 }
 
-/// The model and the index, at the same time: each goes through all mounts.
+/// Builds the model and the index in parallel: each visits all mounts.
 fn model(machine: &Machine) -> (Forest, Index<'_>) {
     thread::scope(|scope| {
         let index = thread::Builder::new().name("index".to_owned()).spawn_scoped(scope, || Index::new(machine));
@@ -178,7 +178,7 @@ fn model(machine: &Machine) -> (Forest, Index<'_>) {
     })
 }
 
-/// A process whose symlinks are those of a namespace; none where it is ours.
+/// A process of a namespace, to resolve symlinks there. None for our own namespace.
 fn process_of(machine: &Machine, namespace: usize, own: u64) -> Option<i32> {
     let namespace = machine.namespaces.get(namespace).filter(|namespace| namespace.inode != own)?;
     namespace.processes.first().map(|process| process.pid)

@@ -9,10 +9,10 @@ use service::containers::scan::{Index, Node};
 use service::containers::{Container, Sought, Unknown};
 use workers::NoResult;
 
-/// How much of the time-out is used. The rest is left for handing on what was found.
+/// How much of the time-out is used for looking. The rest is for returning the result.
 const USED: f32 = 0.8;
 
-/// Why it isn't known what containers have.
+/// Why the containers' mounts are not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotLooked {
     /// The kubelet's directory is on none of the mounts.
@@ -21,7 +21,7 @@ pub enum NotLooked {
     /// `/proc` can't be read.
     #[error("/proc cannot be read: {0}")]
     Proc(Errno),
-    /// It took too long.
+    /// The time-out passed.
     #[error("they could not be looked into in time")]
     Late,
     /// The mount thread has no result.
@@ -29,12 +29,12 @@ pub enum NotLooked {
     NoResult(#[from] NoResult),
 }
 
-/// Until when containers may be looked into, if that may take `timeout` from now.
+/// The time at which looking must end, if the result is due after `timeout`.
 pub(crate) fn until(timeout: Duration) -> Instant {
     Instant::now() + timeout.mul_f32(USED)
 }
 
-/// Shows `see` each container that has one of these volumes, and tells what could not be looked into.
+/// Calls `see` for each container that has one of these volumes. Returns what could not be looked into.
 ///
 /// # Errors
 /// If nothing could be looked into.

@@ -1,8 +1,8 @@
-//! `hostmount inspect`: every mount namespace of the machine, whose it is, and how mounts pass from one to another.
+//! `hostmount inspect`: shows every mount namespace of the machine, its owner, and how mounts propagate between them.
 //!
-//! The look itself is [`node::gather`]; all else is pure: which mounts are shown ([`select`]), what their
-//! propagation is with recursion ([`subtree`]), who passes events to whom ([`relations`]), the [`columns`], and the
-//! forms: a tree in which what is as on the node is [`fold`]ed, a list ([`draw`]), [`json`].
+//! [`node::gather`] reads the mount tables. All else is pure: [`select`] and [`linked`] choose the mounts, [`subtree`] finds the
+//! propagation of whole subtrees, [`relations`] the members and slaves of peer groups. [`columns`] has the cells, [`draw`]
+//! prints a tree (in which [`fold`] leaves out what is as on the node) or a list, and [`json`] an object.
 
 pub mod columns;
 pub mod draw;
@@ -29,7 +29,7 @@ use select::{Chosen, Filter, NotFound};
 use crate::terminal::{self, OutputError};
 use crate::{options, picture};
 
-/// How many peers or masters are named in a cell, unless all are asked for.
+/// How many peers or masters a cell names without --notruncate.
 const NAMED: usize = 2;
 
 const HELP: &str = "\
@@ -43,7 +43,7 @@ PARENT, FSROOT, MAJ:MIN, NAMESPACE, LABEL, POD, CONTAINER, PID.
 
 Exit code: 0, also if not all could be read; 1 if what was asked for isn't there; 2 if it was called wrongly.";
 
-/// Which mount namespaces are meant: the options that `inspect` and `watch` share.
+/// Selects mount namespaces: the options that `inspect` and `watch` share.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Within {
     /// Only the namespaces of a pod: NAMESPACE/NAME, NAME, or its uid.
@@ -57,7 +57,7 @@ pub(crate) struct Within {
     pub(crate) namespace: Option<u64>,
 }
 
-/// What `hostmount inspect` is told.
+/// The arguments of `hostmount inspect`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = HELP)]
 pub struct InspectArgs {
@@ -99,7 +99,7 @@ pub struct InspectArgs {
     ascii: bool,
 }
 
-/// What is printed.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 enum Format {
     #[default]
@@ -154,7 +154,7 @@ pub enum BadPath {
         /// Why.
         error: io::Error,
     },
-    /// It leads up somewhere, which only the file system could resolve.
+    /// It has `..`, which only the file system can resolve.
     #[error("{path:?}: write the path without \"..\"")]
     Upwards {
         /// The path, as it can be shown.
@@ -165,7 +165,7 @@ pub enum BadPath {
 /// Runs `hostmount inspect`.
 ///
 /// # Errors
-/// That nothing can be read at all, or that what was asked for isn't there.
+/// [`InspectError`].
 pub fn run(args: &InspectArgs) -> Result<ExitCode, InspectError> {
     let format = args.form();
     let usual: &[Column] = if matches!(format, Format::List | Format::Raw) { &Column::LIST } else { &Column::TREE };
@@ -251,7 +251,7 @@ fn trees(
     Ok(())
 }
 
-/// A path as an absolute one, by its text alone: to follow symlinks would ask file systems that may hang.
+/// Makes a path absolute by its text alone. Resolving symlinks would ask file systems, which may hang.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf, BadPath> {
     let shown = || text::visible(path.as_os_str());
     let whole = std::path::absolute(path).map_err(|error| BadPath::NoPath { path: shown(), error })?;

@@ -1,4 +1,4 @@
-//! The commands for people: what shows, explains, predicts, checks and tries.
+//! The commands for people: inspect, explain, watch, volumes, check and try.
 #![forbid(unsafe_code)]
 
 pub mod check;

@@ -4,19 +4,19 @@ use std::collections::HashMap;
 
 use mounts::mountinfo::Table;
 
-/// A mount's place in the tree of its table.
+/// A mount in the tree of its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// Its place in [`Table::mounts`].
+    /// Its index in [`Table::mounts`].
     pub mount: usize,
-    /// How many mounts lie above it.
+    /// Its depth: 0 for a root.
     pub depth: usize,
-    /// Where its subtree ends: the rows after it up to this one, exclusive, lie beneath it.
+    /// The end of its subtree: the rows after it, up to this index (exclusive), are beneath it.
     pub end: usize,
 }
 
-/// The mounts of a table as a tree, each before what lies beneath it, siblings by mount point. Every mount is in it once,
-/// also those of a torn table, whose parents are missing or go round in a circle.
+/// The mounts of a table in depth-first order, siblings sorted by mount point. Each mount is listed once, even if the table is
+/// torn and parents are missing or form a cycle.
 #[must_use]
 pub fn rows(table: &Table) -> Vec<Row> {
     let mounts = &table.mounts;

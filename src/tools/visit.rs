@@ -1,8 +1,8 @@
-//! A visit to the kubelet's mount namespace, for commands that look at the node and change nothing.
+//! Looks into the kubelet's mount namespace, for commands that only read.
 //!
-//! A thread that waits for a FUSE server which has taken its request can't even be killed, and a process with such a
-//! thread never ends. So all looking is done by a child ([`ask_child`]), whose report is read from a pipe and for whose
-//! end nobody waits; and in it on mount threads, so that one source that hangs holds up no other.
+//! A thread that waits for a hung FUSE server can't be killed, and its process can't exit. So a child process does the looking
+//! ([`ask_child`]). The parent reads its report from a pipe and does not wait for it to exit. The child looks on mount
+//! threads, so that a source that hangs does not block the others.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader};
@@ -40,7 +40,7 @@ pub struct VisitArgs {
     pub old_calls: bool,
 }
 
-/// Why nothing could be looked at.
+/// Why the node can't be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum VisitError {
     /// There is no `/proc`.
@@ -54,18 +54,18 @@ pub enum VisitError {
         /// What went wrong.
         error: io::Error,
     },
-    /// The child ended without a report. It has said why on standard error.
+    /// The child exited without a report; it has printed the reason on standard error.
     #[error("{name} could not be carried through ({status})")]
     Ended {
         /// What the child does.
         name: &'static str,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
     },
 }
 
 impl VisitArgs {
-    /// The same as arguments, for a child.
+    /// The same options as command-line arguments, for a child.
     #[must_use]
     pub fn arguments(&self) -> Vec<OsString> {
         let mut all: Vec<OsString> = vec![
@@ -78,7 +78,7 @@ impl VisitArgs {
         all
     }
 
-    /// The node, and no mount threads yet.
+    /// Mount threads for the node. None is started yet.
     ///
     /// # Errors
     /// [`VisitError::Proc`].
@@ -90,7 +90,7 @@ impl VisitArgs {
     }
 }
 
-/// Looks that are taken in one mount namespace, none of them for longer than it may take.
+/// One mount namespace, and a time-out for each look into it.
 #[derive(Debug)]
 pub struct Visit<'a> {
     threads: &'a Threads,
@@ -99,7 +99,7 @@ pub struct Visit<'a> {
 }
 
 impl<'a> Visit<'a> {
-    /// Gets a first thread into a mount namespace.
+    /// Starts a first thread in a mount namespace.
     ///
     /// # Errors
     /// What setns(2) says: EPERM if `CAP_SYS_ADMIN` or `CAP_SYS_CHROOT` is missing.
@@ -112,10 +112,10 @@ impl<'a> Visit<'a> {
         }
     }
 
-    /// Takes a look on a mount thread. `what` is what it may hang on.
+    /// Runs `work` on a mount thread. `what` is the source that it may hang on.
     ///
     /// # Errors
-    /// [`NoResult`]: above all, that it didn't come back in time.
+    /// [`NoResult`], most likely a time-out.
     pub async fn look<T: Send + 'static>(
         &self,
         what: Source,
@@ -125,8 +125,7 @@ impl<'a> Visit<'a> {
     }
 }
 
-/// Has a child look: this program with other arguments, which prints its report as JSON on one line. `name` is how the
-/// look is called in errors.
+/// Runs this program again with other arguments, and reads its report: one line of JSON. `name` says in errors what was run.
 ///
 /// # Errors
 /// [`VisitError::Run`] and [`VisitError::Ended`].

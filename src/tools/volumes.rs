@@ -1,8 +1,8 @@
-//! `hostmount volumes`: the volumes that are published on this node, as users know it from `docker volume`.
+//! `hostmount volumes`: lists the volumes that are published on this node, like `docker volume`.
 //!
-//! What there is, is read from the mount table and from the records beside the targets, as healing does it; nothing is
-//! asked of the plugin or of the API server. A child looks, in the kubelet's mount namespace ([`crate::visit`]); the
-//! rest is pure: [`choose`] which are meant, [`show`] them.
+//! They are found by the mount table and the records beside the targets, without the plugin or the API server. A child process
+//! looks, in the kubelet's mount namespace ([`crate::visit`]). The rest is pure: [`choose`] selects volumes, [`show`] prints
+//! them.
 
 pub mod choose;
 mod gather;
@@ -30,7 +30,7 @@ Run it as root on the node, or in the plugin's pod: kubectl exec POD -- /hostmou
 
 Exit code: 0; 1 if a named volume isn't there, or nothing could be looked at; 2 if it was called wrongly.";
 
-/// What `hostmount volumes` is told.
+/// The arguments of `hostmount volumes`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = HELP)]
 pub struct VolumesArgs {
@@ -94,7 +94,7 @@ struct LookArgs {
     visit: VisitArgs,
 }
 
-/// What keeps `hostmount volumes` from looking at all.
+/// Why `hostmount volumes` can't list anything.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumesError {
     /// The node can't be looked at.
@@ -136,7 +136,7 @@ pub enum VolumesError {
 /// Runs `hostmount volumes`.
 ///
 /// # Errors
-/// What keeps it from looking at all.
+/// [`VolumesError`].
 pub fn run(args: &VolumesArgs) -> Result<ExitCode, VolumesError> {
     match &args.command {
         VolumesCommand::Ls(args) => {

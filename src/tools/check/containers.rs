@@ -1,4 +1,4 @@
-//! Looks, on a mount thread, which mount flags running containers have of the driver's volumes.
+//! Finds which mount flags the driver's volumes have in running containers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use service::volume_count::Written;
 use super::facts::{InContainers, Weaker};
 use crate::in_containers::{self, NotLooked};
 
-/// The most of what is weaker that is kept.
+/// How many volumes with missing flags are kept.
 const WEAKER_MAX: usize = 1000;
 
-/// What a volume is called.
+/// How a volume is named in the report.
 struct Name {
     entry: String,
     pod: String,
 }
 
-/// What running containers have, until it is `until`.
+/// What running containers have. Looking ends at `until`.
 pub(super) fn containers(
     site: &Site,
     driver: &str,
@@ -57,7 +57,7 @@ pub(super) fn containers(
     Ok(found)
 }
 
-/// A volume of the driver, as healing knows it: by its record.
+/// A volume of the driver, from its record. None if it is another driver's, or has no record.
 fn volume(
     site: &Site,
     driver: &str,
@@ -78,7 +78,7 @@ fn volume(
     Some((name, Sought { pod: uid.to_owned(), shown, wanted }))
 }
 
-/// Takes down a container.
+/// Adds what a container has.
 fn take(found: &mut InContainers, seen: &mut [bool], names: &[Name], container: Container) {
     for place in container.places {
         for number in place.volumes {

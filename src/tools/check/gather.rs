@@ -1,4 +1,4 @@
-//! Gathers the facts. Nothing is changed on the way, and nothing is waited for longer than it may take.
+//! Gathers the facts. Nothing is changed, and everything has a time-out.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,13 +22,14 @@ use super::{containers, look};
 use crate::in_containers::{self, NotLooked};
 use crate::visit::{Visit, VisitArgs};
 
-/// How many directories are looked at at once: a few hung ones shall not add up, and a thread is left for the rest.
+/// How many directories are looked at in parallel, so that the time-outs of hung ones do not add up. Fewer than there may be
+/// mount threads.
 const AT_ONCE: usize = 8;
 
-/// Looks at everything.
+/// Gathers all facts.
 ///
 /// # Errors
-/// What keeps us from looking at all.
+/// [`CheckError`].
 pub(super) fn gather(config: Option<&Path>, asked: &VisitArgs) -> Result<Facts, CheckError> {
     let threads = asked.threads()?;
     let proc = Arc::clone(&threads.site().proc);
@@ -75,7 +76,7 @@ fn own(proc: &Proc) -> Own {
     }
 }
 
-/// Finds the kubelet and gets a first thread into its mount namespace.
+/// Finds the kubelet and starts a first thread in its mount namespace.
 fn enter<'a>(proc: &Proc, threads: &'a Threads, asked: &VisitArgs) -> (Kubelet, Result<Visit<'a>, Errno>) {
     let (process, found_by, others) = node::kubelet::find(proc, asked.pid);
     let command_line = proc.read(&format!("{}/cmdline", process.pid)).unwrap_or_default();
@@ -111,7 +112,7 @@ fn read_list(path: Option<&Path>, kubelet_dir: &AbsPath) -> List {
     }
 }
 
-/// What is looked at in the kubelet's mount namespace.
+/// Looks into the kubelet's mount namespace.
 struct Look<'a> {
     visit: Visit<'a>,
     asked: &'a VisitArgs,
@@ -192,7 +193,7 @@ impl Look<'_> {
         (entry, seen)
     }
 
-    /// Runs a look on a mount thread; `otherwise` is what it means if that doesn't come back in time.
+    /// Runs `work` on a mount thread. The result is `otherwise` if it times out.
     async fn run<T: Send + 'static>(
         &self,
         what: &str,

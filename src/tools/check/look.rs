@@ -1,4 +1,4 @@
-//! The looks that are taken on a mount thread, in the kubelet's mount namespace.
+//! What is done on mount threads, in the kubelet's mount namespace.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -20,7 +20,7 @@ use mounts::propagation::PropagationState;
 
 use super::facts::{Directory, DirectoryState, Socket};
 
-/// An entry's directory, opened as a publish would, but never made.
+/// The state of an entry's directory. It is opened as a publish does, but never created.
 pub(super) fn source(site: &Site, at: &AbsPath, table: &Table) -> DirectoryState {
     let wanted = SourcePath { entry: at.clone(), sub_path: None, missing: Missing::Fail };
     match observe::open_source(site, &wanted) {
@@ -34,7 +34,7 @@ pub(super) fn source(site: &Site, at: &AbsPath, table: &Table) -> DirectoryState
     }
 }
 
-/// A directory of the kubelet's, to which symlinks may lead.
+/// The state of a directory of the kubelet. Symlinks are followed.
 pub(super) fn directory(site: &Site, at: &Path, table: &Table) -> DirectoryState {
     let open = || -> Result<(OwnedFd, PropagationState), Errno> {
         let fd = path::open_trusted(at)?;
@@ -68,17 +68,17 @@ fn found(site: &Site, at: &Path, fd: &OwnedFd, propagation: PropagationState, ta
     })
 }
 
-/// Whether mount(2) is let through at a directory.
+/// Whether mount(2) is allowed at a directory.
 pub(super) fn mount_allowed(at: &Path) -> Option<Result<(), Errno>> {
     path::open_trusted(at).ok().map(mount::is_allowed)
 }
 
-/// Those of the directories that are there.
+/// Which of these directories exist.
 pub(super) fn which_exist(directories: &[&str]) -> Vec<PathBuf> {
     directories.iter().map(PathBuf::from).filter(|path| path.is_dir()).collect()
 }
 
-/// The plugin's sockets that are there: those of its registration, and `csi.sock`.
+/// The plugin's sockets that exist: registration sockets and `csi.sock`.
 pub(super) fn sockets(registry: &Path, own: &Path, driver: &str) -> Vec<(PathBuf, Socket)> {
     let entries = std::fs::read_dir(registry).into_iter().flatten().flatten();
     let is_ours = |name: &str| registration::socket_number(driver, name).is_some();

@@ -1,9 +1,9 @@
-//! Who will see a mount that is made at a place, or loses one that is unmounted there, and which one link keeps the event
-//! from each other place that shows the same. Pure.
+//! Which places see a mount or an unmount, and which missing link keeps it from each other place that shows the same
+//! directory. Pure.
 //!
-//! Who sees it is the model's answer ([`Forest::receivers`]). Why somebody doesn't is found from the other end: up from
-//! the mount that shows the directory there, from master to master, until the link is met that isn't there. A mount has
-//! one master at most, so there is one such way, and one link to name.
+//! The model tells which places see it ([`Forest::receivers`]). For each other place the missing link is found by following
+//! masters, from the mount that shows the directory there upwards. A mount has at most one master, so there is only one such
+//! path, and one missing link.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -30,49 +30,49 @@ pub enum Event {
     Unmount {
         /// That mount.
         mount: u64,
-        /// How many others go in all namespaces because they lie on those that are listed.
+        /// How many other mounts, in all namespaces, are unmounted because they are on the listed ones.
         beneath: usize,
     },
 }
 
-/// What comes of an event at a place.
+/// The effects of an event at a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// What happens.
     pub event: Event,
     /// The mount on which it happens, by its id in mountinfo.
     pub origin: u64,
-    /// Who sees it: first the place itself. Of an unmount: the mounts that go.
+    /// The places that see it, first the place itself. For an unmount: the mounts that are unmounted.
     pub seen: Vec<Affected>,
-    /// Other places that show the same, and don't see it.
+    /// Other places that show the same directory and do not see the event.
     pub stopped: Vec<Stopped>,
     /// The namespaces that don't show the directory at all.
     pub absent: Vec<usize>,
-    /// Why this may not be all.
+    /// Why the answer may be incomplete.
     pub doubts: Vec<Doubt>,
 }
 
-/// A place at which the mount appears, or goes.
+/// A place where the mount appears or disappears.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Affected {
     /// Where.
     pub receiver: Receiver,
-    /// What hides it there.
+    /// The mount that hides it there, if one does.
     pub covered: Option<u64>,
 }
 
-/// A place at which the event does not happen.
+/// A place that does not see the event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
-    /// Where it would be.
+    /// The place.
     pub at: Showing,
-    /// From the mount there up, from master to master, to the one that isn't reached.
+    /// The mounts from there upwards, each the master of the one before, up to the first that does not see the event.
     pub trail: Vec<u64>,
-    /// What isn't there.
+    /// The missing link.
     pub link: MissingLink,
 }
 
-/// The link that is missing.
+/// A missing link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MissingLink {
     /// The mount on which the event happens is private: it passes nothing on.
@@ -82,7 +82,7 @@ pub enum MissingLink {
         /// The peer group that it receives from.
         master: u64,
     },
-    /// The place is above the event's mount, which receives from it: events don't go up.
+    /// The event's mount is a slave of the place's: events do not pass from slaves to masters.
     Upwards {
         /// The mount that would have to pass it up.
         slave: u64,
@@ -101,19 +101,19 @@ pub enum MissingLink {
         /// Its peer group.
         group: u64,
     },
-    /// Of an unmount: the mount was bound from the one that goes, and lies on something else. An unmount goes along what
-    /// the mounts lie on, not along their copies.
+    /// For an unmount: the mount is a bind mount of the unmounted one, on another parent. An unmount follows the propagation of
+    /// the parents, not the copies of the mount.
     Bound {
         /// That mount.
         mount: u64,
     },
-    /// Of an unmount: the mount stays although the event comes to what it lies on, because others are mounted inside it or
-    /// a user namespace has locked it.
+    /// For an unmount: the mount stays, although its parent receives the event, because other mounts are on it or a user
+    /// namespace has locked it.
     VolumeCount {
         /// That mount.
         mount: u64,
     },
-    /// What the mount at the upper end of the trail receives from can't be seen.
+    /// The master of the mount at the upper end of the trail can't be seen.
     Unseen {
         /// That mount.
         mount: u64,
@@ -122,10 +122,10 @@ pub enum MissingLink {
     },
 }
 
-/// Explains what a mount made at `spot` would be seen by.
+/// Explains where a mount at `spot` would be seen.
 ///
 /// # Errors
-/// The place itself can't be told, or nothing can be mounted there.
+/// The place is unknown, or nothing can be mounted there.
 pub fn explain(index: &Index<'_>, forest: &Forest, namespaces: usize, spot: &Spot) -> Result<Explanation, Doubt> {
     let showing = forest.showing(spot.namespace, &spot.path)?;
     let (receivers, doubts) = match forest.receivers(spot.namespace, &spot.path) {
@@ -148,10 +148,10 @@ pub fn explain(index: &Index<'_>, forest: &Forest, namespaces: usize, spot: &Spo
     Ok(Explanation { event: Event::Mount, origin, seen, stopped, absent, doubts })
 }
 
-/// Explains what unmounting the topmost mount at `spot` would take away, and where it would stay.
+/// Explains which mounts disappear if the topmost mount at `spot` is unmounted, and which stay.
 ///
 /// # Errors
-/// Nothing is mounted there, or what happens can't be told.
+/// Nothing is mounted there, or the effect is unknown.
 pub fn explain_unmount(
     index: &Index<'_>,
     forest: &Forest,
@@ -190,7 +190,7 @@ pub fn explain_unmount(
     Ok(Explanation { event, origin: found.under, seen, stopped, absent, doubts: Vec::new() })
 }
 
-/// The link that keeps an event on `origin` from a mount that it doesn't reach.
+/// The missing link between an event on `origin` and a mount that does not see it.
 fn stop(index: &Index<'_>, origin: u64, at: Showing) -> Stopped {
     let above = index.above(origin);
     let mut trail = vec![at.mount];
@@ -229,17 +229,17 @@ fn stop(index: &Index<'_>, origin: u64, at: Showing) -> Stopped {
     Stopped { at, trail, link }
 }
 
-/// What a pair of places comes to.
+/// The effects of an event at one place on another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// The places at or beneath the second one at which the mount appears.
+    /// Where the mount appears, at or beneath the second place.
     pub seen: Vec<Affected>,
-    /// Those at which it could be, and doesn't.
+    /// Where the same directory is shown and the mount does not appear.
     pub stopped: Vec<Stopped>,
 }
 
 impl Explanation {
-    /// What of it concerns one place: what is at it or beneath it.
+    /// The effects at or beneath one place.
     #[must_use]
     pub fn at(&self, to: &Spot) -> Pair {
         let concerns = |namespace: usize, place: &Path| namespace == to.namespace && place.starts_with(&to.path);
@@ -250,7 +250,7 @@ impl Explanation {
     }
 }
 
-/// The mounts that an event passes on its way, the first one included.
+/// The mounts along which an event is passed on, including the first.
 #[must_use]
 pub fn way(origin: u64, via: &[Hop]) -> Vec<u64> {
     let next = via.iter().map(|hop| match hop {

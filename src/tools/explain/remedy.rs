@@ -1,8 +1,8 @@
-//! The missing link in words, and what would make it: a command, or a field of the Pod. Pure.
+//! Describes the missing link, and how to make it: a command, or a field of the Pod. Pure.
 //!
-//! The kernel links mounts when they are copied; afterwards no command makes a private mount the slave or peer of another
-//! (move_mount(2) with `MOVE_MOUNT_SET_GROUP`, Linux 5.15, is for restoring checkpoints). So a remedy always says what has
-//! to be made anew.
+//! The kernel links mounts when they are copied. Later, no command makes a private mount the slave or peer of another
+//! (move_mount(2) with `MOVE_MOUNT_SET_GROUP`, Linux 5.15, is for restoring checkpoints). So a remedy always names the copy
+//! that must be recreated.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use text::{quoted, visible};
 use super::index::Index;
 use super::judge::{MissingLink, Stopped};
 
-/// What is missing, and what would change it.
+/// The missing link, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advice {
-    /// The link that isn't there.
+    /// The missing link.
     pub missing: String,
     /// What to do.
     pub remedy: String,
@@ -49,7 +49,7 @@ fn named(machine: &Machine, index: &Index<'_>, id: u64) -> String {
     }
 }
 
-/// A command in the mount namespace of somebody.
+/// A command to run in a mount namespace.
 fn in_namespace(namespace: &Namespace, command: &str) -> String {
     match namespace.processes.first() {
         Some(first) if first.pid == 1 => command.to_owned(),
@@ -58,7 +58,7 @@ fn in_namespace(namespace: &Namespace, command: &str) -> String {
     }
 }
 
-/// Says what is missing and what would change it.
+/// Describes the missing link and the remedy.
 #[must_use]
 pub fn advise(machine: &Machine, index: &Index<'_>, origin: u64, stopped: &Stopped) -> Advice {
     let name = |id| named(machine, index, id);
@@ -122,7 +122,7 @@ fn field(namespace: &Namespace, mount: &Mount, value: &str) -> String {
     )
 }
 
-/// How the event's mount comes to pass something on.
+/// How to make the event's mount pass events on.
 fn share(machine: &Machine, index: &Index<'_>, origin: u64) -> String {
     let Some((namespace, mount)) = there(machine, index, origin) else { return String::new() };
     if namespace.pod.is_some() && mount.mount_point != Path::new("/") {
@@ -160,7 +160,7 @@ fn let_go(machine: &Machine, index: &Index<'_>, mount: u64) -> String {
     in_namespace(namespace, &format!("umount {}", quoted(&at.mount_point)))
 }
 
-/// How a mount comes to receive what happens on the event's mount.
+/// How to make a mount receive the events of the event's mount.
 fn receive(machine: &Machine, index: &Index<'_>, origin: u64, mount: u64) -> String {
     let Some((namespace, at)) = there(machine, index, mount) else { return String::new() };
     if let Some(volume) = volume_of_target(&at.mount_point) {

@@ -1,4 +1,4 @@
-//! The explanation for people and for machines. Pure.
+//! The explanation as text and as JSON. Pure.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,21 +17,21 @@ use super::judge::{Affected, Event, Explanation, MissingLink, Pair, Spot, Stoppe
 use super::remedy::{Advice, advise};
 use crate::json_bytes;
 
-/// How many namespaces are named of those that don't show the directory.
+/// How many of the namespaces that do not show the directory are named.
 const NAMED: usize = 5;
 
-/// All that a report is made of.
+/// A report.
 #[derive(Debug)]
 pub struct Report<'r> {
-    /// What was looked at.
+    /// The machine.
     pub machine: &'r Machine,
     /// Its mounts by id.
     pub index: &'r Index<'r>,
-    /// The place that was asked about.
+    /// The given place.
     pub from: &'r Spot,
-    /// What comes of a mount there.
+    /// The effects of the event there.
     pub explanation: &'r Explanation,
-    /// The second place, if a pair was asked for, and what concerns it.
+    /// The second place, if given, and the effects there.
     pub pair: Option<(&'r Spot, Pair)>,
 }
 
@@ -49,7 +49,7 @@ impl Report<'_> {
         self.pair.as_ref().map_or(&self.explanation.stopped, |(_, pair)| &pair.stopped)
     }
 
-    /// For people.
+    /// The report as text.
     #[must_use]
     pub fn text(&self, paint: &Paint) -> String {
         let mut out = String::new();
@@ -128,7 +128,7 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// Namespace, place, and the way there.
+    /// Namespace, place, and how the event gets there.
     fn seen_row(&self, one: &Affected) -> [String; 3] {
         let receiver = &one.receiver;
         let way: Vec<String> = receiver.via.iter().map(|hop| self.hop(receiver.namespace, hop)).collect();
@@ -153,7 +153,7 @@ impl Report<'_> {
         format!("{word} of {group}: {mount}{of}")
     }
 
-    /// Places with the same advice together, in the order of the first of each.
+    /// Groups places with the same advice, in the order of the first place of each.
     fn advised<'s>(&self, stopped: &'s [Stopped]) -> Vec<(Advice, Vec<&'s Stopped>)> {
         let mut groups: Vec<(Advice, Vec<&Stopped>)> = Vec::new();
         let mut known: BTreeMap<(String, String), usize> = BTreeMap::new();
@@ -169,7 +169,7 @@ impl Report<'_> {
         groups
     }
 
-    /// For machines: docs/explain.md has the fields.
+    /// The report as JSON; docs/explain.md describes the fields.
     #[must_use]
     pub fn json(&self) -> Value {
         let mut value = json!({
@@ -244,7 +244,7 @@ impl Report<'_> {
     }
 }
 
-/// How the two events are told.
+/// The words for an event.
 struct Words {
     what: &'static str,
     is: &'static str,

@@ -15,21 +15,21 @@ use super::select::Chosen;
 use super::subtree::{self, PropagationType, SubtreePropagation};
 use crate::mount_tree::{self, Row};
 
-/// Levels of a tree that are drawn; mounts may be stacked a hundred thousand deep.
+/// How many levels of a tree are drawn. Mounts may be stacked a hundred thousand deep.
 const DEEPEST: usize = 24;
-/// Processes that a heading names.
+/// How many processes a heading names.
 const NAMED_PROCESSES: usize = 3;
-/// How narrow a column may become.
+/// The smallest width to which a column is shrunk.
 const NARROWEST: usize = 12;
-/// Between two columns.
+/// Blanks between two columns.
 const GAP: usize = 2;
 
-/// How it is to look.
+/// The appearance of the output.
 #[derive(Debug, Clone)]
 pub struct Style {
     /// The columns.
     pub columns: Vec<Column>,
-    /// How many columns the terminal has; none: lines are as long as they are.
+    /// The width of the terminal. None: lines are not cut.
     pub width: Option<usize>,
     /// No characters but ASCII for lines and marks.
     pub ascii: bool,
@@ -44,7 +44,7 @@ impl Style {
         Paint { colour: self.colour }.with(code, text)
     }
 
-    /// What stands where a text was cut.
+    /// The mark where a text is cut.
     const fn mark(&self) -> &'static str {
         if self.ascii { "~" } else { "…" }
     }
@@ -85,7 +85,7 @@ fn lines(rows: &[Row], shows: impl Fn(usize) -> bool) -> Vec<Line> {
     lines
 }
 
-/// The lines of a tree before each mount.
+/// The tree lines in front of each mount.
 fn branches(lines: &[Line], ascii: bool) -> Vec<String> {
     let [pass, none, fork, end] = if ascii { ["| ", "  ", "|-", "`-"] } else { ["│ ", "  ", "├─", "└─"] };
     let mut more: Vec<bool> = Vec::new();
@@ -106,7 +106,7 @@ fn branches(lines: &[Line], ascii: bool) -> Vec<String> {
         .collect()
 }
 
-/// A namespace's tree, with its heading. `base` is another namespace: what is as there is only counted.
+/// A namespace's tree, with a heading. Mounts that are the same in the namespace `base` are only counted.
 #[must_use]
 pub fn tree(view: &View<'_>, chosen: &Chosen, base: Option<usize>, style: &Style) -> String {
     let namespace = &view.machine.namespaces[chosen.namespace];
@@ -137,7 +137,8 @@ pub fn tree(view: &View<'_>, chosen: &Chosen, base: Option<usize>, style: &Style
     out
 }
 
-/// One list of the mounts of all namespaces. `raw`: one space between columns and none within, `-` for nothing.
+/// One list of the mounts of all namespaces. With `raw`, columns are separated by one space, cells have no spaces, and `-` is
+/// an empty cell.
 #[must_use]
 pub fn list(view: &View<'_>, chosen: &[Chosen], style: &Style, raw: bool) -> String {
     let mut cells = Vec::new();
@@ -209,7 +210,7 @@ fn grid(rows: &[Cells], style: &Style) -> String {
     out
 }
 
-/// What a namespace is: its name, its inode, its processes, or what else keeps it.
+/// A namespace's heading: its name, its inode, and its processes or the bind mount that keeps it.
 fn heading(view: &View<'_>, index: usize, style: &Style) -> String {
     let namespace = &view.machine.namespaces[index];
     let label = &view.labels[index];

@@ -1,8 +1,7 @@
-//! The machine as one JSON object, written while it is made: docs/inspect.schema.json is its schema. Pure.
+//! The machine as one JSON object, serialized as a stream; its schema is docs/inspect.schema.json. Pure.
 //!
-//! A path is any bytes. It is a string, in which U+FFFD stands for what is no UTF-8; where that happened, a second member
-//! with `Hex` at the end of its name has the bytes themselves. What hangs together is told by peer group in a list of its
-//! own: told with each mount it would grow with the square of the machine.
+//! Paths are as in `json_bytes`. The members and slaves of peer groups are in a list of their own: repeated with each mount,
+//! the size would grow with the square of the number of mounts.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +17,7 @@ use super::subtree::{self, PropagationType, SubtreePropagation};
 use crate::json_bytes::{Hex, Lossy};
 use crate::mount_tree;
 
-/// What `hostmount inspect --json` prints. Fields are only ever added to version 1.
+/// The object that `hostmount inspect --json` prints. Version 1 only ever gains fields.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Document<'v> {
@@ -29,7 +28,7 @@ pub struct Document<'v> {
 }
 
 impl<'v> Document<'v> {
-    /// That of the namespaces and mounts that are shown.
+    /// The object for the chosen namespaces and mounts.
     #[must_use]
     pub fn of(view: &'v View<'v>, chosen: &'v [Chosen]) -> Self {
         let left_out = view.machine.left_out.iter().map(|LeftOut { what, why }| Left { what, why }).collect();

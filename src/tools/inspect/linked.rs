@@ -1,4 +1,4 @@
-//! Which other mounts an event at a path may come from or go to. Pure.
+//! Finds the mounts that an event at a path may come from or go to. Pure.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -9,9 +9,8 @@ use mounts::mountinfo::Mount;
 
 use super::select::Chosen;
 
-/// With what was chosen at a path, also what it is linked to, wherever that is: of all mounts in the same peer groups, in
-/// their masters and in their slaves, and in the masters and slaves of those, the ones that show what lies at the path or
-/// a part of it. An event at the path may come from them or to them.
+/// Adds the mounts that the chosen ones are linked to, in all namespaces. These are the mounts of the same peer groups, of their
+/// masters and slaves, and of the masters and slaves of those, as far as they show the directory at the path or a part of it.
 #[must_use]
 pub fn with_linked(machine: &Machine, chosen: Vec<Chosen>, path: &Path) -> Vec<Chosen> {
     let nets = Nets::of(machine);
@@ -50,7 +49,7 @@ pub fn with_linked(machine: &Machine, chosen: Vec<Chosen>, path: &Path) -> Vec<C
 #[derive(Default)]
 struct Directories {
     all: HashSet<PathBuf>,
-    /// They, and those above them.
+    /// These directories and their ancestors.
     above: HashSet<PathBuf>,
 }
 
@@ -60,13 +59,13 @@ impl Directories {
         self.all.insert(directory);
     }
 
-    /// Whether one of them is in this directory, or it in one of them.
+    /// Whether one of them contains this directory, or is in it.
     fn meet(&self, directory: &Path) -> bool {
         self.above.contains(directory) || directory.ancestors().any(|above| self.all.contains(above))
     }
 }
 
-/// Peer groups that are tied together by mounts that receive from one and are in the other; each set of them is named by
+/// Sets of peer groups that are linked by mounts which are slaves of one group and members of another. Each set is named by
 /// one of its groups.
 struct Nets(HashMap<u64, u64>);
 

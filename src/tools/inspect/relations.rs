@@ -1,7 +1,7 @@
-//! Who passes mount events to whom, across all namespaces: the members and slaves of each peer group. Pure.
+//! The members and slaves of each peer group, across all namespaces. Pure.
 //!
-//! Groups have the machine's numbers, so a number that no readable namespace has among its peer groups is a fact worth
-//! telling: its members are in namespaces that we can't see.
+//! Group numbers are the same in all namespaces. A master group without a known member has its members in namespaces that we
+//! can't see.
 
 use std::collections::HashMap;
 
@@ -11,9 +11,9 @@ use mounts::mountinfo::Mount;
 /// A mount of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MountRef {
-    /// Its namespace, by place in [`Machine::namespaces`].
+    /// Its namespace, by index in [`Machine::namespaces`].
     pub namespace: usize,
-    /// Its place in the namespace's table.
+    /// Its index in the namespace's table.
     pub mount: usize,
 }
 
@@ -25,7 +25,7 @@ pub struct Relations {
 }
 
 impl Relations {
-    /// Those of a machine.
+    /// The peer groups of a machine.
     #[must_use]
     pub fn of(machine: &Machine) -> Self {
         let mut relations = Self::default();
@@ -56,7 +56,7 @@ impl Relations {
     }
 }
 
-/// The mount at a place.
+/// The mount that is referred to.
 #[must_use]
 pub fn mount_at(machine: &Machine, place: MountRef) -> Option<&Mount> {
     machine.namespaces.get(place.namespace)?.table.mounts.get(place.mount)

@@ -1,4 +1,4 @@
-//! Which namespaces and which of their mounts are shown: the filters of the command line. Pure.
+//! Applies the command line's filters: chooses namespaces and mounts. Pure.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use model::machine::{Machine, Namespace, whereabouts};
 use mounts::mountinfo::{Mount, Walk};
 
-/// What is asked for; all of it at once where several are given.
+/// The filters. A mount must pass all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     /// The mount that this absolute path lies on, and those at and beneath it.
@@ -18,16 +18,16 @@ pub struct Filter {
     pub pid: Option<i32>,
     /// A namespace by its inode.
     pub namespace: Option<u64>,
-    /// A volume by the name that the kubelet's path has.
+    /// A volume by its name in the kubelet's path.
     pub volume: Option<String>,
-    /// Our own namespace's inode: where a path is meant unless a namespace is named.
+    /// The inode of our own namespace, in which a path is looked up unless another is given.
     pub own: Option<u64>,
 }
 
 /// A namespace that is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
-    /// Its place in [`Machine::namespaces`].
+    /// Its index in [`Machine::namespaces`].
     pub namespace: usize,
     /// Which mounts of its table are shown, in the order of the table; none: all.
     pub mounts: Option<Vec<bool>>,
@@ -78,10 +78,10 @@ impl fmt::Display for Incomplete {
     }
 }
 
-/// Chooses.
+/// Applies the filters.
 ///
 /// # Errors
-/// That nothing was found, and what there is instead.
+/// [`NotFound`].
 pub fn choose(machine: &Machine, filter: &Filter) -> Result<Vec<Chosen>, NotFound> {
     let mut chosen: Vec<usize> = (0..machine.namespaces.len()).collect();
     let all = &machine.namespaces;
@@ -126,7 +126,7 @@ pub fn choose(machine: &Machine, filter: &Filter) -> Result<Vec<Chosen>, NotFoun
     Ok(shown)
 }
 
-/// The machine with nothing but what is shown.
+/// The machine reduced to what is shown.
 #[must_use]
 pub fn only(machine: &Machine, chosen: &[Chosen]) -> Machine {
     let namespaces = chosen.iter().filter_map(|chosen| {
@@ -138,7 +138,7 @@ pub fn only(machine: &Machine, chosen: &[Chosen]) -> Machine {
     Machine { namespaces: namespaces.collect(), left_out: machine.left_out.clone() }
 }
 
-/// Narrows what is shown of a namespace; says whether anything is left.
+/// Reduces what is shown of a namespace. Returns whether anything is left.
 fn keep(chosen: &mut Chosen, mounts: Vec<bool>) -> bool {
     let mounts: Vec<bool> = mounts.into_iter().enumerate().map(|(n, keep)| keep && chosen.shows(n)).collect();
     let any = mounts.contains(&true);
@@ -146,8 +146,8 @@ fn keep(chosen: &mut Chosen, mounts: Vec<bool>) -> bool {
     any
 }
 
-/// The mounts at and beneath a path. If there are any, or if the namespace is `wanted` anyway, also the mount on which
-/// the path lies.
+/// The mounts at and beneath a path. If there are any, or if the namespace is `wanted` anyway, also the mount that the path is
+/// on.
 fn at_path(namespace: &Namespace, path: &Path, wanted: bool) -> Vec<bool> {
     let mounts = &namespace.table.mounts;
     let mut keep: Vec<bool> = mounts.iter().map(|mount| mount.mount_point.starts_with(path)).collect();

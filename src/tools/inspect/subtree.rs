@@ -1,16 +1,16 @@
-//! The propagation type of each mount, told *with* recursion. Pure.
+//! The propagation type of each mount, for its whole subtree. Pure.
 //!
-//! The kernel keeps no "recursive" state, so that no tool which shows one mount at a time can tell shared from rshared.
-//! Here a mount is `rshared` if it and every mount beneath it is shared; where some aren't it is `shared`, and what
-//! differs is told. So the plain word always means that the subtree is mixed, and a mount without others beneath has
-//! the recursive one. All of it takes time in proportion to the table.
+//! The kernel has no recursive propagation type, so tools that show single mounts can't tell shared from rshared. Here a mount is
+//! `rshared` if it and every mount beneath it is shared. If some are not, it is `shared`, and the differences are listed. So the
+//! plain word means that the subtree is mixed; a mount without others beneath it has the recursive word. Time is linear in the
+//! size of the table.
 
 use mounts::mountinfo::Table;
 use mounts::propagation::PropagationState;
 
 use crate::mount_tree::Row;
 
-/// What the kernel reports of one mount, as one word (sharedsubtree.rst).
+/// The propagation type of one mount (sharedsubtree.rst).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PropagationType {
     /// Passes nothing on and receives nothing.
@@ -53,15 +53,15 @@ impl PropagationType {
         }
     }
 
-    /// Whether a mount of this kind, beneath one of the kind `top`, leaves that one recursive: a mount that is shared
-    /// and slave is also shared; it is no mere slave.
+    /// Whether a mount of this type, beneath one of the type `top`, has the same type. A mount that is both shared and slave
+    /// counts as shared, not as slave.
     #[must_use]
     pub const fn agrees_with(self, top: Self) -> bool {
         self as usize == top as usize || matches!((top, self), (Self::Shared, Self::SharedAndSlave))
     }
 }
 
-/// A mount with what lies beneath it.
+/// The propagation of a mount and of the mounts beneath it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubtreePropagation {
     /// The mount itself.
@@ -70,14 +70,14 @@ pub struct SubtreePropagation {
     pub beneath: usize,
     /// How many of those are of each kind, in the order of [`PropagationType::ALL`].
     pub counts: [usize; 5],
-    /// The first of those that differs, by its place in the table; none if the whole subtree is of this kind.
+    /// The first of those with another type, by its index in the table; none if there is none.
     pub first_different: Option<usize>,
-    /// Of a mount that is shared and slave: whether everything beneath is at least shared.
+    /// For a mount that is shared and slave: whether everything beneath is at least shared.
     shared_throughout: bool,
 }
 
 impl SubtreePropagation {
-    /// The word of mount(8), recursive where it is true of the whole subtree.
+    /// The word of mount(8): the recursive one if the whole subtree has this type.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         let recursive = self.first_different.is_none();
@@ -111,7 +111,7 @@ impl SubtreePropagation {
     }
 }
 
-/// Tells the propagation of each mount of a table, in the order of the table. `rows` are those of the same table.
+/// The propagation of each mount of a table, in the order of the table. `rows` must be of the same table.
 #[must_use]
 pub fn tell(table: &Table, rows: &[Row]) -> Vec<SubtreePropagation> {
     let kinds: Vec<PropagationType> =

@@ -1,4 +1,4 @@
-//! Which volumes are meant, by filter or by name. Pure.
+//! Selects volumes by filter or by name. Pure.
 
 use std::str::FromStr;
 
@@ -36,7 +36,7 @@ impl Key {
     ];
 }
 
-/// A text that is no filter.
+/// Why a text is not a filter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadFilter {
     /// Not a key and a value.
@@ -99,7 +99,7 @@ pub fn pod_path(volume: &PublishedVolume) -> Option<String> {
     Some(format!("{}/{}", volume.pod.namespace.as_ref()?, volume.pod.name.as_ref()?))
 }
 
-/// A name that means this volume and no other, for [`named`]: `NAMESPACE/POD/VOLUME`, or the target path.
+/// The volume's unique name, as [`named`] takes it: `NAMESPACE/POD/VOLUME`, or the target path.
 #[must_use]
 pub fn full_name(volume: &PublishedVolume) -> String {
     match pod_path(volume) {
@@ -108,13 +108,13 @@ pub fn full_name(volume: &PublishedVolume) -> String {
     }
 }
 
-/// Whether a volume meets the filters: one of each key that is among them.
+/// Whether a volume passes the filters. Filters with the same key are alternatives.
 #[must_use]
 pub fn passes(volume: &PublishedVolume, filters: &[Filter]) -> bool {
     filters.iter().all(|filter| filters.iter().any(|other| other.key == filter.key && other.is_met(volume)))
 }
 
-/// The volumes that are called one of the names, each once, in the order of the names; and the names that nobody has.
+/// The volumes with these names, each once, in the order of the names; and the names that no volume has.
 #[must_use]
 pub fn named<'a>(volumes: &'a [PublishedVolume], names: &'a [String]) -> (Vec<&'a PublishedVolume>, Vec<&'a str>) {
     let (mut chosen, mut missing): (Vec<&PublishedVolume>, Vec<&str>) = (Vec::new(), Vec::new());

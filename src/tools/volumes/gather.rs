@@ -1,7 +1,7 @@
-//! Looks which volumes there are, and asks each how it is: the child's part.
+//! Finds the volumes and checks their health. Runs in the child process.
 //!
-//! The mount table and the records are read on one mount thread, from the kubelet's own file system; then every source is
-//! asked at once, each through one of its volumes, so that all together take no longer than the slowest may.
+//! One mount thread reads the mount table and the records. Then all sources are checked in parallel, each through one of its
+//! volumes, so that together they take one time-out at most.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ use super::model::{self, Healing, Heals, Health, InContainer, Kind, Layer, Pod, 
 use crate::in_containers::{self, NotLooked};
 use crate::visit::{Visit, VisitArgs};
 
-/// A volume, and what has to be known to ask how it is.
+/// A volume, and what is needed to check its health.
 struct Found {
     volume: PublishedVolume,
     path: KubeletPath,
@@ -47,10 +47,10 @@ struct Found {
     sought: Sought,
 }
 
-/// Looks at the volumes of the driver; at their sources too if `sources`.
+/// Finds the volumes of the driver. With `sources`, checks their sources too.
 ///
 /// # Errors
-/// What keeps us from looking at all, in a sentence.
+/// [`VolumesError`].
 pub(super) fn gather(
     asked: &VisitArgs,
     sources: bool,
@@ -82,7 +82,7 @@ pub(super) fn gather(
     all
 }
 
-/// The volumes of the driver in the mount namespace of the calling thread, and what of the node containers are known by.
+/// The volumes of the driver in the mount namespace of the calling thread, and what is needed to recognise containers.
 fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<(Option<Node>, Vec<Found>), Errno> {
     let table = mountinfo::parse(&site.proc.mountinfo()?);
     let walk = Walk::new(&table);
@@ -94,7 +94,7 @@ fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<(Option<N
     Ok((Node::of(&walk, site.kubelet_dir.as_path()), found))
 }
 
-/// Notes where running containers have the volumes, and with which flags.
+/// Adds where running containers have the volumes, and with which flags.
 async fn in_containers(visit: &Visit<'_>, node: Option<Node>, found: &mut [Found], timeout: Duration) {
     let sought: Vec<Sought> = found.iter().map(|found| found.sought.clone()).collect();
     let looking = visit.look(Source::own("containers"), move |site| {
@@ -134,8 +134,8 @@ fn missing(flag: Flag) -> model::Missing {
     model::Missing { flag, advice: flag.advice().to_owned() }
 }
 
-/// One of them; none if it is another driver's. Whose it is, the kubelet has written beside it; where that can't be read,
-/// the record tells.
+/// One volume; none if it is another driver's. The driver's name is in the file that the kubelet wrote beside the volume, or
+/// else in the record.
 fn volume(
     site: &Site,
     driver: &str,
@@ -205,7 +205,7 @@ fn volume(
     Some(Found { volume, shown: Shown::by(top), path, source, sought })
 }
 
-/// Whether a volume would be healed. What pods have is told by the whole table, ways by the one with the ids that are noted.
+/// Whether a volume would be healed. `whole` is the whole mount table, `walk` belongs to the one with unique mount ids.
 fn healing(
     (site, list): (&Site, &AllowList),
     path: &KubeletPath,
@@ -232,8 +232,8 @@ fn healing(
     told(Heals::On, String::new())
 }
 
-/// When the kubelet made the volume's directory, just before it had the volume published. The volume itself isn't asked:
-/// its file system may be dead.
+/// When the kubelet made the volume's directory, just before the publish. The volume itself is not asked: its file system may
+/// be dead.
 fn created(site: &Site, path: &KubeletPath) -> Option<Timestamp> {
     let place = observe::open_target(site, path).ok()??;
     let born = stat::birth_time(&place.parent).ok()??;
@@ -251,7 +251,7 @@ fn options(record: &Record) -> BTreeMap<String, String> {
     ])
 }
 
-/// Asks all at once how they are.
+/// Checks the health of all in parallel.
 async fn ask_all(visit: &Visit<'_>, mut found: Vec<Found>, sources: bool) -> Vec<PublishedVolume> {
     // Those that show the same live and die together.
     let mut shown: HashMap<&Shown, &Found> = HashMap::new();
@@ -307,7 +307,7 @@ async fn ask(
     }
 }
 
-/// An error with which the kernel refused to say how it is.
+/// The health of a volume whose check failed with this error.
 fn refused(errno: Errno) -> Health {
     if stat::is_dead(errno) { SourceHealth::Dead(errno).into() } else { Health::unknown(errno.to_string()) }
 }

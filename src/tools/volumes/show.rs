@@ -23,10 +23,10 @@ const HEADER: [&str; 7] = ["VOLUME NAME", "ENTRY", "POD", "PROPAGATION", "AGE", 
 const CELL: Cut = Cut::columns(44).keeping_end(29);
 /// Blanks between two columns.
 const GAP: usize = 3;
-/// What isn't known.
+/// Stands for an unknown value.
 const UNKNOWN: &str = "-";
 
-/// Names only, each of which means one volume.
+/// Unique names, one per line.
 #[must_use]
 pub fn names(volumes: &[PublishedVolume]) -> String {
     volumes.iter().map(|volume| full_name(volume) + "\n").collect()
@@ -55,13 +55,13 @@ pub fn table(volumes: &[PublishedVolume], now: Timestamp, whole: bool) -> String
     text
 }
 
-/// How the volume is, and whether containers that were started before have another one.
+/// The health of the volume, and whether it was renewed since containers may have started.
 fn health(volume: &PublishedVolume) -> String {
     let status = volume.health.status.name();
     if volume.renewed_at.is_some() { format!("{status} (renewed)") } else { status.to_owned() }
 }
 
-/// How long ago, in two units at most, as kubectl tells it.
+/// The age in at most two units, as kubectl prints it.
 fn age(then: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_second().saturating_sub(then.as_second()).max(0);
     let (minute, hour, day) = (60, 3600, 86400);
@@ -80,7 +80,7 @@ fn age(then: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// One JSON object a line: the columns of the table, by the names that `inspect` has for them.
+/// One JSON object per line, with the columns of the table under the names that `inspect` uses.
 ///
 /// # Errors
 /// None is known.
