@@ -18,6 +18,7 @@ use tools::inspect::draw::Style;
 use tools::inspect::select;
 use tools::inspect::select::Filter;
 use tools::inspect::{json, subtree};
+use tools::mount_tree;
 
 use allowlist::names::{AbsPath, EntryName, KubeletPath, SubPath, VolumeRef};
 use allowlist::policy;
@@ -71,7 +72,7 @@ pub fn mountinfo(bytes: &[u8]) {
 
 /// What `hostmount inspect` makes of a table, which is here that of two namespaces at once.
 fn inspect(table: &Table) {
-    let rows = subtree::rows(table);
+    let rows = mount_tree::rows(table);
     let told = subtree::tell(table, &rows);
     assert_eq!((rows.len(), told.len()), (table.mounts.len(), table.mounts.len()), "each mount once");
     for told in &told {

@@ -1,22 +1,25 @@
 //! The composition root: builds the plugin, binds its socket, serves until told to stop, drains.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use allowlist::names::{AbsPath, check_driver};
+use allowlist::names::{AbsPath, BadDriverName, BadName, check_driver};
 use engine::site::Site;
+use frontend::admin;
 use frontend::csi::admission::Admission;
 use frontend::csi::plugin::{Plugin, UnderWay};
-use frontend::csi::server;
+use frontend::csi::server::{self, ServerError};
 use frontend::kubelet::{self, VolData};
 use frontend::registration::Registration;
-use frontend::{admin, socket};
+use frontend::socket::{self, SocketError};
 use kernel::calls::Calls;
 use kernel::heap;
 use kernel::namespace::Proc;
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pods::events::Events;
 use pods::lookup::Lookup;
@@ -102,11 +105,79 @@ pub enum PodLookup {
     Api,
 }
 
-fn seconds(name: &str, value: f64) -> Result<Duration, String> {
-    Duration::try_from_secs_f64(value)
-        .ok()
-        .filter(|d| !d.is_zero())
-        .ok_or_else(|| format!("--{name} {value} is no time: write seconds above 0"))
+/// Why `hostmount serve` can't start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The driver's name can't be one.
+    #[error(transparent)]
+    Driver(#[from] BadDriverName),
+    /// The node's name is empty or too long.
+    #[error("--node-id must have 1 to 256 bytes (CSI, NodeGetInfoResponse.node_id)")]
+    NodeId,
+    /// The kubelet's directory can't be one.
+    #[error("--kubelet-dir {path:?} {reason}")]
+    KubeletDir {
+        /// What was given.
+        path: String,
+        /// What is wrong with it.
+        reason: BadName,
+    },
+    /// A number of seconds is no time.
+    #[error("--{option} {value} is no time: write seconds above 0")]
+    Seconds {
+        /// The option's name.
+        option: &'static str,
+        /// What was given.
+        value: f64,
+    },
+    /// There is no `/proc`.
+    #[error("/proc cannot be opened: {0}")]
+    Proc(Errno),
+    /// The allow-list can't be watched.
+    #[error("the allow-list cannot be watched: {0}")]
+    AllowList(io::Error),
+    /// The socket can't be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// There are no threads.
+    #[error("no threads: {0}")]
+    Threads(io::Error),
+    /// There is no API server.
+    #[error("{option} needs an API server: {error}; run in a pod with a service account, or set KUBECONFIG")]
+    ApiServer {
+        /// The option that needs it.
+        option: &'static str,
+        /// Why there is none.
+        error: ClientError,
+    },
+    /// The admin server can't start.
+    #[error(transparent)]
+    Admin(io::Error),
+    /// Signals can't be received.
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
+    /// The registration with the kubelet can't start.
+    #[error("no registration: {0}")]
+    Registration(io::Error),
+    /// Serving failed.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+}
+
+/// Why there is no client of the API server.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No configuration was found.
+    #[error(transparent)]
+    Config(#[from] kube::config::InferConfigError),
+    /// The configuration can't be used.
+    #[error(transparent)]
+    Client(#[from] kube::Error),
+}
+
+fn seconds(option: &'static str, value: f64) -> Result<Duration, ServeError> {
+    let time = Duration::try_from_secs_f64(value).ok().filter(|time| !time.is_zero());
+    time.ok_or(ServeError::Seconds { option, value })
 }
 
 /// In whose mount namespace the mounts are made.
@@ -122,19 +193,18 @@ pub enum MountNamespaceOf {
 /// Builds the service from its arguments.
 ///
 /// # Errors
-/// What is wrong with an argument, or what the system refuses.
-pub fn service(args: &ServeArgs) -> Result<Service, String> {
+/// [`ServeError`].
+pub fn service(args: &ServeArgs) -> Result<Service, ServeError> {
     check_driver(&args.driver_name)?;
     if args.node_id.is_empty() || args.node_id.len() > 256 {
-        return Err("--node-id must have 1 to 256 bytes (CSI, NodeGetInfoResponse.node_id)".to_owned());
+        return Err(ServeError::NodeId);
     }
-    let kubelet_dir =
-        AbsPath::parse(&args.kubelet_dir).map_err(|e| format!("--kubelet-dir {:?} {e}", args.kubelet_dir))?;
-    let proc = Proc::new().map_err(|e| format!("/proc cannot be opened: {e}"))?;
+    let kubelet_dir = AbsPath::parse(&args.kubelet_dir)
+        .map_err(|reason| ServeError::KubeletDir { path: args.kubelet_dir.clone(), reason })?;
+    let proc = Proc::new().map_err(ServeError::Proc)?;
     let calls = if args.old_calls { Calls::NONE } else { Calls::probe() };
     tracing::info!(%calls, "system calls");
-    let store = ConfigStore::start(&args.config, kubelet_dir.clone())
-        .map_err(|e| format!("the allow-list cannot be watched: {e}"))?;
+    let store = ConfigStore::start(&args.config, kubelet_dir.clone()).map_err(ServeError::AllowList)?;
     let layout = Arc::new(kubelet::layout(&kubelet_dir, &args.driver_name));
     let site = Site { proc: Arc::new(proc), calls, layout };
     let driver = args.driver_name.clone();
@@ -175,23 +245,21 @@ pub fn plugin(args: &ServeArgs, service: Service) -> Plugin {
 /// Runs `hostmount serve` to its end: SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Why it can't start, or what the transport says.
-pub fn run(args: &ServeArgs) -> Result<(), String> {
+/// [`ServeError`].
+pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     heap::keep_little();
     let drain = seconds("drain-timeout", args.drain_timeout)?;
     let probe_interval = seconds("probe-interval", args.probe_interval)?;
     let mut service = service(args)?;
-    let path = socket::path_of(&args.endpoint).map_err(|e| e.to_string())?;
-    let bound = socket::bind(&path).map_err(|e| e.to_string())?;
+    let path = socket::path_of(&args.endpoint)?;
+    let bound = socket::bind(&path)?;
     raise_descriptors();
-    let around = around().map_err(|e| format!("no threads: {e}"))?;
+    let around = around().map_err(ServeError::Threads)?;
     let lookup = args.pod_lookup == PodLookup::Api;
     let mut events = None;
     if lookup || args.events {
-        let client = around.block_on(api_client()).map_err(|e| {
-            let option = if lookup { "--pod-lookup api" } else { "--events" };
-            format!("{option} needs an API server: {e}; run in a pod with a service account, or set KUBECONFIG")
-        })?;
+        let option = if lookup { "--pod-lookup api" } else { "--events" };
+        let client = around.block_on(api_client()).map_err(|error| ServeError::ApiServer { option, error })?;
         events = args.events.then(|| Events::new(client.clone(), &args.driver_name, &args.node_id));
         if lookup {
             let deadline = seconds("lookup-timeout", args.lookup_timeout)?;
@@ -205,7 +273,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
     let plugin = Arc::new(plugin(args, service));
     let service = &plugin.service;
     if let Some(address) = args.admin_address {
-        let bound = admin::start(address, Arc::clone(&plugin)).map_err(|e| e.to_string())?;
+        let bound = admin::start(address, Arc::clone(&plugin)).map_err(ServeError::Admin)?;
         tracing::info!(address = %bound, "admin server");
     }
     let result = around.block_on(async {
@@ -216,7 +284,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
         );
         // The kubelet calls the CSI socket as soon as it finds the other, so that one comes second, and goes first.
         let registering = match &plugin.registration {
-            Some(registration) => Some(registration.start().map_err(|e| format!("no registration: {e}"))?),
+            Some(registration) => Some(registration.start().map_err(ServeError::Registration)?),
             None => None,
         };
         let (volumes, known) = tokio::sync::watch::channel(Arc::default());
@@ -235,7 +303,7 @@ pub fn run(args: &ServeArgs) -> Result<(), String> {
             tidying.abort();
             say_what_stays(&telling).await;
         };
-        server::serve(Arc::clone(&plugin), bound, stop, drain).await
+        Ok(server::serve(Arc::clone(&plugin), bound, stop, drain).await?)
     });
     // A hung mount thread must not hold up the end of the process.
     around.shutdown_background();
@@ -253,7 +321,7 @@ async fn tidy() {
 
 /// A thread for what goes on around the calls, which have their own ([`Lead`]): a list of pods that is read, or a TLS handshake
 /// with the API server, isn't to be done where a call waits, nor in the kubelet's mount namespace.
-fn around() -> std::io::Result<Runtime> {
+fn around() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("around")
@@ -283,24 +351,24 @@ async fn say_what_stays(service: &Service) {
     }
 }
 
-async fn api_client() -> Result<kube::Client, String> {
-    client_of(kube::Config::infer().await.map_err(|e| e.to_string())?)
+async fn api_client() -> Result<kube::Client, ClientError> {
+    client_of(kube::Config::infer().await?)
 }
 
 /// A client of the API server. It fails at once: the watch has a back-off of its own, and so has the kubelet; a client
 /// that retries for half a minute would only hide why nothing comes.
 ///
 /// # Errors
-/// What the configuration is not good for.
-pub fn client_of(mut config: kube::Config) -> Result<kube::Client, String> {
+/// [`ClientError::Client`].
+pub fn client_of(mut config: kube::Config) -> Result<kube::Client, ClientError> {
     config.default_retry = false;
-    kube::Client::try_from(config).map_err(|e| e.to_string())
+    Ok(kube::Client::try_from(config)?)
 }
 
 /// Ends at SIGTERM or SIGINT; SIGHUP reads the allow-list anew.
-fn stop_signal(service: Arc<Service>) -> Result<impl Future<Output = ()> + Send, String> {
+fn stop_signal(service: Arc<Service>) -> Result<impl Future<Output = ()> + Send, ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|e| format!("signals cannot be received: {e}"));
+    let listen = |kind| signal(kind).map_err(ServeError::Signals);
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut hangup = listen(SignalKind::hangup())?;

@@ -29,12 +29,13 @@ use wire::registration::{InfoRequest, PluginInfo, RegistrationStatus, Registrati
 
 use crate::socket::{self, Socket};
 
-/// How often the socket is looked for. A look costs 2 µs, and unlike an inotify watch can't miss anything.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long the kubelet may take to come, the first time. It looks every second, and gives its calls one second each.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// And after many times. The kubelet may simply not be running; a new name costs it nothing.
-const PATIENCE_MAX: Duration = Duration::from_secs(60);
+/// How often it is checked that the socket is there. A check costs 2 µs and, unlike an inotify watch, misses nothing.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How long the kubelet has to call the first socket. It looks every second, and gives each of its calls one second.
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// The longest that a socket is kept without a call. The wait doubles with each socket up to this: the kubelet may not be
+/// running.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Where a registration stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,17 +50,31 @@ pub enum State {
     Refused(String),
 }
 
+/// Why the kubelet sends no volumes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotRegistered {
+    /// It has not called yet.
+    #[error("the kubelet has not registered the plugin yet")]
+    Waiting,
+    /// There is no socket: why.
+    #[error("the kubelet cannot find the plugin: {0}")]
+    NoSocket(String),
+    /// It refused: why.
+    #[error("the kubelet refused to register the plugin: {0}")]
+    Refused(String),
+}
+
 impl State {
     /// Why the kubelet sends no volumes.
     ///
     /// # Errors
-    /// What is missing.
-    pub fn ready(&self) -> Result<(), String> {
+    /// [`NotRegistered`].
+    pub fn ready(&self) -> Result<(), NotRegistered> {
         match self {
             Self::Registered => Ok(()),
-            Self::Waiting => Err("the kubelet has not registered the plugin yet".to_owned()),
-            Self::NoSocket(why) => Err(format!("the kubelet cannot find the plugin: {why}")),
-            Self::Refused(why) => Err(format!("the kubelet refused to register the plugin: {why}")),
+            Self::Waiting => Err(NotRegistered::Waiting),
+            Self::NoSocket(why) => Err(NotRegistered::NoSocket(why.clone())),
+            Self::Refused(why) => Err(NotRegistered::Refused(why.clone())),
         }
     }
 }
@@ -102,7 +117,8 @@ impl Registration {
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
-        if let Err(detail) = self.state().ready() {
+        if let Err(why) = self.state().ready() {
+            let detail = why.to_string();
             found.push(Finding { part: Part::Registration, effect: Effect::NotReady, detail });
         }
         if self.directory_deleted() {
@@ -185,22 +201,22 @@ impl Registration {
     /// Puts up the socket and keeps it there until `stop`, then takes it away.
     async fn keep(self: &Arc<Self>, stop: CancellationToken) {
         let mut number = self.left_behind();
-        let mut patience = PATIENCE;
+        let mut wait = FIRST_WAIT;
         loop {
             let path = self.path(number);
             match socket::bind(&path) {
                 Ok((listener, socket)) => {
                     self.set(State::Waiting);
                     tracing::info!(path = %path.display(), "registration socket is up");
-                    match self.present(listener, &socket, patience, &stop).await {
+                    match self.present(listener, &socket, wait, &stop).await {
                         End::Stopped => return,
                         End::Vanished => {
                             tracing::warn!(path = %path.display(), "registration socket vanished; making it anew");
                         }
                         End::Unanswered => {
-                            let why = self.state().ready().err().unwrap_or_default();
+                            let why = self.state().ready().err().map_or_else(String::new, |why| why.to_string());
                             number = number.wrapping_add(1);
-                            patience = (patience * 2).min(PATIENCE_MAX);
+                            wait = (wait * 2).min(LONGEST_WAIT);
                             tracing::warn!(why, "not registered; trying again with a socket of another name");
                         }
                     }
@@ -211,13 +227,13 @@ impl Registration {
                     }
                     self.set(State::NoSocket(error.to_string()));
                     tokio::select! {
-                        () = tokio::time::sleep(LOOK) => {}
+                        () = tokio::time::sleep(CHECK_EVERY) => {}
                         () = stop.cancelled() => return,
                     }
                 }
             }
             if self.state() == State::Registered {
-                patience = PATIENCE;
+                wait = FIRST_WAIT;
             }
         }
     }
@@ -227,7 +243,7 @@ impl Registration {
         self: &Arc<Self>,
         listener: UnixListener,
         socket: &Socket,
-        patience: Duration,
+        wait: Duration,
         stop: &CancellationToken,
     ) -> End {
         let listener = match tokio::net::UnixListener::from_std(listener) {
@@ -241,11 +257,11 @@ impl Registration {
         let serving = Server::builder().serve_with_incoming(service, UnixListenerStream::new(listener));
         let looking = async {
             loop {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(CHECK_EVERY).await;
                 if !socket.is_there() {
                     return End::Vanished;
                 }
-                let overdue = |p: &mut Progress| p.state != State::Registered && p.since.elapsed() >= patience;
+                let overdue = |p: &mut Progress| p.state != State::Registered && p.since.elapsed() >= wait;
                 if self.with(overdue) {
                     return End::Unanswered;
                 }

@@ -19,6 +19,7 @@ use model::kubelet;
 use model::machine::{Container, LeftOut, Machine, Namespace, Pod, Process, UNKNOWN, names};
 use mounts::Errno;
 
+use crate::processes::{Processes, first_at_root, namespace_of};
 use crate::read::{self, Found, Read};
 
 /// The initial namespaces (include/linux/proc_ns.h).
@@ -31,23 +32,28 @@ const WORTH_A_READER: usize = 8;
 /// How long the kubelet's log directories may take to answer.
 const LOGS_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// `/proc` can't be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("/proc can't be read ({0}): mount it, or run on the node")]
+pub struct NoProc(pub Errno);
+
 /// Reads all mount namespaces. The result doesn't depend on which system calls exist.
 ///
 /// # Errors
-/// There is no usable `/proc`. Everything else that can't be read is in [`Machine::left_out`].
-pub fn gather(proc: &Proc, calls: Calls) -> Result<Machine, String> {
-    let pids = proc.processes().map_err(|e| format!("/proc can't be read ({e}): mount it, or run on the node"))?;
+/// That there is no usable `/proc`. All else that can't be read is in [`Machine::left_out`].
+pub fn gather(proc: &Proc, calls: Calls) -> Result<Machine, NoProc> {
+    let pids = proc.processes().map_err(NoProc)?;
     let mut left_out = Vec::new();
-    let mut census = Census::take(proc, &pids);
+    let mut processes = Processes::of(proc, &pids);
     let (list, refusal) = list(proc);
-    let without: Vec<MountNamespace> = list.into_iter().filter(|n| !census.open.contains_key(&n.inode)).collect();
+    let is_known = |n: &MountNamespace| processes.by_namespace.contains_key(&n.inode);
+    let without: Vec<MountNamespace> = list.into_iter().filter(|n| !is_known(n)).collect();
     if refusal.is_some() || !without.is_empty() {
-        // There are namespaces without a process; threads may be in them. Only now are all threads worth reading.
-        census.add_threads(proc, &pids);
+        // Somebody keeps them, and it may be a thread: only now are all threads worth asking.
+        add_threads(proc, &mut processes);
     }
-    let (found, without) = census.found(proc, without);
     let mut namespaces = Vec::new();
-    for result in read_all(proc, calls, found.into_iter().chain(without)) {
+    for result in read_all(proc, calls, to_read(proc, processes.by_namespace, without)) {
         match result {
             Ok((pids, inode, read)) => {
                 left_out.extend(read.left_out);
@@ -58,7 +64,7 @@ pub fn gather(proc: &Proc, calls: Calls) -> Result<Machine, String> {
             Err(why) => left_out.push(why),
         }
     }
-    let nameless = add_closed(proc, &census.closed, &mut namespaces);
+    let nameless = add_closed(proc, &processes.closed, &mut namespaces);
     for namespace in &mut namespaces {
         namespace.processes.sort_by_key(|process| process.pid);
         name(proc, namespace);
@@ -73,69 +79,37 @@ pub fn gather(proc: &Proc, calls: Calls) -> Result<Machine, String> {
     Ok(Machine { namespaces, left_out })
 }
 
-/// Which processes are in which namespace.
-#[derive(Debug, Default)]
-struct Census {
-    open: BTreeMap<u64, Vec<i32>>,
-    /// Processes whose namespace link we may not read.
-    closed: Vec<i32>,
+/// Threads that are in another namespace than their process, in place of the process.
+fn add_threads(proc: &Proc, processes: &mut Processes) {
+    let own: Vec<(i32, u64)> =
+        processes.by_namespace.iter().flat_map(|(&inode, pids)| pids.iter().map(move |&pid| (pid, inode))).collect();
+    for (pid, inode) in own {
+        for thread in proc.names(&format!("{pid}/task")).unwrap_or_default() {
+            let Some(thread) = thread.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            if thread != pid
+                && let Ok(other) = namespace_of(proc, thread)
+                && other != inode
+            {
+                processes.add(other, thread);
+            }
+        }
+    }
+    processes.by_namespace.values_mut().for_each(|pids| pids.sort_unstable());
 }
 
-impl Census {
-    fn take(proc: &Proc, pids: &[i32]) -> Self {
-        let mut census = Self::default();
-        for &pid in pids {
-            match proc.link(&format!("{pid}/ns/mnt")) {
-                Ok(link) => census.add(names::namespace_link(&link), pid),
-                Err(Errno::EACCES | Errno::EPERM) => census.closed.push(pid),
-                // It has ended, or is a zombie, which is in no namespace.
-                Err(_) => {}
-            }
-        }
-        census
-    }
-
-    fn add(&mut self, inode: Option<u64>, pid: i32) {
-        if let Some(inode) = inode {
-            self.open.entry(inode).or_default().push(pid);
-        }
-    }
-
-    /// Adds threads that are in another namespace than their process.
-    fn add_threads(&mut self, proc: &Proc, pids: &[i32]) {
-        let own: HashMap<i32, u64> =
-            self.open.iter().flat_map(|(&inode, pids)| pids.iter().map(move |&pid| (pid, inode))).collect();
-        for pid in pids {
-            let Some(&inode) = own.get(pid) else { continue };
-            for thread in proc.names(&format!("{pid}/task")).unwrap_or_default() {
-                let Some(thread) = thread.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-                if thread == *pid {
-                    continue;
-                }
-                let Ok(link) = proc.link(&format!("{thread}/ns/mnt")) else { continue };
-                self.add(names::namespace_link(&link).filter(|&other| other != inode), thread);
-            }
-        }
-    }
-
-    /// The namespaces to read: those with processes, then the others.
-    fn found(&mut self, proc: &Proc, without: Vec<MountNamespace>) -> (Vec<Found>, Vec<Found>) {
-        let own = proc.own_mount_namespace().ok().map(|own| own.inode);
-        let without = without.into_iter().filter(|n| !self.open.contains_key(&n.inode)).map(|held| Found {
-            inode: held.inode,
-            pids: Vec::new(),
-            at_root: None,
-            doubtful: false,
-            held: Some(held),
-        });
-        let without = without.collect();
-        let found = std::mem::take(&mut self.open).into_iter().map(|(inode, pids)| {
-            let is_at_root = |pid: &i32| proc.link(&format!("{pid}/root")).is_ok_and(|root| root == "/");
-            let at_root = pids.iter().copied().find(is_at_root);
-            Found { inode, pids, at_root, doubtful: own == Some(inode), held: None }
-        });
-        (found.collect(), without)
-    }
+/// What is to be read: the namespaces of processes, then those without any, unless a thread was found in them.
+fn to_read(proc: &Proc, by_namespace: BTreeMap<u64, Vec<i32>>, without: Vec<MountNamespace>) -> Vec<Found> {
+    let own = proc.own_mount_namespace().ok().map(|own| own.inode);
+    let without: Vec<Found> = without
+        .into_iter()
+        .filter(|n| !by_namespace.contains_key(&n.inode))
+        .map(|held| Found { inode: held.inode, pids: Vec::new(), at_root: None, doubtful: false, held: Some(held) })
+        .collect();
+    let found = by_namespace.into_iter().map(|(inode, pids)| {
+        let at_root = first_at_root(proc, &pids);
+        Found { inode, pids, at_root, doubtful: own == Some(inode), held: None }
+    });
+    found.chain(without).collect()
 }
 
 /// The mount namespaces that the kernel lists, including ours, and the error that ended the list.
@@ -160,12 +134,7 @@ fn list(proc: &Proc) -> (Vec<MountNamespace>, Option<Errno>) {
 
 /// Reads namespaces on a few threads, which enter some of them. Results are in the given order.
 #[expect(clippy::type_complexity, reason = "what is known of each, and what was read")]
-fn read_all(
-    proc: &Proc,
-    calls: Calls,
-    found: impl Iterator<Item = Found>,
-) -> Vec<Result<(Vec<i32>, u64, Read), LeftOut>> {
-    let found: Vec<Found> = found.collect();
+fn read_all(proc: &Proc, calls: Calls, found: Vec<Found>) -> Vec<Result<(Vec<i32>, u64, Read), LeftOut>> {
     let count = found.len();
     let readers = thread::available_parallelism().map_or(1, usize::from).min(READERS).min(count / WORTH_A_READER + 1);
     let queue = Mutex::new(found.into_iter().enumerate());

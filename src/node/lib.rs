@@ -2,5 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod gather;
+pub mod kubelet;
+pub mod processes;
 mod read;
 pub mod resolve;

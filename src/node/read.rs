@@ -12,9 +12,11 @@
 use kernel::calls::Calls;
 use kernel::namespace::{self, MountNamespace, Proc};
 use kernel::statmount;
-use model::machine::{LeftOut, UNKNOWN, names};
+use model::machine::{LeftOut, UNKNOWN};
 use mounts::Errno;
 use mounts::mountinfo::{Table, parse};
+
+use crate::processes::namespace_of;
 
 /// How often a table is read if it changes each time.
 const READINGS: usize = 5;
@@ -144,8 +146,7 @@ fn largest_part(proc: &Proc, found: &Found) -> Option<(i32, (Table, bool))> {
 }
 
 fn is_in(proc: &Proc, pid: i32, inode: u64) -> bool {
-    inode == UNKNOWN
-        || proc.link(&format!("{pid}/ns/mnt")).is_ok_and(|link| names::namespace_link(&link) == Some(inode))
+    inode == UNKNOWN || namespace_of(proc, pid) == Ok(inode)
 }
 
 fn has_root(table: &Table) -> bool {

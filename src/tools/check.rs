@@ -1,9 +1,7 @@
-//! `hostmount check`: would volumes work on this node? For an administrator, before or after the plugin is installed.
+//! `hostmount check`: tells an administrator whether volumes would work on this node, before or after installation.
 //!
-//! Facts are gathered as plain data ([`facts`], by `gather` and `look`), judged by a pure function ([`judge`]) and
-//! printed ([`report`]).
-//!
-//! All looking is done by a child, in the kubelet's mount namespace ([`crate::visit`]).
+//! `gather` and `look` collect [`facts`] as plain data, [`judge`] is a pure function of them, and [`report`] prints the
+//! result. A child process looks, in the kubelet's mount namespace ([`crate::visit`]).
 
 mod containers;
 pub mod facts;
@@ -12,21 +10,21 @@ pub mod judge;
 mod look;
 pub mod report;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use report::{KubeletProcess, Report};
 
-use crate::try_out::colour;
-use crate::visit::{VisitArgs, ask_child};
+use crate::terminal::{colour, print};
+use crate::visit::{VisitArgs, VisitError, ask_child};
 
 const HELP: &str = "\
 Run it as root on the node, or in the plugin's pod: kubectl exec POD -- /hostmount check. Nothing is changed.
 
 Exit code: 0 if there is no fault; 1 if there is; 2 if it was called wrongly.";
 
-/// What `hostmount check` is told.
+/// The arguments of `hostmount check`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = HELP)]
 pub struct CheckArgs {
@@ -44,31 +42,44 @@ pub struct CheckArgs {
     look: bool,
 }
 
+/// Why `hostmount check` can't check anything.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The node can't be looked at.
+    #[error(transparent)]
+    Visit(#[from] VisitError),
+    /// There are no threads.
+    #[error(transparent)]
+    Runtime(io::Error),
+    /// The report can't be written.
+    #[error(transparent)]
+    Report(io::Error),
+}
+
 /// Runs `hostmount check`.
 ///
 /// # Errors
-/// What keeps it from looking at all.
-pub fn run(args: &CheckArgs) -> Result<ExitCode, String> {
+/// [`CheckError`].
+pub fn run(args: &CheckArgs) -> Result<ExitCode, CheckError> {
     if args.look {
         return look(args).map(|()| ExitCode::SUCCESS);
     }
     let report: Report = ask_child("the check", std::env::args_os().skip(1).chain(["--look".into()]))?;
     let text = if args.json {
-        serde_json::to_string_pretty(&report).map_err(|e| e.to_string())? + "\n"
+        serde_json::to_string_pretty(&report).map_err(|error| CheckError::Report(error.into()))? + "\n"
     } else {
         report.text(colour())
     };
-    // A reader that has gone away changes nothing about the result.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    print(&text);
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The child's part.
-fn look(args: &CheckArgs) -> Result<(), String> {
+/// What the child process does.
+fn look(args: &CheckArgs) -> Result<(), CheckError> {
     let facts = gather::gather(args.config.as_deref(), &args.visit)?;
     let process = &facts.kubelet.process;
     let kubelet = KubeletProcess { pid: process.pid, name: process.name.clone() };
     let report = Report::new(&facts.driver, &facts.release, kubelet, judge::judge(&facts));
-    let line = serde_json::to_string(&report).map_err(|e| e.to_string())?;
-    writeln!(std::io::stdout().lock(), "{line}").map_err(|e| e.to_string())
+    let line = serde_json::to_string(&report).map_err(|error| CheckError::Report(error.into()))?;
+    writeln!(io::stdout().lock(), "{line}").map_err(CheckError::Report)
 }

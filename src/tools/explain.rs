@@ -1,8 +1,8 @@
-//! `hostmount explain`: who will see a mount that is made here, and what keeps it from the others.
+//! `hostmount explain`: tells where a mount will be seen, and why it is not seen elsewhere.
 //!
-//! It looks at the machine as it is now ([`node::gather`]), asks the model ([`model::subtrees`]), and names for
-//! each place that doesn't see it the one link that is missing ([`judge`]) and what would make it ([`remedy`]). Nothing is
-//! mounted, and no file system is asked anything but for symlinks in the paths that were given.
+//! It reads the machine's mount tables ([`node::gather`]) and asks the model ([`model::subtrees`]). For each place that does not
+//! see the mount, [`judge`] finds the missing link, and [`remedy`] tells how to make it. Nothing is mounted. File systems are
+//! only asked for symlinks in the given paths.
 
 pub mod index;
 pub mod judge;
@@ -10,8 +10,9 @@ pub mod remedy;
 pub mod report;
 
 use std::ffi::OsStr;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::mem::ManuallyDrop;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 
@@ -20,15 +21,16 @@ use judge::Spot;
 use kernel::calls::Calls;
 use kernel::namespace::Proc;
 use model::machine::Machine;
-use model::machine::whereabouts::{PlaceText, Where};
-use model::subtrees::{Forest, Stop};
+use model::machine::whereabouts::{NotFound, PlaceText, Where};
+use model::subtrees::{Doubt, Forest, Stop, Unknown};
 use mounts::Errno;
-use node::{gather, resolve};
+use node::gather::{self, NoProc};
+use node::resolve;
 use report::Report;
 use text::paint::Paint;
 use text::visible;
 
-use crate::try_out::colour;
+use crate::terminal::{OutputError, colour, written};
 
 const HELP: &str = "\
 A place is a path, or WHERE:PATH; WHERE is node (process 1's namespace), a process number, pod/NAMESPACE/NAME[/CONTAINER], \
@@ -40,7 +42,7 @@ pod/NAME, or the inode of a mount namespace as lsns prints it.
 
 Exit code: 0; with two places 0 if it is seen there, 1 if not, 3 if that can't be told. 2 if it was called wrongly.";
 
-/// What `hostmount explain` is told.
+/// The arguments of `hostmount explain`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = HELP)]
 pub struct ExplainArgs {
@@ -61,23 +63,79 @@ pub struct ExplainArgs {
     json: bool,
 }
 
+/// Why `hostmount explain` can't answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    /// The namespace of PATH is given twice.
+    #[error("the namespace of PATH is given twice: leave out --in, or what is before the path")]
+    NamespaceTwice,
+    /// There is no `/proc`.
+    #[error("/proc can't be opened ({0})")]
+    OpenProc(Errno),
+    /// `/proc` can't be read.
+    #[error(transparent)]
+    Gather(#[from] NoProc),
+    /// Our own mount namespace isn't known.
+    #[error("our own mount namespace can't be told ({0})")]
+    OwnNamespace(Errno),
+    /// A namespace isn't there.
+    #[error(transparent)]
+    Namespace(#[from] NotFound),
+    /// The model can't tell what a mount at PATH does.
+    #[error(transparent)]
+    Mount(#[from] Doubt),
+    /// PATH can't be unmounted, or the model can't tell what that does.
+    #[error(transparent)]
+    Unmount(#[from] NoUnmount),
+    /// The answer can't be printed.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+/// Why there is no answer for an unmount.
+#[derive(Debug, thiserror::Error)]
+pub enum NoUnmount {
+    /// EINVAL: PATH is not a mount point, or is locked.
+    #[error(
+        "{path} is not a mount point there, or may not be unmounted alone (EINVAL): `hostmount inspect {path}`",
+        path = visible(.0.as_os_str())
+    )]
+    Invalid(PathBuf),
+    /// The kernel would refuse it.
+    #[error("{path} can't be unmounted: {errno}", path = visible(.0.as_os_str()), errno = .1)]
+    Refused(PathBuf, Errno),
+    /// The model can't tell.
+    #[error("what unmounting {path} does can't be told: {doubt}", path = visible(.0.as_os_str()), doubt = .1)]
+    Unknown(PathBuf, Unknown),
+}
+
+impl NoUnmount {
+    fn of(path: PathBuf, stop: Stop) -> Self {
+        match stop {
+            Stop::Refused(Errno::EINVAL) => Self::Invalid(path),
+            Stop::Refused(errno) => Self::Refused(path, errno),
+            Stop::Unknown(unknown) => Self::Unknown(path, unknown),
+        }
+    }
+}
+
 /// Runs `hostmount explain`.
 ///
 /// # Errors
-/// That nothing can be read at all, or that a place isn't there.
-pub fn run(args: &ExplainArgs) -> Result<ExitCode, String> {
+/// [`ExplainError`].
+pub fn run(args: &ExplainArgs) -> Result<ExitCode, ExplainError> {
     if args.within.is_some() && args.from.namespace.is_some() {
-        return Err("the namespace of PATH is given twice: leave out --in, or what is before the path".to_owned());
+        return Err(ExplainError::NamespaceTwice);
     }
-    let proc = Proc::new().map_err(|e| format!("/proc can't be opened ({e})"))?;
+    let proc = Proc::new().map_err(ExplainError::OpenProc)?;
     // The process ends with this: to give a hundred thousand mounts back one by one would only take time.
     let machine = ManuallyDrop::new(gather::gather(&proc, Calls::probe())?);
     let note = |text: &str| eprintln!("hostmount: {}", visible(OsStr::new(text)));
     if !args.json {
         machine.left_out.iter().for_each(|left| note(&format!("left out: {}: {}", left.what, left.why)));
     }
-    let own = proc.own_mount_namespace().map_err(|e| format!("our own mount namespace can't be told ({e})"))?.inode;
-    let spot = |place: &PlaceText, within: Option<&Where>| -> Result<Spot, String> {
+    let own = proc.own_mount_namespace().map_err(ExplainError::OwnNamespace)?.inode;
+    let spot = |place: &PlaceText, within: Option<&Where>| -> Result<Spot, NotFound> {
         let namespace = match place.namespace.as_ref().or(within) {
             Some(place) => place.find(&machine)?,
             None => Where::Inode(own).find(&machine)?,
@@ -92,9 +150,9 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, String> {
     let (forest, index) = (ManuallyDrop::new(forest), ManuallyDrop::new(index));
     let count = machine.namespaces.len();
     let explanation = if args.unmount {
-        judge::explain_unmount(&index, &forest, count, &from).map_err(|stop| no_unmount(&from, &stop))?
+        judge::explain_unmount(&index, &forest, count, &from).map_err(|stop| NoUnmount::of(from.path.clone(), stop))?
     } else {
-        judge::explain(&index, &forest, count, &from).map_err(|doubt| doubt.to_string())?
+        judge::explain(&index, &forest, count, &from)?
     };
     let pair = to.as_ref().map(|to| (to, explanation.at(to)));
     let code = pair.as_ref().map_or(ExitCode::SUCCESS, |(_, pair)| {
@@ -106,14 +164,11 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode, String> {
     });
     let report = Report { machine: &machine, index: &index, from: &from, explanation: &explanation, pair };
     let text = if args.json { format!("{:#}\n", report.json()) } else { report.text(&Paint { colour: colour() }) };
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("the output can't be written: {error}")),
-        // A reader that has gone away has seen what it wanted.
-        _ => Ok(code),
-    }
+    written(std::io::stdout().lock().write_all(text.as_bytes()))?;
+    Ok(code)
 }
 
-/// The model and the index, at the same time: each goes through all mounts.
+/// Builds the model and the index in parallel: each visits all mounts.
 fn model(machine: &Machine) -> (Forest, Index<'_>) {
     thread::scope(|scope| {
         let index = thread::Builder::new().name("index".to_owned()).spawn_scoped(scope, || Index::new(machine));
@@ -123,20 +178,7 @@ fn model(machine: &Machine) -> (Forest, Index<'_>) {
     })
 }
 
-fn no_unmount(spot: &Spot, stop: &Stop) -> String {
-    let path = visible(spot.path.as_os_str());
-    match stop {
-        Stop::Refused(Errno::EINVAL) => {
-            format!(
-                "{path} is not a mount point there, or may not be unmounted alone (EINVAL): `hostmount inspect {path}`"
-            )
-        }
-        Stop::Refused(errno) => format!("{path} can't be unmounted: {errno}"),
-        Stop::Unknown(unknown) => format!("what unmounting {path} does can't be told: {unknown}"),
-    }
-}
-
-/// A process whose symlinks are those of a namespace; none where it is ours.
+/// A process of a namespace, to resolve symlinks there. None for our own namespace.
 fn process_of(machine: &Machine, namespace: usize, own: u64) -> Option<i32> {
     let namespace = machine.namespaces.get(namespace).filter(|namespace| namespace.inode != own)?;
     namespace.processes.first().map(|process| process.pid)

@@ -1,19 +1,20 @@
-//! `hostmount inspect`: every mount namespace of the machine, whose it is, and how mounts pass from one to another.
+//! `hostmount inspect`: shows every mount namespace of the machine, its owner, and how mounts propagate between them.
 //!
-//! The look itself is [`node::gather`]; all else is pure: which mounts are shown ([`select`]), what their
-//! propagation is with recursion ([`subtree`]), who passes events to whom ([`relations`]), the [`columns`], and the
-//! forms: a tree in which what is as on the node is [`fold`]ed, a list ([`draw`]), [`json`].
+//! [`node::gather`] reads the mount tables. All else is pure: [`select`] and [`linked`] choose the mounts, [`subtree`] finds the
+//! propagation of whole subtrees, [`relations`] the members and slaves of peer groups. [`columns`] has the cells, [`draw`]
+//! prints a tree (in which [`fold`] leaves out what is as on the node) or a list, and [`json`] an object.
 
 pub mod columns;
 pub mod draw;
 pub mod fold;
 pub mod json;
+pub mod linked;
 pub mod relations;
 pub mod select;
 pub mod subtree;
 
 use std::ffi::OsStr;
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,14 +22,14 @@ use columns::{Column, View};
 use draw::Style;
 use kernel::calls::Calls;
 use kernel::namespace::Proc;
-use model::machine::names;
-use node::gather;
-use select::{Chosen, Filter};
+use mounts::Errno;
+use node::gather::{self, NoProc};
+use select::{Chosen, Filter, NotFound};
 
-use crate::picture;
-use crate::try_out::colour;
+use crate::terminal::{self, OutputError};
+use crate::{options, picture};
 
-/// How many peers or masters are named in a cell, unless all are asked for.
+/// How many peers or masters a cell names without --notruncate.
 const NAMED: usize = 2;
 
 const HELP: &str = "\
@@ -42,7 +43,7 @@ PARENT, FSROOT, MAJ:MIN, NAMESPACE, LABEL, POD, CONTAINER, PID.
 
 Exit code: 0, also if not all could be read; 1 if what was asked for isn't there; 2 if it was called wrongly.";
 
-/// Which mount namespaces are meant: the options that `inspect` and `watch` share.
+/// Selects mount namespaces: the options that `inspect` and `watch` share.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Within {
     /// Only the namespaces of a pod: NAMESPACE/NAME, NAME, or its uid.
@@ -52,11 +53,11 @@ pub(crate) struct Within {
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
     pub(crate) pid: Option<i32>,
     /// Only this namespace: its inode, as in `lsns -t mnt`, or mnt:[INODE].
-    #[arg(long, value_name = "INODE", value_parser = inode)]
+    #[arg(long, value_name = "INODE", value_parser = options::inode)]
     pub(crate) namespace: Option<u64>,
 }
 
-/// What `hostmount inspect` is told.
+/// The arguments of `hostmount inspect`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = HELP)]
 pub struct InspectArgs {
@@ -98,7 +99,7 @@ pub struct InspectArgs {
     ascii: bool,
 }
 
-/// What is printed.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 enum Format {
     #[default]
@@ -122,17 +123,50 @@ impl InspectArgs {
     }
 }
 
-/// The inode of a namespace, as a number or as its link.
-fn inode(text: &str) -> Result<u64, String> {
-    let found = names::namespace_link(OsStr::new(text)).or_else(|| text.parse().ok());
-    found.filter(|inode| *inode > 0).ok_or_else(|| "write its number, or mnt:[NUMBER]".to_owned())
+/// Why `hostmount inspect` shows nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The path can't be used.
+    #[error(transparent)]
+    Path(#[from] BadPath),
+    /// There is no `/proc`.
+    #[error("/proc can't be opened ({0})")]
+    OpenProc(Errno),
+    /// `/proc` can't be read.
+    #[error(transparent)]
+    Gather(#[from] NoProc),
+    /// What was asked for isn't there.
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    /// It can't be printed.
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+/// A path that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BadPath {
+    /// It can't be made absolute.
+    #[error("{path:?} is no path ({error})")]
+    NoPath {
+        /// The path, as it can be shown.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// It has `..`, which only the file system can resolve.
+    #[error("{path:?}: write the path without \"..\"")]
+    Upwards {
+        /// The path, as it can be shown.
+        path: String,
+    },
 }
 
 /// Runs `hostmount inspect`.
 ///
 /// # Errors
-/// That nothing can be read at all, or that what was asked for isn't there.
-pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
+/// [`InspectError`].
+pub fn run(args: &InspectArgs) -> Result<ExitCode, InspectError> {
     let format = args.form();
     let usual: &[Column] = if matches!(format, Format::List | Format::Raw) { &Column::LIST } else { &Column::TREE };
     let columns = args.output.as_deref().map_or_else(|| Ok(usual.to_vec()), |list| Column::parse_list(list, usual));
@@ -144,7 +178,7 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
         }
     };
     let path = args.path.as_deref().map(absolute).transpose()?;
-    let proc = Proc::new().map_err(|e| format!("/proc can't be opened ({e})"))?;
+    let proc = Proc::new().map_err(InspectError::OpenProc)?;
     let machine = gather::gather(&proc, Calls::probe())?;
     if format != Format::Json {
         for left_out in &machine.left_out {
@@ -162,21 +196,21 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
     };
     let chosen = select::choose(&machine, &filter)?;
     let view = View::new(&machine, if args.notruncate { usize::MAX } else { NAMED });
-    let terminal = io::stdout().is_terminal();
+    let is_terminal = io::stdout().is_terminal();
     let style = Style {
         columns,
-        width: (terminal && !args.notruncate)
+        width: (is_terminal && !args.notruncate)
             .then(|| terminal_size::terminal_size().map(|(w, _)| w.0.into()))
             .flatten(),
-        ascii: args.ascii || !utf8_locale(),
-        colour: colour(),
+        ascii: args.ascii || !terminal::is_utf8(),
+        colour: terminal::colour(),
         headings: !args.noheadings,
     };
     let mut out = BufWriter::new(io::stdout().lock());
     // A picture of a path is of all that it is linked to.
     let picture = || {
         let shown = match &filter.path {
-            Some(path) => &select::with_linked(&machine, chosen.clone(), path),
+            Some(path) => &linked::with_linked(&machine, chosen.clone(), path),
             None => &chosen,
         };
         select::only(&machine, shown)
@@ -193,11 +227,8 @@ pub fn run(args: &InspectArgs) -> Result<ExitCode, String> {
         Format::Dot => out.write_all(picture::dot(&picture(), &options()).as_bytes()),
         Format::Html => out.write_all(picture::html(&picture(), &machine, &options()).as_bytes()),
     };
-    match written.and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(format!("the output can't be written: {error}")),
-        // A reader that has gone away has seen what it wanted.
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    terminal::written(written.and_then(|()| out.flush()))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn trees(
@@ -220,22 +251,15 @@ fn trees(
     Ok(())
 }
 
-/// A path as an absolute one, by its text alone: to follow symlinks would ask file systems that may hang.
-pub(crate) fn absolute(path: &Path) -> Result<PathBuf, String> {
-    let shown = text::visible(path.as_os_str());
-    let whole = std::path::absolute(path).map_err(|e| format!("{shown:?} is no path ({e})"))?;
+/// Makes a path absolute by its text alone. Resolving symlinks would ask file systems, which may hang.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, BadPath> {
+    let shown = || text::visible(path.as_os_str());
+    let whole = std::path::absolute(path).map_err(|error| BadPath::NoPath { path: shown(), error })?;
     if whole.components().any(|part| part == Component::ParentDir) {
-        return Err(format!("{shown:?}: write the path without \"..\""));
+        return Err(BadPath::Upwards { path: shown() });
     }
     // Without a slash at the end.
     Ok(whole.components().collect())
-}
-
-/// Whether the locale's characters are UTF-8: the first of these variables that is set counts (locale(7)).
-fn utf8_locale() -> bool {
-    let set = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(set).unwrap_or_default().to_ascii_lowercase();
-    locale.contains("utf-8") || locale.contains("utf8")
 }
 
 #[cfg(test)]
@@ -246,7 +270,7 @@ mod tests {
     fn paths_are_made_absolute_without_asking_a_file_system() {
         assert_eq!(absolute(Path::new("/a//b/./c/")).unwrap(), Path::new("/a/b/c"));
         assert!(absolute(Path::new("x")).unwrap().is_absolute());
-        assert!(absolute(Path::new("/a/../b")).unwrap_err().contains("without"));
+        assert!(absolute(Path::new("/a/../b")).unwrap_err().to_string().contains("without"));
         assert!(absolute(Path::new("")).is_err());
     }
 
@@ -255,11 +279,5 @@ mod tests {
         for (_, name, what) in Column::ALL {
             assert!(HELP.contains(name) && !what.is_empty(), "{name}");
         }
-    }
-
-    #[test]
-    fn namespaces_are_named_as_links_or_numbers() {
-        assert_eq!((inode("mnt:[12]"), inode("12")), (Ok(12), Ok(12)));
-        assert!(inode("0").is_err() && inode("net:[12]").is_err());
     }
 }

@@ -24,20 +24,21 @@ pub mod scenario;
 pub mod server;
 pub mod shell;
 
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use error::{During, TryError};
-use kubelet::{Kubelet, Volume};
+use kubelet::{Kubelet, TrialVolume};
 use leftovers::{Check, Snapshot, source_kept, source_mounts, targets_gone};
 use mounts::propagation::MountPropagation;
 use node::Node;
 use observer::Container;
 use report::{Flags, ModeReport, Report};
 pub use roles::{RoleArgs, role};
-use scenario::{Cell, DOCUMENTATION, Event, Place};
+use scenario::{Cell, DOCUMENTATION, Event, Viewpoint};
 use server::Server;
+
+use crate::terminal::{colour, print};
 
 /// Exit code if the trial couldn't be carried through.
 const COULD_NOT_TRY: u8 = 2;
@@ -94,7 +95,7 @@ struct Trial {
     before: Snapshot,
     server: Server,
     kubelet: Kubelet,
-    volumes: Vec<Volume>,
+    volumes: Vec<TrialVolume>,
 }
 
 impl Trial {
@@ -106,8 +107,8 @@ impl Trial {
             look::make(&node.source(mode), Event::Before.directory()).during(|| "mounting on the node".to_owned())?;
         }
         let mut kubelet = Kubelet::connect(node, &mut server)?;
-        let pods = modes.iter().flat_map(|&mode| Place::PODS.map(|pod| Volume::new(node, mode, pod)));
-        let volumes: Vec<Volume> = pods.collect();
+        let pods = modes.iter().flat_map(|&mode| Viewpoint::PODS.map(|pod| TrialVolume::new(node, mode, pod)));
+        let volumes: Vec<TrialVolume> = pods.collect();
         for volume in &volumes {
             kubelet.publish(volume)?;
         }
@@ -186,21 +187,15 @@ fn survey(node: &Node, started: Instant, json: bool) -> Result<bool, TryError> {
     } else {
         report.text(colour())
     };
-    // A reader that has gone away changes nothing about the result.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    print(&text);
     Ok(report.ok)
-}
-
-/// Whether to print in colour: to a terminal, unless its user doesn't want it.
-pub(crate) fn colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Makes the mounts of a mode and asks everybody about each.
 fn observe(
     node: &Node,
     mode: MountPropagation,
-    volumes: [&Volume; 2],
+    volumes: [&TrialVolume; 2],
     [in_a, in_b]: [&mut Container; 2],
 ) -> Result<ModeReport, TryError> {
     let source = node.source(mode);
@@ -209,11 +204,13 @@ fn observe(
     in_b.make(Event::PodB)?;
     let mut cells = Vec::new();
     for event in Event::ALL {
-        for place in Place::ALL {
+        for place in Viewpoint::ALL {
             let seen = match place {
-                Place::Node => look::sees(&source, event.directory()).during(|| "looking at the node".to_owned())?,
-                Place::PodA => in_a.sees(event)?,
-                Place::PodB => in_b.sees(event)?,
+                Viewpoint::Node => {
+                    look::sees(&source, event.directory()).during(|| "looking at the node".to_owned())?
+                }
+                Viewpoint::PodA => in_a.sees(event)?,
+                Viewpoint::PodB => in_b.sees(event)?,
             };
             cells.push(Cell::new(mode, event, place, seen));
         }

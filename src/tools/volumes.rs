@@ -1,32 +1,36 @@
-//! `hostmount volumes`: the volumes that are published on this node, as users know it from `docker volume`.
+//! `hostmount volumes`: lists the volumes that are published on this node, like `docker volume`.
 //!
-//! What there is, is read from the mount table and from the records beside the targets, as healing does it; nothing is
-//! asked of the plugin or of the API server. A child looks, in the kubelet's mount namespace ([`crate::visit`]); the
-//! rest is pure: [`choose`] which are meant, [`show`] them.
+//! They are found by the mount table and the records beside the targets, without the plugin or the API server. A child process
+//! looks, in the kubelet's mount namespace ([`crate::visit`]). The rest is pure: [`choose`] selects volumes, [`show`] prints
+//! them.
 
 pub mod choose;
 mod gather;
 pub mod model;
 pub mod show;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use allowlist::config::Faults;
 use choose::Filter;
 use clap::{Args, Subcommand};
 use k8s_openapi::jiff::Timestamp;
-use model::Volume;
+use model::PublishedVolume;
+use mounts::Errno;
 use show::Format;
+use workers::NoResult;
 
-use crate::visit::{VisitArgs, ask_child};
+use crate::terminal::print;
+use crate::visit::{VisitArgs, VisitError, ask_child};
 
 const HELP: &str = "\
 Run it as root on the node, or in the plugin's pod: kubectl exec POD -- /hostmount volumes ls. Nothing is changed.
 
 Exit code: 0; 1 if a named volume isn't there, or nothing could be looked at; 2 if it was called wrongly.";
 
-/// What `hostmount volumes` is told.
+/// The arguments of `hostmount volumes`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = HELP)]
 pub struct VolumesArgs {
@@ -90,11 +94,50 @@ struct LookArgs {
     visit: VisitArgs,
 }
 
+/// Why `hostmount volumes` can't list anything.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumesError {
+    /// The node can't be looked at.
+    #[error(transparent)]
+    Visit(#[from] VisitError),
+    /// The allow-list can't be read: why.
+    #[error("the allow-list {path} cannot be used: {why}", path = .0.display(), why = .1)]
+    Unreadable(PathBuf, String),
+    /// The allow-list has faults.
+    #[error("the allow-list {path} cannot be used: {why}", path = .0.display(), why = .1)]
+    Faulty(PathBuf, Faults),
+    /// The kubelet's mount namespace can't be entered.
+    #[error(
+        "the mount namespace of process {pid} ({name}) cannot be entered: {errno}; run it as root on the node, or in the \
+         plugin's pod, and name the kubelet with --pid if that is not it"
+    )]
+    Enter {
+        /// The process that was taken for the kubelet.
+        pid: i32,
+        /// Its name.
+        name: String,
+        /// What the kernel says.
+        errno: Errno,
+    },
+    /// There are no threads.
+    #[error(transparent)]
+    Runtime(io::Error),
+    /// The mount thread has no result.
+    #[error(transparent)]
+    NoResult(#[from] NoResult),
+    /// The kubelet's mount table can't be read.
+    #[error("mountinfo cannot be read: {0}")]
+    Mountinfo(Errno),
+    /// The report can't be written.
+    #[error(transparent)]
+    Report(#[from] io::Error),
+}
+
 /// Runs `hostmount volumes`.
 ///
 /// # Errors
-/// What keeps it from looking at all.
-pub fn run(args: &VolumesArgs) -> Result<ExitCode, String> {
+/// [`VolumesError`].
+pub fn run(args: &VolumesArgs) -> Result<ExitCode, VolumesError> {
     match &args.command {
         VolumesCommand::Ls(args) => {
             let mut volumes = look(&args.visit, &[])?;
@@ -104,7 +147,7 @@ pub fn run(args: &VolumesArgs) -> Result<ExitCode, String> {
             } else {
                 match args.format {
                     Format::Table => show::table(&volumes, Timestamp::now(), args.no_trunc),
-                    Format::Json => show::lines(&volumes).map_err(|e| e.to_string())?,
+                    Format::Json => show::lines(&volumes).map_err(io::Error::from)?,
                 }
             };
             print(&text);
@@ -118,7 +161,7 @@ pub fn run(args: &VolumesArgs) -> Result<ExitCode, String> {
             }
             let volumes = look(&args.visit, &extra)?;
             let (chosen, missing) = choose::named(&volumes, &args.names);
-            print(&(serde_json::to_string_pretty(&chosen).map_err(|e| e.to_string())? + "\n"));
+            print(&(serde_json::to_string_pretty(&chosen).map_err(io::Error::from)? + "\n"));
             for name in &missing {
                 eprintln!("hostmount: no such volume: {name}: `hostmount volumes ls` lists those that are published");
             }
@@ -126,19 +169,14 @@ pub fn run(args: &VolumesArgs) -> Result<ExitCode, String> {
         }
         VolumesCommand::Look(args) => {
             let found = gather::gather(&args.visit, args.sources, args.config.as_deref())?;
-            let line = serde_json::to_string(&found).map_err(|e| e.to_string())?;
-            writeln!(std::io::stdout().lock(), "{line}").map_err(|e| e.to_string())?;
+            let line = serde_json::to_string(&found).map_err(io::Error::from)?;
+            writeln!(io::stdout().lock(), "{line}")?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn look(visit: &VisitArgs, extra: &[std::ffi::OsString]) -> Result<Vec<Volume>, String> {
+fn look(visit: &VisitArgs, extra: &[std::ffi::OsString]) -> Result<Vec<PublishedVolume>, VisitError> {
     let command = ["volumes", "look"].map(Into::into).into_iter();
     ask_child("the look at the volumes", command.chain(visit.arguments()).chain(extra.iter().cloned()))
-}
-
-/// A reader that has gone away changes nothing about the result.
-fn print(text: &str) {
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }

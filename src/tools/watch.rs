@@ -7,6 +7,7 @@
 
 pub mod cut;
 pub mod diff;
+pub mod error;
 pub mod ledger;
 mod live;
 mod namer;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use error::WatchError;
 use k8s_openapi::jiff::Timestamp;
 use live::{Live, Round, Scan};
 use model::machine::Namespace;
@@ -29,6 +31,7 @@ use serde_json::{Map, Value, json};
 use show::Filter;
 
 use crate::inspect::{Within, absolute};
+use crate::options;
 
 const HELP: &str = "\
 Lines begin with + (mounted), - (unmounted), > (moved), * (came and went at once), ++ and -- (a mount namespace came or \
@@ -54,7 +57,7 @@ pub struct WatchArgs {
     #[arg(long, value_enum, default_value_t, conflicts_with = "json")]
     time: Time,
     /// How many seconds pass between two looks whether there are new namespaces.
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = options::interval)]
     interval: Duration,
     /// Compare mount tables, as if the kernel did not name mounts.
     #[arg(long)]
@@ -77,17 +80,11 @@ enum Time {
     None,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().map_err(|_| "it is not a number".to_owned())?;
-    let time = Duration::try_from_secs_f64(seconds).ok().filter(|time| *time >= Duration::from_millis(10));
-    time.filter(|time| *time <= Duration::from_secs(3600)).ok_or_else(|| "write seconds from 0.01 to 3600".to_owned())
-}
-
 /// Runs `hostmount watch`.
 ///
 /// # Errors
 /// That nothing can be watched, or that what was asked for isn't there.
-pub fn run(args: &WatchArgs) -> Result<ExitCode, String> {
+pub fn run(args: &WatchArgs) -> Result<ExitCode, WatchError> {
     let path = args.path.as_deref().map(absolute).transpose()?;
     // Two descriptors for each namespace.
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
@@ -95,11 +92,9 @@ pub fn run(args: &WatchArgs) -> Result<ExitCode, String> {
     {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
-    let output = Output::new().map_err(|errno| format!("signals cannot be waited for: {errno}"))?;
+    let output = Output::new().map_err(WatchError::Signals)?;
     let (live, refusal, first) = Live::begin(args.poll)?;
-    let of_process = args.within.pid.map(|pid| {
-        live.namespace_of(pid).map_err(|errno| format!("--pid {pid}: its mount namespace cannot be found: {errno}"))
-    });
+    let of_process = args.within.pid.map(|pid| live.namespace_of(pid).map_err(|errno| WatchError::Pid { pid, errno }));
     let inodes = of_process.transpose()?.into_iter().chain(args.within.namespace).collect();
     let mut watch = Watch {
         filter: Filter { inodes, pod: args.within.pod.clone(), path },
@@ -123,14 +118,14 @@ enum Stop {
     /// It was told to, or nobody reads any more.
     Ended,
     /// It can't go on.
-    Failed(String),
+    Failed(WatchError),
 }
 
 impl From<Ended> for Stop {
     fn from(ended: Ended) -> Self {
         match ended {
-            Ended::Told => Self::Ended,
-            Ended::Failed(errno) => Self::Failed(format!("the output cannot be written: {errno}")),
+            Ended::CausedChange => Self::Ended,
+            Ended::Failed(errno) => Self::Failed(WatchError::Output(errno)),
         }
     }
 }
@@ -186,7 +181,7 @@ impl Watch {
             fds.extend(self.live.descriptors());
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(Stop::Failed(format!("poll(2) fails: {errno}"))),
+                Err(errno) => return Err(Stop::Failed(WatchError::Poll(errno))),
             }
             let said: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
             if said[..own].iter().any(|events| !events.is_empty()) {

@@ -22,11 +22,12 @@ use std::time::Duration;
 
 use mounts::propagation::MountPropagation;
 use mounts::{Errno, MountAttrs};
+use text::cut::Cut;
 
 use crate::names::{EntryName, PodIdentity, SubPath};
 
-/// How many characters of a text from outside are shown.
-const SHOWN: usize = 120;
+/// How much of a text that others have written is shown.
+const SHOWN: Cut = Cut::characters(120);
 
 /// A text that the author of a pod may read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -69,10 +70,7 @@ impl KnownText {
     /// Takes a text, cut to a readable length.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        match text.char_indices().nth(SHOWN) {
-            None => Self(text.to_owned()),
-            Some(_) => Self(text.chars().take(SHOWN - 3).chain("...".chars()).collect()),
-        }
+        Self(SHOWN.apply(text).into_owned())
     }
 }
 

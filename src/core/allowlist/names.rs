@@ -227,23 +227,24 @@ impl fmt::Display for AbsPath {
     }
 }
 
+/// Not the name of a driver.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("--driver-name {0:?} is not a domain name of at most 63 letters, digits, '-' and '.'")]
+pub struct BadDriverName(pub String);
+
 /// Checks a driver's name, as given by the option --driver-name: a domain name of at most 63 bytes (CSI,
 /// GetPluginInfoResponse.name).
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check_driver(name: &str) -> Result<(), String> {
+pub fn check_driver(name: &str) -> Result<(), BadDriverName> {
     let part = |p: &str| {
         !p.is_empty()
             && !p.starts_with('-')
             && !p.ends_with('-')
             && p.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     };
-    if name.len() <= 63 && name.split('.').all(part) {
-        Ok(())
-    } else {
-        Err(format!("--driver-name {name:?} is not a domain name of at most 63 letters, digits, '-' and '.'"))
-    }
+    if name.len() <= 63 && name.split('.').all(part) { Ok(()) } else { Err(BadDriverName(name.to_owned())) }
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
-//! Text for people out of bytes that others have chosen: nothing that was read may write to a terminal, or look like
-//! something else. Pure.
+//! Makes untrusted bytes safe to print. Pure.
 //!
-//! Mount points, sources and process names are any bytes, and who may mount may choose them. What is no printable
-//! character is shown as `\xNN`, byte by byte, and a backslash as `\x5c`, so that what is shown names one path only.
+//! Mount points, sources and process names are arbitrary bytes, chosen by anyone who may mount. Printed as they are, they could
+//! send commands to the terminal, or look like another path. So bytes that are not printable are shown as `\xNN`, and a
+//! backslash as `\x5c`. Two different paths never look the same.
 #![forbid(unsafe_code)]
 
+pub mod cut;
 pub mod paint;
+pub mod table;
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -13,7 +15,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use unicode_width::UnicodeWidthStr;
 
-/// Bytes as text that can be shown.
+/// Bytes as printable text.
 #[must_use]
 pub fn visible(bytes: impl AsRef<OsStr>) -> String {
     let bytes = bytes.as_ref();
@@ -21,24 +23,37 @@ pub fn visible(bytes: impl AsRef<OsStr>) -> String {
     for chunk in bytes.as_bytes().utf8_chunks() {
         for c in chunk.valid().chars() {
             if c == '\\' || is_hidden(c) {
-                c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| hex(&mut out, byte));
+                c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| escape(&mut out, byte));
             } else {
                 out.push(c);
             }
         }
-        chunk.invalid().iter().for_each(|&byte| hex(&mut out, byte));
+        chunk.invalid().iter().for_each(|&byte| escape(&mut out, byte));
     }
     out
 }
 
-fn hex(out: &mut String, byte: u8) {
-    // Writing to a String can't fail.
-    let _ = write!(out, "\\x{byte:02x}");
+fn escape(out: &mut String, byte: u8) {
+    out.push_str("\\x");
+    push_hex(out, byte);
 }
 
-/// Whether a character does something else than to show: controls, separators, what turns the direction of text, joins or
-/// has no width, by which one path could be made to look like another (Unicode UAX #9, UTS #39), and what XML 1.0 can't
-/// hold at all.
+/// Bytes as hexadecimal digits, two a byte, in lower case.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(2 * bytes.len());
+    bytes.iter().for_each(|&byte| push_hex(&mut out, byte));
+    out
+}
+
+fn push_hex(out: &mut String, byte: u8) {
+    // Writing to a String can't fail.
+    let _ = write!(out, "{byte:02x}");
+}
+
+/// Whether a character must be escaped: control characters, line separators, joiners, characters without width and those that
+/// change the writing direction, because they can make one path look like another (Unicode UAX #9, UTS #39); and characters
+/// that XML 1.0 forbids.
 fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -47,8 +62,8 @@ fn is_hidden(c: char) -> bool {
             | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// A path as a word of a shell command, for people who paste it: it stays one word, and nothing in it is run. Not for the inside
-/// of double quotes, where an interactive shell looks for `!`.
+/// A path quoted as one word of a shell command, safe to paste. Not for use inside double quotes: there an interactive shell
+/// expands `!`.
 #[must_use]
 pub fn quoted(path: impl AsRef<OsStr>) -> String {
     let text = visible(path);
@@ -56,8 +71,8 @@ pub fn quoted(path: impl AsRef<OsStr>) -> String {
     if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
         return text;
     }
-    // What was escaped is a path only where the shell undoes it. A shell that can't (`sh` before POSIX.1-2024) sees a `$` before a
-    // text in single quotes; so that it stays one there too, none is in it.
+    // Escapes need $'...', which undoes them. A shell without it (`sh` before POSIX.1-2024) reads a `$` and a text in single
+    // quotes; for such a shell, the text must have no single quote of its own.
     if text.contains('\\') {
         format!("$'{}'", text.replace('\'', r"\x27"))
     } else {
@@ -65,30 +80,10 @@ pub fn quoted(path: impl AsRef<OsStr>) -> String {
     }
 }
 
-/// How many columns of a terminal a text takes.
+/// The width of a text, in columns of a terminal.
 #[must_use]
 pub fn width(text: &str) -> usize {
     text.width()
-}
-
-/// A text cut to a number of columns, with a mark where it was cut.
-#[must_use]
-pub fn fit(text: &str, columns: usize, ascii: bool) -> String {
-    if width(text) <= columns {
-        return text.to_owned();
-    }
-    let mark = if ascii { "~" } else { "…" };
-    let mut out = String::new();
-    let mut used = 0;
-    for c in text.chars() {
-        let next = width(c.encode_utf8(&mut [0; 4]));
-        if used + next + 1 > columns {
-            break;
-        }
-        out.push(c);
-        used += next;
-    }
-    out + mark
 }
 
 /// `1 mount`, `2 mounts`.
@@ -124,11 +119,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_wide_is_cut_by_columns() {
-        assert_eq!(fit("/mnt/data", 9, false), "/mnt/data");
-        assert_eq!(fit("/mnt/data", 6, false), "/mnt/…");
-        assert_eq!(fit("目录目录", 5, false), "目录…");
-        assert_eq!(fit("abc", 1, true), "~");
+    fn bytes_are_written_as_digits() {
+        assert_eq!(hex(b"/\xff\x00"), "2fff00");
     }
 
     proptest! {

@@ -11,6 +11,7 @@ use service::error::Error;
 use service::request::VolumeAt;
 use service::source_health::SourceHealth;
 use service::{By, Service};
+use text::cut::Cut;
 use tonic::{Request, Response, Status};
 use wire::csi;
 use wire::csi::node_service_capability::rpc::Type as Rpc;
@@ -18,7 +19,7 @@ use wire::csi::volume_health::VolumeHealthEntry;
 use wire::csi::volume_usage::Unit;
 use workers::{Lead, Pool};
 
-use super::plugin::{Plugin, Subject, cut};
+use super::plugin::{Plugin, Subject};
 use super::request;
 use super::status::CallError;
 
@@ -112,9 +113,12 @@ fn health_status(health: SourceHealth, text: AuthorText) -> Option<VolumeHealthE
     Some(VolumeHealthEntry { status: status.into(), reason: health.reason().to_owned(), message: text.into() })
 }
 
+/// How much of a pod's name, which a caller has given, is logged.
+const LOGGED: Cut = Cut::characters(320).mark("");
+
 fn pod_of(context: &HashMap<String, String>) -> Option<String> {
     let (namespace, name) = (context.get(request::POD_NAMESPACE)?, context.get(request::POD_NAME)?);
-    Some(cut(&format!("{namespace}/{name}"), 320).to_owned())
+    Some(LOGGED.apply(&format!("{namespace}/{name}")).into_owned())
 }
 
 fn usage(values: [u64; 3], unit: Unit) -> csi::VolumeUsage {

@@ -15,6 +15,7 @@ use allowlist::names::AbsPath;
 use futures_util::FutureExt;
 use service::Service;
 use service::refusals::ForAuthor;
+use text::cut::Cut;
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
 use tracing::field::Empty;
@@ -116,7 +117,7 @@ impl Plugin {
         F: Future<Output = Result<T, CallError>>,
     {
         let Subject { rpc, volume, pod, .. } = subject;
-        let volume = cut(volume, 200);
+        let volume = &*LOGGED.apply(volume);
         let span = tracing::info_span!("call", rpc, volume, pod, outcome = Empty, duration_us = Empty);
         let under_way = self.under_way.clone();
         let start = Instant::now();
@@ -144,7 +145,5 @@ impl Plugin {
     }
 }
 
-/// The first `most` characters of a text that a caller has given, for the log.
-pub(super) fn cut(text: &str, most: usize) -> &str {
-    text.char_indices().nth(most).map_or(text, |(at, _)| &text[..at])
-}
+/// How much of a volume's id, which a caller has given, is logged.
+const LOGGED: Cut = Cut::characters(200).mark("");

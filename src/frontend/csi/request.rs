@@ -16,6 +16,7 @@ use mounts::propagation::{MountPropagation, UnknownPropagation};
 use plan::record::Asked;
 use service::refusals::{ASK, ForAuthor};
 use service::request::{Publish, Stage, VolumeAt};
+use text::cut::Cut;
 use wire::csi;
 
 /// The longest value of a volume attribute, in bytes: a path at most.
@@ -112,9 +113,8 @@ impl ForAuthor for BadRequest {
     }
 }
 
-fn shorten(value: &str) -> String {
-    if value.chars().count() <= 120 { value.to_owned() } else { value.chars().take(117).chain("...".chars()).collect() }
-}
+/// How much of a text that a caller has given is shown in an error.
+const SHOWN: Cut = Cut::characters(120);
 
 fn named(field: &'static str, value: &str) -> impl FnOnce(BadName) -> BadRequest {
     move |reason| BadRequest::Name { field, value: KnownText::new(value), reason }
@@ -126,7 +126,11 @@ fn required<'a>(field: &'static str, value: &'a str) -> Result<&'a str, BadReque
 
 fn kubelet_path(field: &'static str, value: &str, kubelet_dir: &AbsPath) -> Result<KubeletPath, BadRequest> {
     let path = required(field, value)?;
-    KubeletPath::parse(path, kubelet_dir).map_err(|reason| BadRequest::Path { field, path: shorten(path), reason })
+    KubeletPath::parse(path, kubelet_dir).map_err(|reason| BadRequest::Path {
+        field,
+        path: SHOWN.apply(path).into_owned(),
+        reason,
+    })
 }
 
 /// A volume id of any making: an inline volume's is the kubelet's `csi-…`.
@@ -333,7 +337,7 @@ pub fn publish(message: &csi::NodePublishVolumeRequest, kubelet_dir: &AbsPath) -
     if let (Some(pod), Some(path)) = (&context.pod, target.pod_uid())
         && pod.uid != path
     {
-        return Err(BadRequest::PodUid { context: shorten(&pod.uid), path: path.to_owned() });
+        return Err(BadRequest::PodUid { context: SHOWN.apply(&pod.uid).into_owned(), path: path.to_owned() });
     }
     Ok(Publish {
         id: id.into(),

@@ -31,18 +31,35 @@ const CALLS_MAX: u32 = 128;
 /// How often a stopping plugin looks whether calls are under way, and how long it gives answers to be sent.
 const SETTLE: Duration = Duration::from_millis(50);
 
+/// Why the plugin can't serve any longer.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// There is no thread for calls.
+    #[error("no threads: {0}")]
+    Threads(std::io::Error),
+    /// The socket can't be served.
+    #[error(transparent)]
+    Listener(std::io::Error),
+    /// The transport failed.
+    #[error(transparent)]
+    Transport(#[from] tonic::transport::Error),
+    /// The task that serves has ended.
+    #[error(transparent)]
+    Task(#[from] tokio::task::JoinError),
+}
+
 /// Serves a plugin on a listening socket until `stop`, then lets the calls under way end within `drain`, removes the
 /// socket and what the mount threads made for themselves.
 ///
 /// # Errors
-/// What the transport says.
+/// [`ServerError`].
 pub async fn serve(
     plugin: Arc<Plugin>,
     (listener, socket): (UnixListener, Socket),
     stop: impl Future<Output = ()> + Send,
     drain: Duration,
-) -> Result<(), String> {
-    let serving = Lead::start(Arc::clone(plugin.service.threads.site())).map_err(|e| format!("no threads: {e}"))?;
+) -> Result<(), ServerError> {
+    let serving = Lead::start(Arc::clone(plugin.service.threads.site())).map_err(ServerError::Threads)?;
     let lead = serving.share();
     let (stopping, stopped) = oneshot::channel::<()>();
     let transport = transport(Arc::clone(&plugin), Arc::clone(&lead), listener, stopped.map(drop));
@@ -64,7 +81,7 @@ pub async fn serve(
         }
     };
     let result = tokio::select! {
-        ended = transport => ended.unwrap_or_else(|e| Err(e.to_string())),
+        ended = transport => ended.unwrap_or_else(|error| Err(error.into())),
         () = drained => Ok(()),
     };
     drop(serving);
@@ -79,8 +96,8 @@ async fn transport(
     lead: Arc<Lead>,
     listener: UnixListener,
     stop: impl Future<Output = ()>,
-) -> Result<(), String> {
-    let listener = tokio::net::UnixListener::from_std(listener).map_err(|e| e.to_string())?;
+) -> Result<(), ServerError> {
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(ServerError::Listener)?;
     let accepting = Arc::clone(&plugin);
     let incoming = UnixListenerStream::new(listener)
         .then(|accepted| async {
@@ -108,5 +125,5 @@ async fn transport(
         other: NodeServer::new(node::Node { plugin, lead }).max_decoding_message_size(MESSAGE_MAX),
     };
     let server = Server::builder().max_concurrent_streams(CALLS_MAX);
-    server.serve_with_incoming_shutdown(services, incoming, stop).await.map_err(|e| e.to_string())
+    Ok(server.serve_with_incoming_shutdown(services, incoming, stop).await?)
 }

@@ -1,4 +1,4 @@
-//! Looks, on a mount thread, which mount flags running containers have of the driver's volumes.
+//! Finds which mount flags the driver's volumes have in running containers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,28 +12,28 @@ use mounts::MountAttrs;
 use mounts::mountinfo::{Table, Walk};
 use plan::healing::{self, Published};
 use plan::record::Shown;
-use service::containers::look::look;
-use service::containers::scan::{Index, Node};
+use service::containers::scan::Node;
 use service::containers::{Container, Sought, judge};
 
 use super::facts::{InContainers, Weaker};
+use crate::in_containers::{self, NotLooked};
 
-/// The most of what is weaker that is kept.
+/// How many volumes with missing flags are kept.
 const WEAKER_MAX: usize = 1000;
 
-/// What a volume is called.
+/// How a volume is named in the report.
 struct Name {
     entry: String,
     pod: String,
 }
 
-/// What running containers have, until it is `until`.
+/// What running containers have. Looking ends at `until`.
 pub(super) fn containers(
     site: &Site,
     driver: &str,
     (table, entries): (&Table, &[Arc<Entry>]),
     until: Instant,
-) -> Result<InContainers, String> {
+) -> Result<InContainers, NotLooked> {
     let walk = Walk::new(table);
     let published = healing::published(table, &walk, &site.layout).into_iter();
     let volumes = published.filter_map(|at| volume(site, driver, entries, &walk, at));
@@ -43,13 +43,11 @@ pub(super) fn containers(
         return Ok(found);
     }
     let node = Node::of(&walk, &site.layout);
-    let node = node.ok_or("the kubelet's directory was not found in the mount table")?;
     let mut seen = vec![false; sought.len()];
-    let unknown = look(&site.proc, &Index::new(node, &sought), until, &mut |container| {
+    let unknown = in_containers::find(site, node, &sought, until, &mut |container| {
         found.containers += 1;
         take(&mut found, &mut seen, &names, container);
-    });
-    let unknown = unknown.map_err(|errno| format!("/proc cannot be read: {errno}"))?;
+    })?;
     let mut pods = BTreeMap::new();
     for ((sought, name), seen) in sought.iter().zip(&names).zip(seen) {
         if let Some(why) = unknown.of(&sought.pod, seen) {
@@ -60,7 +58,7 @@ pub(super) fn containers(
     Ok(found)
 }
 
-/// A volume of the driver, as healing knows it: by its record.
+/// A volume of the driver, from its record. None if it is another driver's, or has no record.
 fn volume(
     site: &Site,
     driver: &str,
@@ -81,7 +79,7 @@ fn volume(
     Some((name, Sought { pod: uid.to_owned(), shown, wanted }))
 }
 
-/// Takes down a container.
+/// Adds what a container has.
 fn take(found: &mut InContainers, seen: &mut [bool], names: &[Name], container: Container) {
     for place in container.places {
         for number in place.volumes {

@@ -1,4 +1,4 @@
-//! What `hostmount check` found, as plain data: no verdict yet.
+//! What `hostmount check` found, as plain data without a verdict.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +9,9 @@ use allowlist::names::AbsPath;
 use model::kubelet::Process;
 use mounts::propagation::PropagationState;
 use mounts::{Errno, MountAttrs};
+use node::kubelet::FoundBy;
+
+use crate::in_containers::NotLooked;
 
 /// `CAP_CHOWN` (linux/capability.h).
 pub const CAP_CHOWN: u32 = 0;
@@ -19,24 +22,24 @@ pub const CAP_SYS_PTRACE: u32 = 19;
 /// `CAP_SYS_ADMIN`.
 pub const CAP_SYS_ADMIN: u32 = 21;
 
-/// Everything that was found.
+/// All facts.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The driver's name.
     pub driver: String,
-    /// The kubelet's directory, as it was named.
+    /// The kubelet's directory, as given.
     pub kubelet_dir: AbsPath,
-    /// How long each directory had to answer.
+    /// The time-out for each directory.
     pub patience: Duration,
     /// The kernel's release.
     pub release: String,
     /// The newer system calls.
     pub calls: Vec<Call>,
-    /// What we ourselves may do.
+    /// The rights of this process.
     pub own: Own,
     /// The most mounts that a mount namespace may have (`fs.mount-max`).
     pub mount_max: Option<u64>,
-    /// Whose mount namespace was looked at.
+    /// The process whose mount namespace was looked at.
     pub kubelet: Kubelet,
     /// What was seen in it, or why it couldn't be entered.
     pub node: Result<Node, Errno>,
@@ -49,20 +52,20 @@ pub struct Facts {
 pub struct Call {
     /// Its name.
     pub name: &'static str,
-    /// The Linux that brought it.
+    /// The Linux version that introduced it.
     pub since: (u32, u32),
-    /// Why it can't be made, if it can't.
+    /// The error with which it is refused, if it is.
     pub refused: Option<Errno>,
 }
 
-/// What this process may do (proc_pid_status(5)).
+/// The rights of this process (proc_pid_status(5)).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Own {
-    /// The effective capabilities, as bits.
+    /// The effective capabilities, as a bit set.
     pub capabilities: u64,
-    /// Whether a seccomp filter decides on our system calls.
+    /// Whether a seccomp filter is active.
     pub seccomp: bool,
-    /// The security module's name for us, such as AppArmor's `docker-default (enforce)`.
+    /// The profile of the security module, such as AppArmor's `docker-default (enforce)`.
     pub confined: Option<String>,
 }
 
@@ -72,17 +75,6 @@ impl Own {
     pub const fn holds(&self, capability: u32) -> bool {
         self.capabilities >> capability & 1 == 1
     }
-}
-
-/// How the kubelet's process was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FoundBy {
-    /// It was named.
-    Pid,
-    /// It has the kubelet's name.
-    Name,
-    /// Nobody has: the first process stands in.
-    Default,
 }
 
 /// The process whose mount namespace was looked at.
@@ -100,7 +92,7 @@ pub struct Kubelet {
     pub namespace: Result<u64, Errno>,
     /// That of process 1.
     pub first_namespace: Option<u64>,
-    /// Whether process 1 is ourselves, so that we see no process of the node.
+    /// Whether we are process 1 of a PID namespace of our own, and so can't see the node's processes.
     pub alone: bool,
 }
 
@@ -109,20 +101,20 @@ pub struct Kubelet {
 pub struct Node {
     /// How many mounts it has.
     pub mounts: u64,
-    /// Whether mount(2) is let through there; unknown where the kubelet's directory can't be opened.
+    /// Whether mount(2) is allowed there. None if the kubelet's directory can't be opened.
     pub mount_allowed: Option<Result<(), Errno>>,
     /// The kubelet's directory.
-    pub kubelet_dir: Seen,
-    /// Directories of other distributions' kubelets that are there.
+    pub kubelet_dir: DirectoryState,
+    /// Directories of other distributions' kubelets that exist.
     pub elsewhere: Vec<PathBuf>,
-    /// `pods`, `plugins` and `plugins/DRIVER` in it, which may be mounts of their own.
-    pub parts: Vec<(PathBuf, Seen)>,
+    /// Its subdirectories `pods`, `plugins` and `plugins/DRIVER`. Each may be a mount of its own.
+    pub parts: Vec<(PathBuf, DirectoryState)>,
     /// `plugins_registry` in it.
-    pub registry: Seen,
-    /// The plugin's sockets that are there.
+    pub registry: DirectoryState,
+    /// The plugin's sockets that exist.
     pub sockets: Vec<(PathBuf, Socket)>,
     /// What running containers have of the volumes, or why that isn't known.
-    pub containers: Result<InContainers, String>,
+    pub containers: Result<InContainers, NotLooked>,
 }
 
 /// What running containers have of the volumes.
@@ -130,11 +122,11 @@ pub struct Node {
 pub struct InContainers {
     /// How many volumes are published.
     pub volumes: usize,
-    /// In how many containers they were found.
+    /// How many containers have one.
     pub containers: usize,
-    /// Where one lacks a flag; at most 1000 of them.
+    /// Volumes that lack a flag in a container; at most 1000.
     pub weaker: Vec<Weaker>,
-    /// The pods of volumes of which it isn't known, each once, and why.
+    /// Pods whose containers could not be looked into, and why.
     pub unknown: Vec<(String, String)>,
 }
 
@@ -153,33 +145,33 @@ pub struct Weaker {
     pub missing: MountAttrs,
 }
 
-/// What is where a socket of the plugin would be.
+/// What is at the path of one of the plugin's sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Socket {
-    /// Somebody answers.
+    /// A process accepts connections.
     Live,
-    /// Nobody does.
+    /// No process accepts connections.
     Stale,
-    /// It is something else.
+    /// Not a socket.
     SomethingElse,
 }
 
-/// What a directory turned out to be.
+/// The state of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
+pub enum DirectoryState {
     /// A directory that answers.
     Directory(Directory),
     /// Nothing.
     Missing,
-    /// The way leads over a symlink; where to.
+    /// The path has a symlink; its target.
     Symlink(Option<PathBuf>),
-    /// A file or the like.
+    /// It exists and is not a directory.
     NotADirectory,
-    /// On a file system that has lost its server.
+    /// Its file system has lost its server.
     Dead(Errno),
-    /// Not to be opened.
+    /// It can't be opened.
     Refused(Errno),
-    /// It didn't answer in time.
+    /// The time-out passed.
     Hung,
     /// It wasn't looked at.
     Unknown,
@@ -188,11 +180,11 @@ pub enum Seen {
 /// A directory that answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directory {
-    /// Where the mount that it lies on is mounted.
+    /// The mount point of the mount that it is on.
     pub mount_point: Option<PathBuf>,
-    /// That file system's type.
+    /// The type of its file system.
     pub fs_type: Option<String>,
-    /// How that mount propagates.
+    /// The propagation of that mount.
     pub propagation: PropagationState,
     /// The mounts beneath the directory.
     pub nested: Vec<(PathBuf, PropagationState)>,
@@ -201,12 +193,12 @@ pub struct Directory {
 /// The allow-list.
 #[derive(Debug, Clone)]
 pub enum List {
-    /// None was named.
+    /// Not given.
     NotNamed,
     /// It can't be read: why, with its path.
     Unreadable(PathBuf, String),
     /// It has faults.
     Faulty(PathBuf, Faults),
     /// Its entries and their directories.
-    Good(PathBuf, Vec<(Arc<Entry>, Seen)>),
+    Good(PathBuf, Vec<(Arc<Entry>, DirectoryState)>),
 }

@@ -1,8 +1,7 @@
-//! Gathers the facts. Nothing is changed on the way, and nothing is waited for longer than it may take.
+//! Gathers the facts. Nothing is changed, and everything has a time-out.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use allowlist::config::{AllowList, Entry};
 use allowlist::names::AbsPath;
@@ -13,26 +12,30 @@ use kernel::namespace::Proc;
 use model::kubelet;
 use mounts::Errno;
 use mounts::mountinfo::{self, Table};
+use node::processes::text;
 use service::config_store;
 use workers::{Source, Threads};
 
-use super::facts::{Call, Facts, InContainers, Kubelet, List, Node, Own, Seen};
+use super::CheckError;
+use super::facts::{Call, DirectoryState, Facts, InContainers, Kubelet, List, Node, Own};
 use super::{containers, look};
-use crate::visit::{Visit, VisitArgs, find_kubelet, text};
+use crate::in_containers::{self, NotLooked};
+use crate::visit::{Visit, VisitArgs};
 
-/// How many directories are looked at at once: a few hung ones shall not add up, and a thread is left for the rest.
+/// How many directories are looked at in parallel, so that the time-outs of hung ones do not add up. Fewer than there may be
+/// mount threads.
 const AT_ONCE: usize = 8;
 
-/// Looks at everything.
+/// Gathers all facts.
 ///
 /// # Errors
-/// What keeps us from looking at all.
-pub(super) fn gather(config: Option<&Path>, asked: &VisitArgs) -> Result<Facts, String> {
+/// [`CheckError`].
+pub(super) fn gather(config: Option<&Path>, asked: &VisitArgs) -> Result<Facts, CheckError> {
     let threads = asked.threads()?;
     let proc = Arc::clone(&threads.site().proc);
     let old = |refused: Option<Errno>| if asked.old_calls { Some(Errno::ENOSYS) } else { refused };
     let list = read_list(config, &asked.kubelet_dir);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(CheckError::Runtime)?;
     let (kubelet, visit) = enter(&proc, &threads, asked);
     let (node, list) = match visit {
         Err(errno) => (Err(errno), list),
@@ -73,9 +76,9 @@ fn own(proc: &Proc) -> Own {
     }
 }
 
-/// Finds the kubelet and gets a first thread into its mount namespace.
+/// Finds the kubelet and starts a first thread in its mount namespace.
 fn enter<'a>(proc: &Proc, threads: &'a Threads, asked: &VisitArgs) -> (Kubelet, Result<Visit<'a>, Errno>) {
-    let (process, found_by, others) = find_kubelet(proc, asked.pid);
+    let (process, found_by, others) = node::kubelet::find(proc, asked.pid);
     let command_line = proc.read(&format!("{}/cmdline", process.pid)).unwrap_or_default();
     let namespace = proc.mount_namespace(process.pid);
     let kubelet = Kubelet {
@@ -101,14 +104,15 @@ fn read_list(path: Option<&Path>, kubelet_dir: &AbsPath) -> List {
         Err(why) => List::Unreadable(path.to_owned(), why),
         Ok(bytes) => match AllowList::parse_bytes(&bytes, kubelet_dir) {
             Err(faults) => List::Faulty(path.to_owned(), faults),
-            Ok(list) => {
-                List::Good(path.to_owned(), list.iter().map(|entry| (Arc::clone(entry), Seen::Unknown)).collect())
-            }
+            Ok(list) => List::Good(
+                path.to_owned(),
+                list.iter().map(|entry| (Arc::clone(entry), DirectoryState::Unknown)).collect(),
+            ),
         },
     }
 }
 
-/// What is looked at in the kubelet's mount namespace.
+/// Looks into the kubelet's mount namespace.
 struct Look<'a> {
     visit: Visit<'a>,
     asked: &'a VisitArgs,
@@ -133,7 +137,7 @@ impl Look<'_> {
         (Ok(node), list)
     }
 
-    async fn node(&self, table: &Arc<Table>, containers: Result<InContainers, String>) -> Node {
+    async fn node(&self, table: &Arc<Table>, containers: Result<InContainers, NotLooked>) -> Node {
         let root = self.asked.kubelet_dir.as_path().to_owned();
         let registry = root.join("plugins_registry");
         let plugins = root.join("plugins");
@@ -145,7 +149,7 @@ impl Look<'_> {
         }
         let kubelet_dir = self.directory(&root, table).await;
         let at = root.clone();
-        let elsewhere = if kubelet_dir == Seen::Missing {
+        let elsewhere = if kubelet_dir == DirectoryState::Missing {
             self.run("directories of kubelets", Vec::new(), |_| look::which_exist(&kubelet::DIRECTORIES)).await
         } else {
             Vec::new()
@@ -163,30 +167,33 @@ impl Look<'_> {
         }
     }
 
-    async fn containers(&self, table: &Arc<Table>, list: &List) -> Result<InContainers, String> {
+    async fn containers(&self, table: &Arc<Table>, list: &List) -> Result<InContainers, NotLooked> {
         let entries: Vec<Arc<Entry>> = match list {
             List::Good(_, entries) => entries.iter().map(|(entry, _)| Arc::clone(entry)).collect(),
             _ => Vec::new(),
         };
         let (table, driver) = (Arc::clone(table), self.asked.driver_name.clone());
-        // A little sooner than it is given up, so that what was found counts.
-        let until = Instant::now() + self.asked.timeout.mul_f32(0.8);
-        let late = Err("they could not be looked into in time".to_owned());
-        self.run("containers", late, move |site| containers::containers(site, &driver, (&table, &entries), until)).await
+        let until = in_containers::until(self.asked.timeout);
+        self.run("containers", Err(NotLooked::Late), move |site| {
+            containers::containers(site, &driver, (&table, &entries), until)
+        })
+        .await
     }
 
-    async fn directory(&self, path: &Path, table: &Arc<Table>) -> Seen {
+    async fn directory(&self, path: &Path, table: &Arc<Table>) -> DirectoryState {
         let (at, table) = (path.to_owned(), Arc::clone(table));
-        self.run(&path.display().to_string(), Seen::Hung, move |site| look::directory(site, &at, &table)).await
+        self.run(&path.display().to_string(), DirectoryState::Hung, move |site| look::directory(site, &at, &table))
+            .await
     }
 
-    async fn entry(&self, entry: Arc<Entry>, table: Arc<Table>) -> (Arc<Entry>, Seen) {
+    async fn entry(&self, entry: Arc<Entry>, table: Arc<Table>) -> (Arc<Entry>, DirectoryState) {
         let path = entry.path.clone();
-        let seen = self.run(entry.name.as_str(), Seen::Hung, move |site| look::source(site, &path, &table)).await;
+        let seen =
+            self.run(entry.name.as_str(), DirectoryState::Hung, move |site| look::source(site, &path, &table)).await;
         (entry, seen)
     }
 
-    /// Runs a look on a mount thread; `otherwise` is what it means if that doesn't come back in time.
+    /// Runs `work` on a mount thread. The result is `otherwise` if it times out.
     async fn run<T: Send + 'static>(
         &self,
         what: &str,

@@ -1,6 +1,6 @@
-//! Judges the facts: what is as it should be, what isn't, and what to do. Pure.
+//! Judges the facts: what is right, what is wrong, and what to do about it. Pure.
 //!
-//! A fault is what makes volumes fail; what is only slower, weaker or perhaps not meant is a warning.
+//! A fault makes volumes fail. A warning is for what is slower, weaker, or perhaps unintended.
 
 mod containers;
 mod entries;
@@ -11,10 +11,10 @@ use mounts::Errno;
 use super::facts::{CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Call, Facts, Node};
 use super::report::{Item, Section};
 
-/// From so many mounts on, reading the whole table for each publish is felt (2 µs a mount).
+/// With more mounts than this, reading the whole table makes each publish noticeably slower (2 µs per mount).
 const MANY_MOUNTS: u64 = 5_000;
 
-/// The items of a report, in its order.
+/// The items of the report, in order.
 #[must_use]
 pub fn judge(facts: &Facts) -> Vec<Item> {
     let mut items = Vec::new();
@@ -98,7 +98,7 @@ fn capabilities(facts: &Facts) -> Item {
     ))
 }
 
-/// What may stand behind a refusal, from what is known of this process.
+/// The likely cause of a refused call, given this process's rights, and the advice.
 fn refused_by(facts: &Facts, errno: Errno) -> (String, String) {
     if errno == Errno::EPERM && !facts.own.holds(CAP_SYS_ADMIN) {
         return ("CAP_SYS_ADMIN is not held".to_owned(), "see the capabilities above".to_owned());
@@ -155,7 +155,7 @@ fn mount_max(mounts: u64, max: u64) -> Item {
         .run(format!("sysctl -w fs.mount-max={}", max.saturating_mul(2)))
 }
 
-/// A command for the kubelet's mount namespace.
+/// A command to run in the kubelet's mount namespace.
 fn on_node(facts: &Facts, command: &str) -> String {
     let kubelet = &facts.kubelet;
     // A shell on the node is usually in the namespace of process 1.

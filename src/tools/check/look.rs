@@ -1,4 +1,4 @@
-//! The looks that are taken on a mount thread, in the kubelet's mount namespace.
+//! What is done on mount threads, in the kubelet's mount namespace.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -18,24 +18,24 @@ use mounts::Errno;
 use mounts::mountinfo::Table;
 use mounts::propagation::PropagationState;
 
-use super::facts::{Directory, Seen, Socket};
+use super::facts::{Directory, DirectoryState, Socket};
 
-/// An entry's directory, opened as a publish would, but never made.
-pub(super) fn source(site: &Site, at: &AbsPath, table: &Table) -> Seen {
+/// The state of an entry's directory. It is opened as a publish does, but never created.
+pub(super) fn source(site: &Site, at: &AbsPath, table: &Table) -> DirectoryState {
     let wanted = SourcePath { entry: at.clone(), sub_path: None, missing: Missing::Fail };
     match observe::open_source(site, &wanted) {
         Ok(open) => found(site, at.as_path(), &open.fd, open.source.mount.propagation, table),
-        Err(MountError::SourceMissing { .. }) => Seen::Missing,
-        Err(MountError::SourceSymlink { .. }) => Seen::Symlink(std::fs::canonicalize(at.as_path()).ok()),
-        Err(MountError::SourceNotDirectory { .. }) => Seen::NotADirectory,
-        Err(MountError::SourceDead { errno, .. }) => Seen::Dead(errno),
-        Err(MountError::Source { errno, .. }) => Seen::Refused(errno),
-        Err(_) => Seen::Unknown,
+        Err(MountError::SourceMissing { .. }) => DirectoryState::Missing,
+        Err(MountError::SourceSymlink { .. }) => DirectoryState::Symlink(std::fs::canonicalize(at.as_path()).ok()),
+        Err(MountError::SourceNotDirectory { .. }) => DirectoryState::NotADirectory,
+        Err(MountError::SourceDead { errno, .. }) => DirectoryState::Dead(errno),
+        Err(MountError::Source { errno, .. }) => DirectoryState::Refused(errno),
+        Err(_) => DirectoryState::Unknown,
     }
 }
 
-/// A directory of the kubelet's, to which symlinks may lead.
-pub(super) fn directory(site: &Site, at: &Path, table: &Table) -> Seen {
+/// The state of a directory of the kubelet. Symlinks are followed.
+pub(super) fn directory(site: &Site, at: &Path, table: &Table) -> DirectoryState {
     let open = || -> Result<(OwnedFd, PropagationState), Errno> {
         let fd = path::open_trusted(at)?;
         stat::directory(&fd, Freshness::Live)?;
@@ -44,19 +44,19 @@ pub(super) fn directory(site: &Site, at: &Path, table: &Table) -> Seen {
     };
     match open() {
         Ok((fd, propagation)) => found(site, at, &fd, propagation, table),
-        Err(Errno::ENOENT) => Seen::Missing,
-        Err(Errno::ENOTDIR) => Seen::NotADirectory,
-        Err(errno) if stat::is_dead(errno) => Seen::Dead(errno),
-        Err(errno) => Seen::Refused(errno),
+        Err(Errno::ENOENT) => DirectoryState::Missing,
+        Err(Errno::ENOTDIR) => DirectoryState::NotADirectory,
+        Err(errno) if stat::is_dead(errno) => DirectoryState::Dead(errno),
+        Err(errno) => DirectoryState::Refused(errno),
     }
 }
 
-fn found(site: &Site, at: &Path, fd: &OwnedFd, propagation: PropagationState, table: &Table) -> Seen {
+fn found(site: &Site, at: &Path, fd: &OwnedFd, propagation: PropagationState, table: &Table) -> DirectoryState {
     // mountinfo has the old ids, which the fall-back finds.
     let id = stat::mount_id(&site.proc, Calls::NONE, fd).ok();
     let lies_on = table.mounts.iter().find(|m| Some(m.id) == id);
     let nested = id.map(|id| table.beneath(id)).unwrap_or_default();
-    Seen::Directory(Directory {
+    DirectoryState::Directory(Directory {
         mount_point: lies_on.map(|m| m.mount_point.clone()),
         fs_type: lies_on.map(|m| m.fs_type.clone()),
         propagation,
@@ -68,17 +68,17 @@ fn found(site: &Site, at: &Path, fd: &OwnedFd, propagation: PropagationState, ta
     })
 }
 
-/// Whether mount(2) is let through at a directory.
+/// Whether mount(2) is allowed at a directory.
 pub(super) fn mount_allowed(at: &Path) -> Option<Result<(), Errno>> {
     path::open_trusted(at).ok().map(mount::is_allowed)
 }
 
-/// Those of the directories that are there.
+/// Which of these directories exist.
 pub(super) fn which_exist(directories: &[&str]) -> Vec<PathBuf> {
     directories.iter().map(PathBuf::from).filter(|path| path.is_dir()).collect()
 }
 
-/// The plugin's sockets that are there: those of its registration, and `csi.sock`.
+/// The plugin's sockets that exist: registration sockets and `csi.sock`.
 pub(super) fn sockets(registry: &Path, own: &Path, driver: &str) -> Vec<(PathBuf, Socket)> {
     let entries = std::fs::read_dir(registry).into_iter().flatten().flatten();
     let is_ours = |name: &str| registration::socket_number(driver, name).is_some();

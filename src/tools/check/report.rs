@@ -1,29 +1,29 @@
-//! The report: what was looked at, what was found and what to do, for people and for machines.
+//! The report, as text and as JSON: what was checked, what was found, and what to do.
 
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 use text::paint::Paint;
 
-/// How an item turned out.
+/// The result of one check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
     /// As it should be.
     Ok,
-    /// It could not be looked at, and why.
+    /// It could not be checked.
     Skipped,
-    /// It works, but not as well as it could, or may not be meant.
+    /// It works, but not well, or perhaps not as intended.
     Warning,
     /// Volumes will fail.
     Fault,
 }
 
-/// What an item is about.
+/// What is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Section {
-    /// The kernel and what we may do.
+    /// The kernel and this process's rights.
     Node,
     /// The kubelet's process, mount namespace and directories.
     Kubelet,
@@ -49,7 +49,7 @@ impl Section {
     }
 }
 
-/// One thing that was looked at.
+/// One check and its result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Item {
@@ -59,7 +59,7 @@ pub struct Item {
     pub check: String,
     /// The entry's name, where it is about one.
     pub entry: Option<String>,
-    /// How it turned out.
+    /// The result.
     pub status: Verdict,
     /// What was looked at.
     pub looked_at: String,
@@ -84,13 +84,13 @@ impl Item {
         Self::new(section, check, Verdict::Skipped, looked_at.into(), found.into())
     }
 
-    /// An item that works, but.
+    /// An item with a warning.
     #[must_use]
     pub fn warning(section: Section, check: &str, looked_at: impl Into<String>, found: impl Into<String>) -> Self {
         Self::new(section, check, Verdict::Warning, looked_at.into(), found.into())
     }
 
-    /// An item that keeps volumes from working.
+    /// An item that makes volumes fail.
     #[must_use]
     pub fn fault(section: Section, check: &str, looked_at: impl Into<String>, found: impl Into<String>) -> Self {
         Self::new(section, check, Verdict::Fault, looked_at.into(), found.into())
@@ -101,14 +101,14 @@ impl Item {
         Self { section, check, entry: None, status, looked_at, found, advice, commands: Vec::new() }
     }
 
-    /// The same with what to do.
+    /// Adds advice.
     #[must_use]
     pub fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = advice.into();
         self
     }
 
-    /// The same with a command.
+    /// Adds a command.
     #[must_use]
     pub fn run(mut self, command: impl Into<String>) -> Self {
         self.commands.push(command.into());
@@ -125,7 +125,7 @@ pub struct KubeletProcess {
     pub name: String,
 }
 
-/// All of it: what `hostmount check --json` prints, as one object. Fields are only ever added to version 1.
+/// The whole report: the JSON object that `hostmount check --json` prints. Version 1 only ever gains fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
@@ -143,7 +143,7 @@ pub struct Report {
     pub driver: String,
     /// The kernel's release.
     pub kernel: String,
-    /// The process in whose mount namespace it was looked.
+    /// The process whose mount namespace was looked at.
     pub kubelet: KubeletProcess,
     /// Every item, in the order of its section.
     pub items: Vec<Item>,
@@ -198,7 +198,7 @@ impl Report {
     }
 }
 
-/// The column at which text begins, and the one at which it is broken.
+/// The column at which text begins, and the one before which lines are broken.
 const TEXT: usize = 10;
 const WIDTH: usize = 110;
 
@@ -227,7 +227,7 @@ fn write_item(out: &mut String, item: &Item, paint: Paint) {
     }
 }
 
-/// Writes a text from `indent` on, with line breaks between words.
+/// Writes a text, indented by `indent` columns, with line breaks between words.
 fn write_wrapped(out: &mut String, text: &str, indent: usize) {
     let mut column = indent;
     for (n, word) in text.split(' ').enumerate() {

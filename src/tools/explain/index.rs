@@ -1,4 +1,4 @@
-//! The mounts of a machine by what explanations ask for: id, peer group, and what they lie on. Pure.
+//! Finds the mounts of a machine by id, by peer group, and by parent and mount point. Pure.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -12,13 +12,13 @@ use mounts::mountinfo::Mount;
 pub struct Index<'m> {
     mounts: HashMap<u64, (usize, &'m Mount)>,
     members: HashMap<u64, Vec<u64>>,
-    /// Which mount lies on a mount at a mount point: by bytes, since to hash a path by its names costs several times as
-    /// much, and the kernel writes no slash too many.
+    /// Mounts by parent and mount point. Paths are hashed as bytes, which is several times faster than by components; the
+    /// kernel writes no redundant slashes.
     on: HashMap<(u64, &'m OsStr), u64>,
 }
 
 impl<'m> Index<'m> {
-    /// Of a whole machine.
+    /// Indexes a machine.
     #[must_use]
     pub fn new(machine: &'m Machine) -> Self {
         let total = machine.namespaces.iter().map(|namespace| namespace.table.mounts.len()).sum();
@@ -42,7 +42,7 @@ impl<'m> Index<'m> {
         self.mounts.get(&id).copied()
     }
 
-    /// The mount that lies on another at a mount point.
+    /// The mount on a parent at a mount point.
     #[must_use]
     pub fn on(&self, parent: u64, place: &Path) -> Option<u64> {
         self.on.get(&(parent, place.as_os_str())).copied()

@@ -1,9 +1,9 @@
-//! Who will see a mount that is made at a place, or loses one that is unmounted there, and which one link keeps the event
-//! from each other place that shows the same. Pure.
+//! Which places see a mount or an unmount, and which missing link keeps it from each other place that shows the same
+//! directory. Pure.
 //!
-//! Who sees it is the model's answer ([`Forest::receivers`]). Why somebody doesn't is found from the other end: up from
-//! the mount that shows the directory there, from master to master, until the link is met that isn't there. A mount has
-//! one master at most, so there is one such way, and one link to name.
+//! The model tells which places see it ([`Forest::receivers`]). For each other place the missing link is found by following
+//! masters, from the mount that shows the directory there upwards. A mount has at most one master, so there is only one such
+//! path, and one missing link.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -30,51 +30,51 @@ pub enum Event {
     Unmount {
         /// That mount.
         mount: u64,
-        /// How many others go in all namespaces because they lie on those that are listed.
+        /// How many other mounts, in all namespaces, are unmounted because they are on the listed ones.
         beneath: usize,
     },
 }
 
-/// What comes of an event at a place.
+/// The effects of an event at a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// What happens.
     pub event: Event,
     /// The mount on which it happens, by its id in mountinfo.
     pub origin: u64,
-    /// Who sees it: first the place itself. Of an unmount: the mounts that go.
-    pub seen: Vec<Seen>,
-    /// Other places that show the same, and don't see it.
+    /// The places that see it, first the place itself. For an unmount: the mounts that are unmounted.
+    pub seen: Vec<Affected>,
+    /// Other places that show the same directory and do not see the event.
     pub stopped: Vec<Stopped>,
     /// The namespaces that don't show the directory at all.
     pub absent: Vec<usize>,
-    /// Why this may not be all.
+    /// Why the answer may be incomplete.
     pub doubts: Vec<Doubt>,
 }
 
-/// A place at which the mount appears, or goes.
+/// A place where the mount appears or disappears.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct Affected {
     /// Where.
     pub receiver: Receiver,
-    /// What hides it there.
+    /// The mount that hides it there, if one does.
     pub covered: Option<u64>,
 }
 
-/// A place at which the event does not happen.
+/// A place that does not see the event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stopped {
-    /// Where it would be.
+    /// The place.
     pub at: Showing,
-    /// From the mount there up, from master to master, to the one that isn't reached.
+    /// The mounts from there upwards, each the master of the one before, up to the first that does not see the event.
     pub trail: Vec<u64>,
-    /// What isn't there.
-    pub link: Link,
+    /// The missing link.
+    pub link: MissingLink,
 }
 
-/// The link that is missing.
+/// A missing link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Link {
+pub enum MissingLink {
     /// The mount on which the event happens is private: it passes nothing on.
     OriginPrivate,
     /// The mount on which the event happens is a slave only: it receives, and passes nothing on.
@@ -82,7 +82,7 @@ pub enum Link {
         /// The peer group that it receives from.
         master: u64,
     },
-    /// The place is above the event's mount, which receives from it: events don't go up.
+    /// The event's mount is a slave of the place's: events do not pass from slaves to masters.
     Upwards {
         /// The mount that would have to pass it up.
         slave: u64,
@@ -101,19 +101,19 @@ pub enum Link {
         /// Its peer group.
         group: u64,
     },
-    /// Of an unmount: the mount was bound from the one that goes, and lies on something else. An unmount goes along what
-    /// the mounts lie on, not along their copies.
+    /// For an unmount: the mount is a bind mount of the unmounted one, on another parent. An unmount follows the propagation of
+    /// the parents, not the copies of the mount.
     Bound {
         /// That mount.
         mount: u64,
     },
-    /// Of an unmount: the mount stays although the event comes to what it lies on, because others are mounted inside it or
-    /// a user namespace has locked it.
+    /// For an unmount: the mount stays, although its parent receives the event, because other mounts are on it or a user
+    /// namespace has locked it.
     VolumeCount {
         /// That mount.
         mount: u64,
     },
-    /// What the mount at the upper end of the trail receives from can't be seen.
+    /// The master of the mount at the upper end of the trail can't be seen.
     Unseen {
         /// That mount.
         mount: u64,
@@ -122,10 +122,10 @@ pub enum Link {
     },
 }
 
-/// Explains what a mount made at `spot` would be seen by.
+/// Explains where a mount at `spot` would be seen.
 ///
 /// # Errors
-/// The place itself can't be told, or nothing can be mounted there.
+/// The place is unknown, or nothing can be mounted there.
 pub fn explain(index: &Index<'_>, forest: &Forest, namespaces: usize, spot: &Spot) -> Result<Explanation, Doubt> {
     let showing = forest.showing(spot.namespace, &spot.path)?;
     let (receivers, doubts) = match forest.receivers(spot.namespace, &spot.path) {
@@ -142,15 +142,16 @@ pub fn explain(index: &Index<'_>, forest: &Forest, namespaces: usize, spot: &Spo
     // What nobody sees because something lies over it is of no interest.
     let others = showing.into_iter().filter(|s| !reached.contains(&s.mount) && s.covered.is_none());
     let stopped = others.map(|at| stop(index, origin, at)).collect();
-    let seen = receivers.into_iter().map(|receiver| Seen { covered: forest.covered(&receiver), receiver }).collect();
+    let seen =
+        receivers.into_iter().map(|receiver| Affected { covered: forest.covered(&receiver), receiver }).collect();
     let absent = (0..namespaces).filter(|namespace| !shown.contains(namespace)).collect();
     Ok(Explanation { event: Event::Mount, origin, seen, stopped, absent, doubts })
 }
 
-/// Explains what unmounting the topmost mount at `spot` would take away, and where it would stay.
+/// Explains which mounts disappear if the topmost mount at `spot` is unmounted, and which stay.
 ///
 /// # Errors
-/// Nothing is mounted there, or what happens can't be told.
+/// Nothing is mounted there, or the effect is unknown.
 pub fn explain_unmount(
     index: &Index<'_>,
     forest: &Forest,
@@ -164,10 +165,10 @@ pub fn explain_unmount(
         let Some(mount) = index.on(receiver.mount, &receiver.place) else { continue };
         known.insert(mount);
         if found.gone.contains(&mount) {
-            seen.push(Seen { receiver: Receiver { mount, ..receiver }, covered: None });
+            seen.push(Affected { receiver: Receiver { mount, ..receiver }, covered: None });
         } else {
             let at = Showing { namespace: receiver.namespace, mount, place: receiver.place, covered: None };
-            stopped.push(Stopped { at, trail: vec![mount], link: Link::VolumeCount { mount } });
+            stopped.push(Stopped { at, trail: vec![mount], link: MissingLink::VolumeCount { mount } });
         }
     }
     let beneath = found.gone.len() - seen.len();
@@ -179,7 +180,7 @@ pub fn explain_unmount(
         let under = found.showing.iter().find(|s| s.mount == mount.parent && s.place == mount.mount_point);
         stopped.push(match under {
             Some(under) => Stopped { at, ..stop(index, found.under, under.clone()) },
-            None => Stopped { at, trail: vec![mount.id], link: Link::Bound { mount: mount.id } },
+            None => Stopped { at, trail: vec![mount.id], link: MissingLink::Bound { mount: mount.id } },
         });
     }
     let concerned: HashSet<usize> =
@@ -189,7 +190,7 @@ pub fn explain_unmount(
     Ok(Explanation { event, origin: found.under, seen, stopped, absent, doubts: Vec::new() })
 }
 
-/// The link that keeps an event on `origin` from a mount that it doesn't reach.
+/// The missing link between an event on `origin` and a mount that does not see it.
 fn stop(index: &Index<'_>, origin: u64, at: Showing) -> Stopped {
     let above = index.above(origin);
     let mut trail = vec![at.mount];
@@ -200,7 +201,7 @@ fn stop(index: &Index<'_>, origin: u64, at: Showing) -> Stopped {
         let state = index.get(top).map(|(_, mount)| mount.propagation).unwrap_or_default();
         let upwards = state.peer_group.and_then(|group| above.iter().find(|(master, _)| *master == group));
         link = match (upwards, state.master, state.peer_group) {
-            (Some(&(master, slave)), _, _) => Some(Link::Upwards { slave, master }),
+            (Some(&(master, slave)), _, _) => Some(MissingLink::Upwards { slave, master }),
             (None, Some(master), _) => {
                 let next = index.members(master).iter().copied().find(|_| met.insert(master));
                 match (next, above.iter().find(|(group, _)| *group == master)) {
@@ -209,36 +210,36 @@ fn stop(index: &Index<'_>, origin: u64, at: Showing) -> Stopped {
                         None
                     }
                     // Of a group that both receive from nothing was seen: still, events don't go up to it.
-                    (None, Some(&(master, slave))) => Some(Link::Upwards { slave, master }),
-                    (None, None) => Some(Link::Unseen { mount: top, master }),
+                    (None, Some(&(master, slave))) => Some(MissingLink::Upwards { slave, master }),
+                    (None, None) => Some(MissingLink::Unseen { mount: top, master }),
                 }
             }
-            (None, None, Some(group)) => Some(Link::Apart { mount: top, group }),
-            (None, None, None) => Some(Link::Private { mount: top }),
+            (None, None, Some(group)) => Some(MissingLink::Apart { mount: top, group }),
+            (None, None, None) => Some(MissingLink::Private { mount: top }),
         };
     }
     let origin = index.get(origin).map(|(_, mount)| mount.propagation).unwrap_or_default();
     let link = match (origin.peer_group, origin.master, link) {
-        (_, _, Some(upwards @ Link::Upwards { .. })) => upwards,
-        (None, None, _) => Link::OriginPrivate,
-        (None, Some(master), _) => Link::OriginSlave { master },
+        (_, _, Some(upwards @ MissingLink::Upwards { .. })) => upwards,
+        (None, None, _) => MissingLink::OriginPrivate,
+        (None, Some(master), _) => MissingLink::OriginSlave { master },
         (Some(_), _, Some(link)) => link,
-        (Some(_), _, None) => Link::OriginPrivate,
+        (Some(_), _, None) => MissingLink::OriginPrivate,
     };
     Stopped { at, trail, link }
 }
 
-/// What a pair of places comes to.
+/// The effects of an event at one place on another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// The places at or beneath the second one at which the mount appears.
-    pub seen: Vec<Seen>,
-    /// Those at which it could be, and doesn't.
+    /// Where the mount appears, at or beneath the second place.
+    pub seen: Vec<Affected>,
+    /// Where the same directory is shown and the mount does not appear.
     pub stopped: Vec<Stopped>,
 }
 
 impl Explanation {
-    /// What of it concerns one place: what is at it or beneath it.
+    /// The effects at or beneath one place.
     #[must_use]
     pub fn at(&self, to: &Spot) -> Pair {
         let concerns = |namespace: usize, place: &Path| namespace == to.namespace && place.starts_with(&to.path);
@@ -249,7 +250,7 @@ impl Explanation {
     }
 }
 
-/// The mounts that an event passes on its way, the first one included.
+/// The mounts along which an event is passed on, including the first.
 #[must_use]
 pub fn way(origin: u64, via: &[Hop]) -> Vec<u64> {
     let next = via.iter().map(|hop| match hop {
@@ -311,7 +312,7 @@ pub(super) mod tests {
         explain(&Index::new(&machine), &Forest::of(&machine), machine.namespaces.len(), &spot).unwrap()
     }
 
-    fn stops(explanation: &Explanation) -> Vec<(usize, &str, Vec<u64>, Link)> {
+    fn stops(explanation: &Explanation) -> Vec<(usize, &str, Vec<u64>, MissingLink)> {
         let all = explanation.stopped.iter();
         all.map(|s| (s.at.namespace, s.at.place.to_str().unwrap(), s.trail.clone(), s.link)).collect()
     }
@@ -321,7 +322,7 @@ pub(super) mod tests {
         let found = explained(0, "/src/disk");
         let seen: Vec<_> = found.seen.iter().map(|s| (s.receiver.namespace, s.receiver.mount)).collect();
         assert_eq!(seen, [(0, 2), (0, 4), (1, 21)]);
-        let apart = Link::Apart { mount: 5, group: 5 };
+        let apart = MissingLink::Apart { mount: 5, group: 5 };
         let target = "/var/lib/kubelet/pods/u-none/volumes/kubernetes.io~csi/v/mount/disk";
         assert_eq!(stops(&found), [(0, target, vec![5], apart), (2, "/data/disk", vec![31, 5], apart)]);
         assert_eq!(found.absent, [3]);
@@ -332,7 +333,7 @@ pub(super) mod tests {
     fn a_private_origin_is_the_link_for_all() {
         let found = explained(0, "/priv/x");
         assert_eq!(found.seen.len(), 1);
-        assert_eq!(stops(&found), [(3, "/priv/x", vec![41], Link::OriginPrivate)]);
+        assert_eq!(stops(&found), [(3, "/priv/x", vec![41], MissingLink::OriginPrivate)]);
         assert_eq!(found.absent, [1, 2]);
     }
 
@@ -341,17 +342,17 @@ pub(super) mod tests {
         let found = explained(1, "/data/x");
         assert_eq!(found.seen.len(), 1);
         let target = "/var/lib/kubelet/pods/u-slave/volumes/kubernetes.io~csi/v/mount/x";
-        let up = |master, slave| Link::Upwards { slave, master };
+        let up = |master, slave| MissingLink::Upwards { slave, master };
         let found = stops(&found);
         assert_eq!(found[0], (0, "/src/x", vec![2], up(2, 4)));
         assert_eq!(found[1], (0, target, vec![4], up(4, 21)));
-        assert_eq!(found[2].3, Link::OriginSlave { master: 4 }, "another volume isn't above");
+        assert_eq!(found[2].3, MissingLink::OriginSlave { master: 4 }, "another volume isn't above");
     }
 
     #[test]
     fn a_private_copy_elsewhere_is_the_link_itself() {
         let found = explained(0, "/x");
-        assert_eq!(stops(&found), [(3, "/x", vec![40], Link::Private { mount: 40 })]);
+        assert_eq!(stops(&found), [(3, "/x", vec![40], MissingLink::Private { mount: 40 })]);
     }
 
     #[test]
@@ -375,12 +376,12 @@ pub(super) mod tests {
         let gone: Vec<u64> = found.seen.iter().map(|s| s.receiver.mount).collect();
         assert_eq!((gone.as_slice(), found.origin), (&[2][..], 1));
         let stays: Vec<_> = found.stopped.iter().map(|s| (s.at.mount, s.link)).collect();
-        assert_eq!(stays, [4, 5, 21, 31].map(|mount| (mount, Link::Bound { mount })));
+        assert_eq!(stays, [4, 5, 21, 31].map(|mount| (mount, MissingLink::Bound { mount })));
         assert_eq!(found.absent, [3]);
         // /priv of the other namespace lies on a private root.
         let found = unmounted("/priv").unwrap();
         let stays: Vec<_> = found.stopped.iter().map(|s| (s.at.mount, s.trail.clone(), s.link)).collect();
-        assert_eq!(stays, [(41, vec![40], Link::Private { mount: 40 })]);
+        assert_eq!(stays, [(41, vec![40], MissingLink::Private { mount: 40 })]);
         assert!(matches!(unmounted("/nothing"), Err(Stop::Refused(_))));
     }
 

@@ -1,8 +1,8 @@
-//! The missing link in words, and what would make it: a command, or a field of the Pod. Pure.
+//! Describes the missing link, and how to make it: a command, or a field of the Pod. Pure.
 //!
-//! The kernel links mounts when they are copied; afterwards no command makes a private mount the slave or peer of another
-//! (move_mount(2) with `MOVE_MOUNT_SET_GROUP`, Linux 5.15, is for restoring checkpoints). So a remedy always says what has
-//! to be made anew.
+//! The kernel links mounts when they are copied. Later, no command makes a private mount the slave or peer of another
+//! (move_mount(2) with `MOVE_MOUNT_SET_GROUP`, Linux 5.15, is for restoring checkpoints). So a remedy always names the copy
+//! that must be recreated.
 
 use std::path::Path;
 
@@ -11,12 +11,12 @@ use mounts::mountinfo::Mount;
 use text::{quoted, visible};
 
 use super::index::Index;
-use super::judge::{Link, Stopped};
+use super::judge::{MissingLink, Stopped};
 
-/// What is missing, and what would change it.
+/// The missing link, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advice {
-    /// The link that isn't there.
+    /// The missing link.
     pub missing: String,
     /// What to do.
     pub remedy: String,
@@ -49,7 +49,7 @@ fn named(machine: &Machine, index: &Index<'_>, id: u64) -> String {
     }
 }
 
-/// A command in the mount namespace of somebody.
+/// A command to run in a mount namespace.
 fn in_namespace(namespace: &Namespace, command: &str) -> String {
     match namespace.processes.first() {
         Some(first) if first.pid == 1 => command.to_owned(),
@@ -58,51 +58,51 @@ fn in_namespace(namespace: &Namespace, command: &str) -> String {
     }
 }
 
-/// Says what is missing and what would change it.
+/// Describes the missing link and the remedy.
 #[must_use]
 pub fn advise(machine: &Machine, index: &Index<'_>, origin: u64, stopped: &Stopped) -> Advice {
     let name = |id| named(machine, index, id);
     let missing = match stopped.link {
-        Link::OriginPrivate => format!("{} is private: it passes nothing on", name(origin)),
-        Link::OriginSlave { master } => {
+        MissingLink::OriginPrivate => format!("{} is private: it passes nothing on", name(origin)),
+        MissingLink::OriginSlave { master } => {
             format!("{} is a slave (of {master}) and not shared: it receives, and passes nothing on", name(origin))
         }
-        Link::Upwards { slave, master } => {
+        MissingLink::Upwards { slave, master } => {
             format!("{} is a slave of peer group {master}: events go down to it, and not up", name(slave))
         }
-        Link::Private { mount } => format!("{} is private: it receives nothing", name(mount)),
-        Link::Apart { mount, group } => {
+        MissingLink::Private { mount } => format!("{} is private: it receives nothing", name(mount)),
+        MissingLink::Apart { mount, group } => {
             format!(
                 "{} is in peer group {group}, which has no master: it isn't linked with {}",
                 name(mount),
                 name(origin)
             )
         }
-        Link::Bound { mount } => {
+        MissingLink::Bound { mount } => {
             format!(
                 "{} was bound from it: an unmount goes along what mounts lie on, not along their copies",
                 name(mount)
             )
         }
-        Link::VolumeCount { mount } => {
+        MissingLink::VolumeCount { mount } => {
             format!("{} has other mounts inside it, or is locked by a user namespace", name(mount))
         }
-        Link::Unseen { mount, master } => {
+        MissingLink::Unseen { mount, master } => {
             format!("{} receives from peer group {master}, of which no mount could be seen", name(mount))
         }
     };
     let remedy = match stopped.link {
-        Link::OriginPrivate | Link::OriginSlave { .. } => share(machine, index, origin),
-        Link::Upwards { slave, master } => upwards(machine, index, slave, master),
-        Link::Private { mount } | Link::Apart { mount, .. } => receive(machine, index, origin, mount),
-        Link::Bound { mount } => let_go(machine, index, mount),
-        Link::VolumeCount { mount } => {
+        MissingLink::OriginPrivate | MissingLink::OriginSlave { .. } => share(machine, index, origin),
+        MissingLink::Upwards { slave, master } => upwards(machine, index, slave, master),
+        MissingLink::Private { mount } | MissingLink::Apart { mount, .. } => receive(machine, index, origin, mount),
+        MissingLink::Bound { mount } => let_go(machine, index, mount),
+        MissingLink::VolumeCount { mount } => {
             let there = there(machine, index, mount);
             there.map_or_else(String::new, |(namespace, at)| {
                 in_namespace(namespace, &format!("umount --recursive {}", quoted(&at.mount_point)))
             })
         }
-        Link::Unseen { .. } => "run it as root on the node, so that all namespaces can be read".to_owned(),
+        MissingLink::Unseen { .. } => "run it as root on the node, so that all namespaces can be read".to_owned(),
     };
     Advice { missing, remedy }
 }
@@ -122,7 +122,7 @@ fn field(namespace: &Namespace, mount: &Mount, value: &str) -> String {
     )
 }
 
-/// How the event's mount comes to pass something on.
+/// How to make the event's mount pass events on.
 fn share(machine: &Machine, index: &Index<'_>, origin: u64) -> String {
     let Some((namespace, mount)) = there(machine, index, origin) else { return String::new() };
     if namespace.pod.is_some() && mount.mount_point != Path::new("/") {
@@ -160,7 +160,7 @@ fn let_go(machine: &Machine, index: &Index<'_>, mount: u64) -> String {
     in_namespace(namespace, &format!("umount {}", quoted(&at.mount_point)))
 }
 
-/// How a mount comes to receive what happens on the event's mount.
+/// How to make a mount receive the events of the event's mount.
 fn receive(machine: &Machine, index: &Index<'_>, origin: u64, mount: u64) -> String {
     let Some((namespace, at)) = there(machine, index, mount) else { return String::new() };
     if let Some(volume) = volume_of_target(&at.mount_point) {

@@ -1,4 +1,4 @@
-//! The explanation for people and for machines. Pure.
+//! The explanation as text and as JSON. Pure.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -9,28 +9,29 @@ use model::machine::{LeftOut, Machine, Namespace};
 use model::subtrees::Hop;
 use serde_json::{Value, json};
 use text::paint::Paint;
-use text::{plural, visible, width};
+use text::table::Columns;
+use text::{plural, visible};
 
 use super::index::Index;
-use super::judge::{Event, Explanation, Link, Pair, Seen, Spot, Stopped};
+use super::judge::{Affected, Event, Explanation, MissingLink, Pair, Spot, Stopped};
 use super::remedy::{Advice, advise};
-use crate::inspect::json::Hex;
+use crate::json_bytes;
 
-/// How many namespaces are named of those that don't show the directory.
+/// How many of the namespaces that do not show the directory are named.
 const NAMED: usize = 5;
 
-/// All that a report is made of.
+/// A report.
 #[derive(Debug)]
 pub struct Report<'r> {
-    /// What was looked at.
+    /// The machine.
     pub machine: &'r Machine,
     /// Its mounts by id.
     pub index: &'r Index<'r>,
-    /// The place that was asked about.
+    /// The given place.
     pub from: &'r Spot,
-    /// What comes of a mount there.
+    /// The effects of the event there.
     pub explanation: &'r Explanation,
-    /// The second place, if a pair was asked for, and what concerns it.
+    /// The second place, if given, and the effects there.
     pub pair: Option<(&'r Spot, Pair)>,
 }
 
@@ -40,7 +41,7 @@ impl Report<'_> {
         visible(OsStr::new(&label))
     }
 
-    fn seen(&self) -> &[Seen] {
+    fn seen(&self) -> &[Affected] {
         self.pair.as_ref().map_or(&self.explanation.seen, |(_, pair)| &pair.seen)
     }
 
@@ -48,7 +49,7 @@ impl Report<'_> {
         self.pair.as_ref().map_or(&self.explanation.stopped, |(_, pair)| &pair.stopped)
     }
 
-    /// For people.
+    /// The report as text.
     #[must_use]
     pub fn text(&self, paint: &Paint) -> String {
         let mut out = String::new();
@@ -82,12 +83,11 @@ impl Report<'_> {
             _ => writeln!(out, ":")?,
         }
         let rows: Vec<[String; 3]> = seen.iter().map(|one| self.seen_row(one)).collect();
-        let column = |n: usize| rows.iter().map(|row| width(&row[n])).max().unwrap_or(0);
-        let (labels, places) = (column(0), column(1));
+        let columns = Columns::of(&rows, 2);
         for (row, one) in rows.iter().zip(seen) {
             let mark = if one.covered.is_none() { paint.good("✓") } else { paint.bad("✗") };
-            let pad = |text: &str, to: usize| format!("{text}{}", " ".repeat(to.saturating_sub(width(text))));
-            writeln!(out, "  {mark} {}  {}  {}", pad(&row[0], labels), pad(&row[1], places), row[2])?;
+            write!(out, "  {mark} ")?;
+            columns.plain_line(out, row);
         }
         if !stopped.is_empty() && self.pair.is_none() {
             let (count, verb) =
@@ -128,8 +128,8 @@ impl Report<'_> {
         Ok(())
     }
 
-    /// Namespace, place, and the way there.
-    fn seen_row(&self, one: &Seen) -> [String; 3] {
+    /// Namespace, place, and how the event gets there.
+    fn seen_row(&self, one: &Affected) -> [String; 3] {
         let receiver = &one.receiver;
         let way: Vec<String> = receiver.via.iter().map(|hop| self.hop(receiver.namespace, hop)).collect();
         let mut way = if way.is_empty() { "here".to_owned() } else { way.join(" → ") };
@@ -153,7 +153,7 @@ impl Report<'_> {
         format!("{word} of {group}: {mount}{of}")
     }
 
-    /// Places with the same advice together, in the order of the first of each.
+    /// Groups places with the same advice, in the order of the first place of each.
     fn advised<'s>(&self, stopped: &'s [Stopped]) -> Vec<(Advice, Vec<&'s Stopped>)> {
         let mut groups: Vec<(Advice, Vec<&Stopped>)> = Vec::new();
         let mut known: BTreeMap<(String, String), usize> = BTreeMap::new();
@@ -169,7 +169,7 @@ impl Report<'_> {
         groups
     }
 
-    /// For machines: docs/explain.md has the fields.
+    /// The report as JSON; docs/explain.md describes the fields.
     #[must_use]
     pub fn json(&self) -> Value {
         let mut value = json!({
@@ -210,7 +210,7 @@ impl Report<'_> {
         value
     }
 
-    fn seen_json(&self, one: &Seen) -> Value {
+    fn seen_json(&self, one: &Affected) -> Value {
         let receiver = &one.receiver;
         let mut value = self.place(receiver.namespace, &receiver.place, receiver.mount);
         let via = receiver.via.iter().map(|hop| match *hop {
@@ -227,16 +227,16 @@ impl Report<'_> {
         let mut value = self.place(one.at.namespace, &one.at.place, one.at.mount);
         value["trail"] = json!(one.trail);
         value["link"] = match one.link {
-            Link::OriginPrivate => json!({"kind": "originPrivate", "mount": self.explanation.origin}),
-            Link::OriginSlave { master } => {
+            MissingLink::OriginPrivate => json!({"kind": "originPrivate", "mount": self.explanation.origin}),
+            MissingLink::OriginSlave { master } => {
                 json!({"kind": "originSlave", "mount": self.explanation.origin, "group": master})
             }
-            Link::Upwards { slave, master } => json!({"kind": "upwards", "mount": slave, "group": master}),
-            Link::Private { mount } => json!({"kind": "private", "mount": mount}),
-            Link::Apart { mount, group } => json!({"kind": "apart", "mount": mount, "group": group}),
-            Link::Bound { mount } => json!({"kind": "bound", "mount": mount}),
-            Link::VolumeCount { mount } => json!({"kind": "held", "mount": mount}),
-            Link::Unseen { mount, master } => json!({"kind": "unseen", "mount": mount, "group": master}),
+            MissingLink::Upwards { slave, master } => json!({"kind": "upwards", "mount": slave, "group": master}),
+            MissingLink::Private { mount } => json!({"kind": "private", "mount": mount}),
+            MissingLink::Apart { mount, group } => json!({"kind": "apart", "mount": mount, "group": group}),
+            MissingLink::Bound { mount } => json!({"kind": "bound", "mount": mount}),
+            MissingLink::VolumeCount { mount } => json!({"kind": "held", "mount": mount}),
+            MissingLink::Unseen { mount, master } => json!({"kind": "unseen", "mount": mount, "group": master}),
         };
         value["why"] = json!(missing);
         value["change"] = json!(remedy);
@@ -244,7 +244,7 @@ impl Report<'_> {
     }
 }
 
-/// How the two events are told.
+/// The words for an event.
 struct Words {
     what: &'static str,
     is: &'static str,
@@ -275,9 +275,8 @@ impl Words {
 }
 
 fn add_path(value: &mut Value, path: &Path) {
-    value["path"] = json!(path.to_string_lossy());
-    if let Some(hex) = Hex::of(path.as_os_str()) {
-        value["pathHex"] = json!(hex);
+    if let Value::Object(object) = value {
+        json_bytes::put(object, "path", path.as_os_str());
     }
 }
 

@@ -1,4 +1,4 @@
-//! The columns: their names, as users of findmnt(8) know them, and what a mount has in each. Pure.
+//! The columns, named as in findmnt(8), and the cells of a mount. Pure.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -7,8 +7,8 @@ use model::machine::Machine;
 use mounts::mountinfo::Mount;
 use text::visible;
 
-use super::relations::{Place, Relations, mount_at};
-use super::subtree::Told;
+use super::relations::{MountRef, Relations, mount_at};
+use super::subtree::SubtreePropagation;
 
 /// A column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Column {
         Self::ALL.iter().map(|(_, name, _)| *name).collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether numbers stand in it, which are set to the right.
+    /// Whether it has numbers, which are aligned to the right.
     #[must_use]
     pub const fn is_number(self) -> bool {
         matches!(
@@ -91,11 +91,11 @@ impl Column {
         )
     }
 
-    /// Reads a list as findmnt's `-o`: names with commas between them, in any case; with a `+` before it, they come
-    /// after the `usual` ones.
+    /// Parses a list as findmnt's `-o` does: names separated by commas, in any case. After a `+`, the columns are added to the
+    /// `usual` ones.
     ///
     /// # Errors
-    /// A word that names none.
+    /// [`UnknownColumn`].
     pub fn parse_list(text: &str, usual: &[Self]) -> Result<Vec<Self>, UnknownColumn> {
         let (mut columns, list) = match text.strip_prefix('+') {
             Some(list) => (usual.to_vec(), list),
@@ -111,30 +111,30 @@ impl Column {
     }
 }
 
-/// A machine with what is derived from all of it.
+/// A machine, with its peer groups and the names of its namespaces.
 #[derive(Debug)]
 pub struct View<'m> {
     /// The machine.
     pub machine: &'m Machine,
     /// Its peer groups.
     pub relations: Relations,
-    /// What its namespaces are called, fit to be shown.
+    /// The printable names of its namespaces.
     pub labels: Vec<String>,
     /// How many peers, masters or slaves are named in a cell.
     pub named: usize,
 }
 
 impl<'m> View<'m> {
-    /// The view of a machine that names so many in a cell.
+    /// The view of a machine. A cell names at most `named` mounts.
     #[must_use]
     pub fn new(machine: &'m Machine, named: usize) -> Self {
         let labels = machine.namespaces.iter().map(|n| visible(OsStr::new(&n.label()))).collect();
         Self { machine, relations: Relations::of(machine), labels, named }
     }
 
-    /// What a mount has in a column, fit to be shown.
+    /// The printable cell of a mount in a column.
     #[must_use]
-    pub fn cell(&self, column: Column, place: Place, mount: &Mount, told: &Told) -> String {
+    pub fn cell(&self, column: Column, place: MountRef, mount: &Mount, told: &SubtreePropagation) -> String {
         let number = |n: Option<u64>| n.map_or_else(String::new, |n| n.to_string());
         let namespace = &self.machine.namespaces[place.namespace];
         let text = |text: &str| visible(OsStr::new(text));
@@ -181,7 +181,7 @@ impl<'m> View<'m> {
     }
 
     /// Mounts by path and namespace, those of the namespace `here` first; `none` if there are none.
-    fn places<'p>(&self, places: impl Iterator<Item = &'p Place> + Clone, here: usize, none: &str) -> String {
+    fn places<'p>(&self, places: impl Iterator<Item = &'p MountRef> + Clone, here: usize, none: &str) -> String {
         let ordered =
             places.clone().filter(|p| p.namespace == here).chain(places.clone().filter(|p| p.namespace != here));
         let mut out = String::new();
@@ -200,7 +200,7 @@ impl<'m> View<'m> {
         if out.is_empty() { none.to_owned() } else { out }
     }
 
-    fn whereabouts(&self, place: &Place, here: usize) -> String {
+    fn whereabouts(&self, place: &MountRef, here: usize) -> String {
         match self.labels.get(place.namespace).map(String::as_str) {
             _ if place.namespace == here => String::new(),
             Some("node") => " on the node".to_owned(),
@@ -248,9 +248,9 @@ mod tests {
         let machine = machine();
         let view = View::new(&machine, named);
         let table = &machine.namespaces[namespace].table;
-        let told = subtree::tell(table, &subtree::rows(table))[mount];
+        let told = subtree::tell(table, &crate::mount_tree::rows(table))[mount];
         let column = Column::parse_list(column, &[]).unwrap()[0];
-        view.cell(column, Place { namespace, mount }, &table.mounts[mount], &told)
+        view.cell(column, MountRef { namespace, mount }, &table.mounts[mount], &told)
     }
 
     #[test]

@@ -3,29 +3,33 @@
 use std::ffi::OsStr;
 
 use model::machine::{Namespace, UNKNOWN, names};
-use text::{fit, plural, visible, width};
+use text::cut::Cut;
+use text::paint::Paint;
+use text::table::{self, Columns};
+use text::{plural, visible};
 
 use super::columns::{Column, View};
 use super::fold::{self, Fold};
-use super::relations::Place;
+use super::relations::MountRef;
 use super::select::Chosen;
-use super::subtree::{self, Kind, Row, Told};
+use super::subtree::{self, PropagationType, SubtreePropagation};
+use crate::mount_tree::{self, Row};
 
-/// Levels of a tree that are drawn; mounts may be stacked a hundred thousand deep.
+/// How many levels of a tree are drawn. Mounts may be stacked a hundred thousand deep.
 const DEEPEST: usize = 24;
-/// Processes that a heading names.
+/// How many processes a heading names.
 const NAMED_PROCESSES: usize = 3;
-/// How narrow a column may become.
+/// The smallest width to which a column is shrunk.
 const NARROWEST: usize = 12;
-/// Between two columns.
+/// Blanks between two columns.
 const GAP: usize = 2;
 
-/// How it is to look.
+/// The appearance of the output.
 #[derive(Debug, Clone)]
 pub struct Style {
     /// The columns.
     pub columns: Vec<Column>,
-    /// How many columns the terminal has; none: lines are as long as they are.
+    /// The width of the terminal. None: lines are not cut.
     pub width: Option<usize>,
     /// No characters but ASCII for lines and marks.
     pub ascii: bool,
@@ -37,11 +41,16 @@ pub struct Style {
 
 impl Style {
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        Paint { colour: self.colour }.with(code, text)
+    }
+
+    /// The mark where a text is cut.
+    const fn mark(&self) -> &'static str {
+        if self.ascii { "~" } else { "…" }
     }
 
     fn fitted(&self, text: &str) -> String {
-        self.width.map_or_else(|| text.to_owned(), |width| fit(text, width, self.ascii))
+        self.width.map_or_else(|| text.into(), |width| Cut::columns(width).mark(self.mark()).apply(text)).into_owned()
     }
 }
 
@@ -76,7 +85,7 @@ fn lines(rows: &[Row], shows: impl Fn(usize) -> bool) -> Vec<Line> {
     lines
 }
 
-/// The lines of a tree before each mount.
+/// The tree lines in front of each mount.
 fn branches(lines: &[Line], ascii: bool) -> Vec<String> {
     let [pass, none, fork, end] = if ascii { ["| ", "  ", "|-", "`-"] } else { ["│ ", "  ", "├─", "└─"] };
     let mut more: Vec<bool> = Vec::new();
@@ -97,12 +106,12 @@ fn branches(lines: &[Line], ascii: bool) -> Vec<String> {
         .collect()
 }
 
-/// A namespace's tree, with its heading. `base` is another namespace: what is as there is only counted.
+/// A namespace's tree, with a heading. Mounts that are the same in the namespace `base` are only counted.
 #[must_use]
 pub fn tree(view: &View<'_>, chosen: &Chosen, base: Option<usize>, style: &Style) -> String {
     let namespace = &view.machine.namespaces[chosen.namespace];
     let table = &namespace.table;
-    let rows = subtree::rows(table);
+    let rows = mount_tree::rows(table);
     let told = subtree::tell(table, &rows);
     let base = base.filter(|base| *base != chosen.namespace);
     let folded: Option<(usize, Fold)> = base
@@ -115,7 +124,7 @@ pub fn tree(view: &View<'_>, chosen: &Chosen, base: Option<usize>, style: &Style
     let mut out = heading(view, chosen.namespace, style);
     if !lines.is_empty() {
         let cells = lines.iter().zip(&branches).map(|(line, branch)| {
-            let place = Place { namespace: chosen.namespace, mount: line.mount };
+            let place = MountRef { namespace: chosen.namespace, mount: line.mount };
             row(view, place, &told[line.mount], &style.columns, branch)
         });
         out += &grid(&cells.collect::<Vec<_>>(), style);
@@ -128,16 +137,17 @@ pub fn tree(view: &View<'_>, chosen: &Chosen, base: Option<usize>, style: &Style
     out
 }
 
-/// One list of the mounts of all namespaces. `raw`: one space between columns and none within, `-` for nothing.
+/// One list of the mounts of all namespaces. With `raw`, columns are separated by one space, cells have no spaces, and `-` is
+/// an empty cell.
 #[must_use]
 pub fn list(view: &View<'_>, chosen: &[Chosen], style: &Style, raw: bool) -> String {
     let mut cells = Vec::new();
     for chosen in chosen {
         let table = &view.machine.namespaces[chosen.namespace].table;
-        let rows = subtree::rows(table);
+        let rows = mount_tree::rows(table);
         let told = subtree::tell(table, &rows);
         for shown in rows.iter().filter(|row| chosen.shows(row.mount)) {
-            let place = Place { namespace: chosen.namespace, mount: shown.mount };
+            let place = MountRef { namespace: chosen.namespace, mount: shown.mount };
             cells.push(row(view, place, &told[shown.mount], &style.columns, ""));
         }
     }
@@ -161,7 +171,7 @@ pub fn list(view: &View<'_>, chosen: &[Chosen], style: &Style, raw: bool) -> Str
 type Cells = (Vec<String>, &'static str);
 
 /// A mount's cells, and the colour of its propagation.
-fn row(view: &View<'_>, place: Place, told: &Told, columns: &[Column], branch: &str) -> Cells {
+fn row(view: &View<'_>, place: MountRef, told: &SubtreePropagation, columns: &[Column], branch: &str) -> Cells {
     let mount = &view.machine.namespaces[place.namespace].table.mounts[place.mount];
     let cells = columns.iter().map(|&column| {
         let cell = view.cell(column, place, mount, told);
@@ -169,32 +179,30 @@ fn row(view: &View<'_>, place: Place, told: &Told, columns: &[Column], branch: &
     });
     let colour = match told.kind {
         _ if told.is_mixed() => "33",
-        Kind::Private => "2",
-        Kind::Unbindable => "35",
-        Kind::Slave => "36",
-        Kind::Shared => "32",
-        Kind::SharedAndSlave => "34",
+        PropagationType::Private => "2",
+        PropagationType::Unbindable => "35",
+        PropagationType::Slave => "36",
+        PropagationType::Shared => "32",
+        PropagationType::SharedAndSlave => "34",
     };
     (cells.collect(), colour)
 }
 
 fn grid(rows: &[Cells], style: &Style) -> String {
-    let columns = &style.columns;
-    let heads: Vec<String> = columns.iter().map(|column| column.name().to_owned()).collect();
-    let mut widths: Vec<usize> =
-        if style.headings { heads.iter().map(|h| width(h)).collect() } else { vec![0; heads.len()] };
-    for (cells, _) in rows {
-        cells.iter().zip(&mut widths).for_each(|(cell, widest)| *widest = width(cell).max(*widest));
-    }
+    let heads: Vec<String> = style.columns.iter().map(|column| column.name().to_owned()).collect();
+    let columns = style.columns.iter().map(|column| table::Column { width: 0, right: column.is_number() });
+    let mut columns = Columns::new(columns, GAP).mark(style.mark());
+    let heads = style.headings.then_some(heads);
+    heads.iter().chain(rows.iter().map(|(cells, _)| cells)).for_each(|cells| columns.widen(cells));
     if let Some(terminal) = style.width {
-        shrink(&mut widths, columns, terminal);
+        columns.shrink(terminal, NARROWEST);
     }
     let mut out = String::new();
-    if style.headings {
-        write_line(&mut out, &heads, &widths, style, |_, text| style.paint("1", text));
+    if let Some(heads) = &heads {
+        columns.line(&mut out, heads, |_, text| style.paint("1", text));
     }
     for (cells, colour) in rows {
-        write_line(&mut out, cells, &widths, style, |column, text| match column {
+        columns.line(&mut out, cells, |at, text| match style.columns[at] {
             Column::Propagation => style.paint(colour, text),
             _ => text.to_owned(),
         });
@@ -202,47 +210,7 @@ fn grid(rows: &[Cells], style: &Style) -> String {
     out
 }
 
-fn write_line(
-    out: &mut String,
-    cells: &[String],
-    widths: &[usize],
-    style: &Style,
-    paint: impl Fn(Column, &str) -> String,
-) {
-    let begun = out.len();
-    for ((cell, &columns), &column) in cells.iter().zip(widths).zip(&style.columns) {
-        if out.len() > begun {
-            out.extend(std::iter::repeat_n(' ', GAP));
-        }
-        let text = fit(cell, columns, style.ascii);
-        let pad = columns.saturating_sub(width(&text));
-        let (before, after) = if column.is_number() { (pad, 0) } else { (0, pad) };
-        out.extend(std::iter::repeat_n(' ', before));
-        out.push_str(&paint(column, &text));
-        out.extend(std::iter::repeat_n(' ', after));
-    }
-    out.truncate(begun + out[begun..].trim_end_matches(' ').len());
-    out.push('\n');
-}
-
-/// Makes the widest columns narrower until all fit, if they can.
-fn shrink(widths: &mut [usize], columns: &[Column], terminal: usize) {
-    loop {
-        let total = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
-        let over = total.saturating_sub(terminal);
-        if over == 0 {
-            return;
-        }
-        let can = |at: &usize| widths[*at] > NARROWEST && !columns[*at].is_number();
-        let Some(widest) = (0..widths.len()).filter(can).max_by_key(|at| widths[*at]) else { return };
-        let next = (0..widths.len()).filter(|at| *at != widest).filter(can).map(|at| widths[at]).max();
-        // Down to the next widest at once, but at least by one.
-        let floor = next.unwrap_or(NARROWEST).min(widths[widest] - 1).max(NARROWEST);
-        widths[widest] = widths[widest].saturating_sub(over).max(floor);
-    }
-}
-
-/// What a namespace is: its name, its inode, its processes, or what else keeps it.
+/// A namespace's heading: its name, its inode, and its processes or the bind mount that keeps it.
 fn heading(view: &View<'_>, index: usize, style: &Style) -> String {
     let namespace = &view.machine.namespaces[index];
     let label = &view.labels[index];
@@ -389,7 +357,7 @@ mod tests {
         let view = View::new(&machine, 2);
         let narrow = Style { width: Some(60), ..style() };
         let text = tree(&view, &all(0), None, &narrow);
-        assert!(text.lines().all(|line| width(line) <= 60), "{text}");
+        assert!(text.lines().all(|line| text::width(line) <= 60), "{text}");
         assert!(text.contains('…'));
         let coloured = tree(&view, &all(0), None, &Style { colour: true, ..narrow });
         let mut plain = String::new();

@@ -1,5 +1,5 @@
-//! Leaves out of a namespace's tree what is as in another: a hundred containers and services differ from the node in a
-//! few mounts each, and those are what one looks for. Pure.
+//! Leaves out of a namespace's tree what another namespace has too. A hundred containers and services differ from the node by a
+//! few mounts each, and those are of interest. Pure.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -7,10 +7,10 @@ use std::path::Path;
 use mounts::mountinfo::{Mount, Table};
 use text::plural;
 
-/// Fewer mounts than this are shown rather than folded.
+/// The fewest mounts that are folded.
 const WORTH_IT: usize = 3;
 
-/// What of a table is as in another one.
+/// Which mounts of a table are the same in another one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fold {
     /// Which mounts are folded, in the order of the table.
@@ -25,8 +25,8 @@ pub struct Fold {
     pub missing: usize,
 }
 
-/// Compares a table with that of another namespace: a mount is as there if the same directory of the same file system
-/// is mounted at the same place with the same options.
+/// Compares a table with that of another namespace. A mount is the same if the same directory of the same file system is
+/// mounted at the same mount point with the same options.
 #[must_use]
 pub fn fold(base: &Table, table: &Table) -> Fold {
     type Key<'t> = (&'t Path, (u32, u32), &'t Path, &'t str);

@@ -1,13 +1,9 @@
-//! The machine as one JSON object, written while it is made: docs/inspect.schema.json is its schema. Pure.
+//! The machine as one JSON object, serialized as a stream; its schema is docs/inspect.schema.json. Pure.
 //!
-//! A path is any bytes. It is a string, in which U+FFFD stands for what is no UTF-8; where that happened, a second member
-//! with `Hex` at the end of its name has the bytes themselves. What hangs together is told by peer group in a list of its
-//! own: told with each mount it would grow with the square of the machine.
+//! Paths are as in `json_bytes`. The members and slaves of peer groups are in a list of their own: repeated with each mount,
+//! the size would grow with the square of the number of mounts.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::fmt::Write;
-use std::os::unix::ffi::OsStrExt;
 
 use model::machine::{Container, LeftOut, Namespace, Pod, Process, UNKNOWN, names};
 use mounts::mountinfo::Mount;
@@ -15,11 +11,13 @@ use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 
 use super::columns::View;
-use super::relations::{Place, mount_at};
+use super::relations::{MountRef, mount_at};
 use super::select::Chosen;
-use super::subtree::{self, Kind, Told};
+use super::subtree::{self, PropagationType, SubtreePropagation};
+use crate::json_bytes::{Hex, Lossy};
+use crate::mount_tree;
 
-/// What `hostmount inspect --json` prints. Fields are only ever added to version 1.
+/// The object that `hostmount inspect --json` prints. Version 1 only ever gains fields.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Document<'v> {
@@ -30,7 +28,7 @@ pub struct Document<'v> {
 }
 
 impl<'v> Document<'v> {
-    /// That of the namespaces and mounts that are shown.
+    /// The object for the chosen namespaces and mounts.
     #[must_use]
     pub fn of(view: &'v View<'v>, chosen: &'v [Chosen]) -> Self {
         let left_out = view.machine.left_out.iter().map(|LeftOut { what, why }| Left { what, why }).collect();
@@ -120,7 +118,7 @@ fn keepers<'v>(view: &'v View<'v>, of: &Namespace) -> Vec<Member<'v>> {
     for (index, namespace) in view.machine.namespaces.iter().enumerate() {
         for (mount, at) in namespace.table.mounts.iter().enumerate() {
             if names::kept_namespace(&at.fs_type, &at.root) == Some(of.inode) {
-                found.extend(Member::at(view, Place { namespace: index, mount }));
+                found.extend(Member::at(view, MountRef { namespace: index, mount }));
             }
         }
     }
@@ -136,7 +134,7 @@ struct Mounts<'v> {
 impl Serialize for Mounts<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let table = &self.namespace.table;
-        let rows = subtree::rows(table);
+        let rows = mount_tree::rows(table);
         let told = subtree::tell(table, &rows);
         let mut list = serializer.serialize_seq(None)?;
         for row in rows.iter().filter(|row| self.chosen.shows(row.mount)) {
@@ -153,14 +151,14 @@ impl Serialize for Mounts<'_> {
 struct OneMount<'v> {
     id: u64,
     parent: u64,
-    target: Text<'v>,
+    target: Lossy<'v>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target_hex: Option<Hex<'v>>,
-    source: Text<'v>,
+    source: Lossy<'v>,
     #[serde(skip_serializing_if = "Option::is_none")]
     source_hex: Option<Hex<'v>>,
     fs_type: &'v str,
-    root: Text<'v>,
+    root: Lossy<'v>,
     #[serde(skip_serializing_if = "Option::is_none")]
     root_hex: Option<Hex<'v>>,
     root_deleted: bool,
@@ -193,18 +191,18 @@ struct Beneath {
 }
 
 impl<'v> OneMount<'v> {
-    fn of(mount: &'v Mount, told: &Told, first_different: Option<u64>) -> Self {
-        let count = |kind: Kind| told.counts[kind as usize];
+    fn of(mount: &'v Mount, told: &SubtreePropagation, first_different: Option<u64>) -> Self {
+        let count = |kind: PropagationType| told.counts[kind as usize];
         let (target, source, root) = (mount.mount_point.as_os_str(), mount.source.as_os_str(), mount.root.as_os_str());
         Self {
             id: mount.id,
             parent: mount.parent,
-            target: Text(target),
+            target: Lossy(target),
             target_hex: Hex::of(target),
-            source: Text(source),
+            source: Lossy(source),
             source_hex: Hex::of(source),
             fs_type: &mount.fs_type,
-            root: Text(root),
+            root: Lossy(root),
             root_hex: Hex::of(root),
             root_deleted: mount.root_deleted,
             device: format!("{}:{}", mount.device.0, mount.device.1),
@@ -218,11 +216,11 @@ impl<'v> OneMount<'v> {
                 first_different,
                 beneath: Beneath {
                     total: told.beneath,
-                    private: count(Kind::Private),
-                    unbindable: count(Kind::Unbindable),
-                    slave: count(Kind::Slave),
-                    shared: count(Kind::Shared),
-                    shared_and_slave: count(Kind::SharedAndSlave),
+                    private: count(PropagationType::Private),
+                    unbindable: count(PropagationType::Unbindable),
+                    slave: count(PropagationType::Slave),
+                    shared: count(PropagationType::Shared),
+                    shared_and_slave: count(PropagationType::SharedAndSlave),
                 },
             },
         }
@@ -246,7 +244,7 @@ impl Serialize for Groups<'_> {
             }
         }
         let relations = &self.view.relations;
-        let places = |places: &[Place]| places.iter().filter_map(|place| Member::at(self.view, *place)).collect();
+        let places = |places: &[MountRef]| places.iter().filter_map(|place| Member::at(self.view, *place)).collect();
         serializer.collect_seq(groups.into_iter().map(|id| Group {
             id,
             members: places(relations.members(id)),
@@ -268,54 +266,22 @@ struct Member<'v> {
     namespace: Option<u64>,
     label: &'v str,
     mount: u64,
-    target: Text<'v>,
+    target: Lossy<'v>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target_hex: Option<Hex<'v>>,
 }
 
 impl<'v> Member<'v> {
-    fn at(view: &'v View<'v>, place: Place) -> Option<Self> {
+    fn at(view: &'v View<'v>, place: MountRef) -> Option<Self> {
         let mount = mount_at(view.machine, place)?;
         let target = mount.mount_point.as_os_str();
         Some(Self {
             namespace: known(view.machine.namespaces.get(place.namespace)?.inode),
             label: view.labels.get(place.namespace)?,
             mount: mount.id,
-            target: Text(target),
+            target: Lossy(target),
             target_hex: Hex::of(target),
         })
-    }
-}
-
-/// Bytes as a string, with U+FFFD for what is no UTF-8.
-#[derive(Debug)]
-struct Text<'v>(&'v OsStr);
-
-impl Serialize for Text<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0.to_string_lossy())
-    }
-}
-
-/// The same as hexadecimal digits, where the string doesn't say all.
-#[derive(Debug)]
-pub(crate) struct Hex<'v>(&'v OsStr);
-
-impl<'v> Hex<'v> {
-    /// None: the string says all.
-    pub(crate) fn of(bytes: &'v OsStr) -> Option<Self> {
-        bytes.to_str().is_none().then_some(Self(bytes))
-    }
-}
-
-impl Serialize for Hex<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut digits = String::with_capacity(2 * self.0.len());
-        for byte in self.0.as_bytes() {
-            // Writing to a String can't fail.
-            let _ = write!(digits, "{byte:02x}");
-        }
-        serializer.serialize_str(&digits)
     }
 }
 

@@ -1,7 +1,7 @@
-//! Who passes mount events to whom, across all namespaces: the members and slaves of each peer group. Pure.
+//! The members and slaves of each peer group, across all namespaces. Pure.
 //!
-//! Groups have the machine's numbers, so a number that no readable namespace has among its peer groups is a fact worth
-//! telling: its members are in namespaces that we can't see.
+//! Group numbers are the same in all namespaces. A master group without a known member has its members in namespaces that we
+//! can't see.
 
 use std::collections::HashMap;
 
@@ -10,28 +10,28 @@ use mounts::mountinfo::Mount;
 
 /// A mount of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Place {
-    /// Its namespace, by place in [`Machine::namespaces`].
+pub struct MountRef {
+    /// Its namespace, by index in [`Machine::namespaces`].
     pub namespace: usize,
-    /// Its place in the namespace's table.
+    /// Its index in the namespace's table.
     pub mount: usize,
 }
 
 /// The peer groups of a machine.
 #[derive(Debug, Default)]
 pub struct Relations {
-    members: HashMap<u64, Vec<Place>>,
-    slaves: HashMap<u64, Vec<Place>>,
+    members: HashMap<u64, Vec<MountRef>>,
+    slaves: HashMap<u64, Vec<MountRef>>,
 }
 
 impl Relations {
-    /// Those of a machine.
+    /// The peer groups of a machine.
     #[must_use]
     pub fn of(machine: &Machine) -> Self {
         let mut relations = Self::default();
         for (namespace, of) in machine.namespaces.iter().enumerate() {
             for (mount, found) in of.table.mounts.iter().enumerate() {
-                let place = Place { namespace, mount };
+                let place = MountRef { namespace, mount };
                 if let Some(group) = found.propagation.peer_group {
                     relations.members.entry(group).or_default().push(place);
                 }
@@ -45,20 +45,20 @@ impl Relations {
 
     /// The mounts that are peers in a group, by namespace.
     #[must_use]
-    pub fn members(&self, group: u64) -> &[Place] {
+    pub fn members(&self, group: u64) -> &[MountRef] {
         self.members.get(&group).map_or(&[], Vec::as_slice)
     }
 
     /// The mounts that receive from a group, by namespace.
     #[must_use]
-    pub fn slaves(&self, group: u64) -> &[Place] {
+    pub fn slaves(&self, group: u64) -> &[MountRef] {
         self.slaves.get(&group).map_or(&[], Vec::as_slice)
     }
 }
 
-/// The mount at a place.
+/// The mount that is referred to.
 #[must_use]
-pub fn mount_at(machine: &Machine, place: Place) -> Option<&Mount> {
+pub fn mount_at(machine: &Machine, place: MountRef) -> Option<&Mount> {
     machine.namespaces.get(place.namespace)?.table.mounts.get(place.mount)
 }
 
@@ -79,7 +79,7 @@ mod tests {
             left_out: vec![],
         };
         let relations = Relations::of(&machine);
-        let place = |namespace, mount| Place { namespace, mount };
+        let place = |namespace, mount| MountRef { namespace, mount };
         assert_eq!(relations.members(7), [place(0, 0), place(1, 0)]);
         assert_eq!(relations.slaves(8), [place(1, 1)]);
         assert_eq!((relations.members(9), relations.slaves(7)), (&[][..], &[][..]));

@@ -1,18 +1,18 @@
-//! The propagation type of each mount, told *with* recursion. Pure.
+//! The propagation type of each mount, for its whole subtree. Pure.
 //!
-//! The kernel keeps no "recursive" state, so that no tool which shows one mount at a time can tell shared from rshared.
-//! Here a mount is `rshared` if it and every mount beneath it is shared; where some aren't it is `shared`, and what
-//! differs is told. So the plain word always means that the subtree is mixed, and a mount without others beneath has
-//! the recursive one. All of it takes time in proportion to the table.
-
-use std::collections::HashMap;
+//! The kernel has no recursive propagation type, so tools that show single mounts can't tell shared from rshared. Here a mount is
+//! `rshared` if it and every mount beneath it is shared. If some are not, it is `shared`, and the differences are listed. So the
+//! plain word means that the subtree is mixed; a mount without others beneath it has the recursive word. Time is linear in the
+//! size of the table.
 
 use mounts::mountinfo::Table;
 use mounts::propagation::PropagationState;
 
-/// What the kernel reports of one mount, as one word (sharedsubtree.rst).
+use crate::mount_tree::Row;
+
+/// The propagation type of one mount (sharedsubtree.rst).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum PropagationType {
     /// Passes nothing on and receives nothing.
     Private,
     /// Private, and can't be bound.
@@ -25,7 +25,7 @@ pub enum Kind {
     SharedAndSlave,
 }
 
-impl Kind {
+impl PropagationType {
     /// All five, in the order of their numbers.
     pub const ALL: [Self; 5] = [Self::Private, Self::Unbindable, Self::Slave, Self::Shared, Self::SharedAndSlave];
 
@@ -53,41 +53,41 @@ impl Kind {
         }
     }
 
-    /// Whether a mount of this kind, beneath one of the kind `top`, leaves that one recursive: a mount that is shared
-    /// and slave is also shared; it is no mere slave.
+    /// Whether a mount of this type, beneath one of the type `top`, has the same type. A mount that is both shared and slave
+    /// counts as shared, not as slave.
     #[must_use]
     pub const fn agrees_with(self, top: Self) -> bool {
         self as usize == top as usize || matches!((top, self), (Self::Shared, Self::SharedAndSlave))
     }
 }
 
-/// A mount with what lies beneath it.
+/// The propagation of a mount and of the mounts beneath it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Told {
+pub struct SubtreePropagation {
     /// The mount itself.
-    pub kind: Kind,
+    pub kind: PropagationType,
     /// How many mounts lie beneath it.
     pub beneath: usize,
-    /// How many of those are of each kind, in the order of [`Kind::ALL`].
+    /// How many of those are of each kind, in the order of [`PropagationType::ALL`].
     pub counts: [usize; 5],
-    /// The first of those that differs, by its place in the table; none if the whole subtree is of this kind.
+    /// The first of those with another type, by its index in the table; none if there is none.
     pub first_different: Option<usize>,
-    /// Of a mount that is shared and slave: whether everything beneath is at least shared.
+    /// For a mount that is shared and slave: whether everything beneath is at least shared.
     shared_throughout: bool,
 }
 
-impl Told {
-    /// The word of mount(8), recursive where it is true of the whole subtree.
+impl SubtreePropagation {
+    /// The word of mount(8): the recursive one if the whole subtree has this type.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         let recursive = self.first_different.is_none();
         match (self.kind, recursive) {
-            (Kind::Private, true) => "rprivate",
-            (Kind::Unbindable, true) => "runbindable",
-            (Kind::Slave, true) => "rslave",
-            (Kind::Shared, true) => "rshared",
-            (Kind::SharedAndSlave, true) => "rshared and rslave",
-            (Kind::SharedAndSlave, false) if self.shared_throughout => "rshared and slave",
+            (PropagationType::Private, true) => "rprivate",
+            (PropagationType::Unbindable, true) => "runbindable",
+            (PropagationType::Slave, true) => "rslave",
+            (PropagationType::Shared, true) => "rshared",
+            (PropagationType::SharedAndSlave, true) => "rshared and rslave",
+            (PropagationType::SharedAndSlave, false) if self.shared_throughout => "rshared and slave",
             (kind, false) => kind.name(),
         }
     }
@@ -104,82 +104,18 @@ impl Told {
         if !self.is_mixed() {
             return String::new();
         }
-        let differing = Kind::ALL.iter().zip(self.counts).filter(|(kind, n)| *n > 0 && !kind.agrees_with(self.kind));
+        let differing =
+            PropagationType::ALL.iter().zip(self.counts).filter(|(kind, n)| *n > 0 && !kind.agrees_with(self.kind));
         let parts: Vec<String> = differing.map(|(kind, n)| format!("{n} {}", kind.name())).collect();
         format!("{} of {}", parts.join(", "), self.beneath)
     }
 }
 
-/// A mount's place in the tree of its table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// Its place in [`Table::mounts`].
-    pub mount: usize,
-    /// How many mounts lie above it.
-    pub depth: usize,
-    /// Where its subtree ends: the rows after it up to this one, exclusive, lie beneath it.
-    pub end: usize,
-}
-
-/// The mounts of a table as a tree, each before what lies beneath it, siblings by mount point. Every mount is in it once,
-/// also those of a torn table, whose parents are missing or go round in a circle.
+/// The propagation of each mount of a table, in the order of the table. `rows` must be of the same table.
 #[must_use]
-pub fn rows(table: &Table) -> Vec<Row> {
-    let mounts = &table.mounts;
-    let mut by_id: HashMap<u64, usize> = HashMap::with_capacity(mounts.len());
-    for (index, mount) in mounts.iter().enumerate() {
-        by_id.entry(mount.id).or_insert(index);
-    }
-    let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
-    let mut tops = Vec::new();
-    for (index, mount) in mounts.iter().enumerate() {
-        match by_id.get(&mount.parent) {
-            Some(&parent) if parent != index && mount.id != mount.parent => {
-                children.entry(parent).or_default().push(index);
-            }
-            _ => tops.push(index),
-        }
-    }
-    let by_place = |list: &mut Vec<usize>| list.sort_by(|&a, &b| mounts[b].mount_point.cmp(&mounts[a].mount_point));
-    by_place(&mut tops);
-    children.values_mut().for_each(by_place);
-
-    let mut rows: Vec<Row> = Vec::with_capacity(mounts.len());
-    let mut seen = vec![false; mounts.len()];
-    let mut walk = |waiting: &mut Vec<(usize, usize)>| {
-        while let Some((mount, depth)) = waiting.pop() {
-            if std::mem::replace(&mut seen[mount], true) {
-                continue;
-            }
-            rows.push(Row { mount, depth, end: 0 });
-            waiting.extend(children.remove(&mount).unwrap_or_default().into_iter().map(|child| (child, depth + 1)));
-        }
-    };
-    walk(&mut tops.into_iter().map(|top| (top, 0)).collect());
-    // What is left hangs on circles.
-    for mount in 0..mounts.len() {
-        walk(&mut vec![(mount, 0)]);
-    }
-
-    let mut open: Vec<usize> = Vec::new();
-    for at in 0..rows.len() {
-        while let Some(&above) = open.last()
-            && rows[above].depth >= rows[at].depth
-        {
-            rows[above].end = at;
-            open.pop();
-        }
-        open.push(at);
-    }
-    let end = rows.len();
-    open.into_iter().for_each(|at| rows[at].end = end);
-    rows
-}
-
-/// Tells the propagation of each mount of a table, in the order of the table. `rows` are those of the same table.
-#[must_use]
-pub fn tell(table: &Table, rows: &[Row]) -> Vec<Told> {
-    let kinds: Vec<Kind> = rows.iter().map(|row| Kind::of(&table.mounts[row.mount].propagation)).collect();
+pub fn tell(table: &Table, rows: &[Row]) -> Vec<SubtreePropagation> {
+    let kinds: Vec<PropagationType> =
+        rows.iter().map(|row| PropagationType::of(&table.mounts[row.mount].propagation)).collect();
     // How many of each kind there are up to each row.
     let mut sums = Vec::with_capacity(rows.len() + 1);
     let mut sum = [0_usize; 5];
@@ -195,14 +131,14 @@ pub fn tell(table: &Table, rows: &[Row]) -> Vec<Told> {
         let kind = kinds[at];
         let different = next[kind as usize];
         let counts = std::array::from_fn(|kind| sums[row.end][kind] - sums[at + 1][kind]);
-        told[row.mount] = Some(Told {
+        told[row.mount] = Some(SubtreePropagation {
             kind,
             beneath: row.end - at - 1,
             counts,
             first_different: (different < row.end).then(|| rows[different].mount),
-            shared_throughout: next[Kind::Shared as usize] >= row.end,
+            shared_throughout: next[PropagationType::Shared as usize] >= row.end,
         });
-        for top in Kind::ALL {
+        for top in PropagationType::ALL {
             if !kind.agrees_with(top) {
                 next[top as usize] = at;
             }
@@ -216,6 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::mount_tree::rows;
     use mounts::mountinfo;
 
     fn table(lines: &[(u64, u64, &str, &str)]) -> Table {
@@ -279,16 +216,6 @@ mod tests {
     }
 
     #[test]
-    fn circles_and_orphans_are_in_the_tree_once() {
-        let torn = table(&[(1, 2, "/", ""), (2, 1, "/a", ""), (3, 77, "/b", ""), (3, 1, "/c", ""), (9, 9, "/d", "")]);
-        let mut mounts: Vec<usize> = rows(&torn).iter().map(|row| row.mount).collect();
-        mounts.sort_unstable();
-        assert_eq!(mounts, [0, 1, 2, 3, 4]);
-        assert_eq!(words(&torn).len(), 5);
-        assert_eq!(rows(&Table::default()), []);
-    }
-
-    #[test]
     fn a_long_chain_takes_no_longer_than_a_flat_table() {
         const COUNT: u64 = 200_000;
         let text: String = (1..=COUNT)
@@ -324,17 +251,17 @@ mod tests {
             prop_assert_eq!(rows.len(), table.mounts.len());
             let told = tell(&table, &rows);
             for (at, row) in rows.iter().enumerate() {
-                let of = |row: &Row| Kind::of(&table.mounts[row.mount].propagation);
-                let beneath: Vec<Kind> = rows[at + 1..].iter().take_while(|r| r.depth > row.depth).map(of).collect();
+                let of = |row: &Row| PropagationType::of(&table.mounts[row.mount].propagation);
+                let beneath: Vec<PropagationType> = rows[at + 1..].iter().take_while(|r| r.depth > row.depth).map(of).collect();
                 let told = told[row.mount];
                 prop_assert_eq!(told.beneath, beneath.len());
                 let top = told.kind;
-                let is = |kind: &Kind| *kind == top || top == Kind::Shared && *kind == Kind::SharedAndSlave;
+                let is = |kind: &PropagationType| *kind == top || top == PropagationType::Shared && *kind == PropagationType::SharedAndSlave;
                 let recursive = beneath.iter().all(is);
-                let all_shared = beneath.iter().all(|kind| matches!(kind, Kind::Shared | Kind::SharedAndSlave));
+                let all_shared = beneath.iter().all(|kind| matches!(kind, PropagationType::Shared | PropagationType::SharedAndSlave));
                 let word = match (top, recursive) {
-                    (Kind::SharedAndSlave, true) => "rshared and rslave".to_owned(),
-                    (Kind::SharedAndSlave, false) if all_shared => "rshared and slave".to_owned(),
+                    (PropagationType::SharedAndSlave, true) => "rshared and rslave".to_owned(),
+                    (PropagationType::SharedAndSlave, false) if all_shared => "rshared and slave".to_owned(),
                     (_, true) => format!("r{}", top.name()),
                     (_, false) => top.name().to_owned(),
                 };

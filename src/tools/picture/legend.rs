@@ -2,7 +2,8 @@
 
 use text::plural;
 
-use crate::picture::layout::{LINE, Line, Wire};
+use crate::picture::layout::wires::Wire;
+use crate::picture::layout::{LINE, Line};
 use crate::picture::outline::What;
 use crate::picture::text::text_width;
 

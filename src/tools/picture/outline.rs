@@ -6,49 +6,17 @@
 //! Everything works without recursion: a mount table may be a chain of a million.
 
 mod images;
+mod rows;
 mod tree;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsStr;
-use std::path::Path;
+use std::collections::BTreeMap;
 
-use images::{Image, Images};
+use images::Images;
 use model::machine::{Machine, Namespace, UNKNOWN};
 use mounts::mountinfo::Mount;
+use rows::Builder;
 use text::{plural, visible};
 use tree::Tree;
-
-/// Fewer siblings, with what is beneath them, are shown although another namespace has the same.
-const MIRROR_FROM: usize = 3;
-/// Fewer siblings of one kind are shown one by one.
-const ALIKE_FROM: usize = 8;
-/// File systems that show the kernel's own state, or are its plumbing.
-const KERNEL: [&str; 24] = [
-    "autofs",
-    "binfmt_misc",
-    "bpf",
-    "cgroup",
-    "cgroup2",
-    "configfs",
-    "cpuset",
-    "debugfs",
-    "devpts",
-    "devtmpfs",
-    "efivarfs",
-    "fusectl",
-    "hugetlbfs",
-    "mqueue",
-    "nfsd",
-    "nsfs",
-    "proc",
-    "pstore",
-    "rpc_pipefs",
-    "securityfs",
-    "selinuxfs",
-    "smackfs",
-    "sysfs",
-    "tracefs",
-];
 
 /// A machine, made ready to be drawn.
 #[derive(Debug)]
@@ -136,7 +104,7 @@ impl<'m> Outline<'m> {
         let mut columns: Vec<Column<'m>> = Vec::new();
         let mut first = 0;
         for (number, namespace) in machine.namespaces.iter().enumerate() {
-            let tree = Tree::of(&namespace.table.mounts);
+            let tree = Tree::of(&namespace.table);
             let mirrors = if all { Vec::new() } else { images.enter(number, &tree, &groups) };
             let title = |of: usize| columns.get(of).map_or("", |column: &Column<'_>| column.title.as_str());
             let rows = Builder { tree: &tree, mirrors: &mirrors, first, title: &title }.rows(all);
@@ -195,177 +163,6 @@ fn groups(machine: &Machine) -> BTreeMap<u64, Group> {
         group.colour = Some(colour);
     }
     groups
-}
-
-/// Whether a mount is the kernel's own: by its type, or as part of what container runtimes lay into `/proc`, `/sys` and `/dev`.
-fn is_kernel(mount: &Mount) -> bool {
-    KERNEL.contains(&mount.fs_type.as_str())
-        || ["/proc", "/sys", "/dev"].iter().any(|at| mount.mount_point.starts_with(at))
-}
-
-/// Makes the rows of one namespace.
-struct Builder<'t, 'm> {
-    tree: &'t Tree<'m>,
-    mirrors: &'t [Option<Image>],
-    first: usize,
-    title: &'t dyn Fn(usize) -> &'t str,
-}
-
-enum Task {
-    Siblings(Vec<usize>, usize, bool),
-    Mount(usize, usize, bool),
-    Fold(Why, String, Vec<usize>, usize),
-}
-
-impl<'m> Builder<'_, 'm> {
-    fn rows(&self, all: bool) -> Vec<Row<'m>> {
-        let kernel = self.wholly_kernel();
-        let mut rows = Vec::with_capacity(self.tree.mounts.len());
-        let mut tasks = vec![Task::Siblings(self.tree.roots.clone(), 0, !all)];
-        while let Some(task) = tasks.pop() {
-            match task {
-                Task::Siblings(mounts, depth, false) => {
-                    tasks.extend(mounts.into_iter().rev().map(|n| Task::Mount(n, depth, false)));
-                }
-                Task::Siblings(mounts, depth, true) => {
-                    tasks.extend(self.folded(&mounts, depth, &kernel).into_iter().rev());
-                }
-                Task::Mount(n, depth, folding) => {
-                    let mount = &self.tree.mounts[n];
-                    rows.push(Row { depth, label: self.label(n), what: What::Mount(self.first + n, mount) });
-                    tasks.push(Task::Siblings(self.tree.children[n].clone(), depth + 1, folding));
-                }
-                Task::Fold(why, label, mounts, depth) => {
-                    rows.push(Row { depth, label, what: What::Fold(why) });
-                    tasks.push(Task::Siblings(mounts, depth + 1, false));
-                }
-            }
-        }
-        rows
-    }
-
-    /// For each mount, how many mounts its subtree has if all of them are the kernel's; else 0.
-    fn wholly_kernel(&self) -> Vec<usize> {
-        let mut sizes = vec![0; self.tree.mounts.len()];
-        for &n in self.tree.order.iter().rev() {
-            let children = &self.tree.children[n];
-            if is_kernel(&self.tree.mounts[n]) && children.iter().all(|&child| sizes[child] > 0) {
-                sizes[n] = 1 + children.iter().map(|&child| sizes[child]).sum::<usize>();
-            }
-        }
-        sizes
-    }
-
-    /// What is done with the children of one mount.
-    fn folded(&self, siblings: &[usize], depth: usize, kernel: &[usize]) -> Vec<Task> {
-        let mut mirrors: BTreeMap<(usize, Relation), (Vec<usize>, usize)> = BTreeMap::new();
-        for &n in siblings.iter().filter(|_| depth > 0) {
-            if let Some(&Some(Image { of, relation, size })) = self.mirrors.get(n) {
-                let (images, count) = mirrors.entry((of, relation)).or_default();
-                images.push(n);
-                *count += size;
-            }
-        }
-        // What isn't linked stays beside what is, if it is as in the same namespace.
-        let linked: Vec<(usize, Relation)> = mirrors.keys().copied().filter(|key| key.1 != Relation::Copies).collect();
-        for key in linked {
-            if let Some((images, count)) = mirrors.remove(&(key.0, Relation::Copies))
-                && let Some(with) = mirrors.get_mut(&key)
-            {
-                with.0.extend(images);
-                with.0.sort_by_key(|&n| &self.tree.mounts[n].mount_point);
-                with.1 += count;
-            }
-        }
-        mirrors.retain(|_, (_, count)| *count >= MIRROR_FROM);
-        let mirrored: HashSet<usize> = mirrors.values().flat_map(|(images, _)| images).copied().collect();
-        let (kernels, others): (Vec<usize>, Vec<usize>) =
-            siblings.iter().filter(|n| !mirrored.contains(n)).partition(|&&n| kernel[n] > 0);
-        let mut kinds: HashMap<_, Vec<usize>> = HashMap::new();
-        for &n in &others {
-            kinds.entry(self.kind(n)).or_default().push(n);
-        }
-        let mut tasks = Vec::new();
-        for &n in &others {
-            match kinds.get(&self.kind(n)).filter(|alike| alike.len() >= ALIKE_FROM) {
-                None => tasks.push(Task::Mount(n, depth, true)),
-                // At the place of the first one.
-                Some(alike) if alike[0] == n => {
-                    let label = format!("{} × {}", alike.len(), self.pattern(alike));
-                    tasks.push(Task::Fold(Why::Alike, label, alike.clone(), depth));
-                }
-                Some(_) => {}
-            }
-        }
-        for ((of, relation), (images, count)) in mirrors {
-            let label = mirror_label(count, (self.title)(of), relation);
-            tasks.push(Task::Fold(Why::Mirror(of, relation), label, images, depth));
-        }
-        match kernels.as_slice() {
-            [] => {}
-            [one] if kernel[*one] == 1 => tasks.push(Task::Mount(*one, depth, true)),
-            several => {
-                let count = several.iter().map(|&n| kernel[n]).sum();
-                let names: Vec<String> = several.iter().map(|&n| self.label(n)).collect();
-                let label = format!("{}: {}", plural(count, "kernel mount"), names.join(" "));
-                tasks.push(Task::Fold(Why::Kernel, label, kernels, depth));
-            }
-        }
-        tasks
-    }
-
-    /// Siblings of which these are equal count as alike.
-    fn kind(&self, n: usize) -> (&'m str, bool, bool, bool, usize, Option<&'m OsStr>) {
-        let mount = &self.tree.mounts[n];
-        let state = mount.propagation;
-        let mut names = self.below_parent(n).iter();
-        let depth = names.clone().count();
-        (mount.fs_type.as_str(), state.is_shared(), state.is_slave(), state.unbindable, depth, names.next())
-    }
-
-    fn below_parent(&self, n: usize) -> &'m Path {
-        let point = &self.tree.mounts[n].mount_point;
-        let parent = self.tree.parent[n].map(|above| &self.tree.mounts[above].mount_point);
-        parent.and_then(|parent| point.strip_prefix(parent).ok()).unwrap_or(point)
-    }
-
-    /// The path from the parent's mount point on; beneath `/`, it is absolute.
-    fn label(&self, n: usize) -> String {
-        let point = &self.tree.mounts[n].mount_point;
-        let below = self.below_parent(n);
-        if below.as_os_str().is_empty() {
-            format!("{} (on top)", visible(point.file_name().unwrap_or(point.as_os_str())))
-        } else if below.components().count() + 1 == point.components().count() {
-            visible(point)
-        } else {
-            visible(below)
-        }
-    }
-
-    /// What the paths of siblings have in common at both ends, in whole names, with `*` between.
-    fn pattern(&self, mounts: &[usize]) -> String {
-        let paths: Vec<Vec<&OsStr>> = mounts.iter().map(|&n| self.below_parent(n).iter().collect()).collect();
-        let [one, others @ ..] = paths.as_slice() else { return String::new() };
-        let same = |a: &mut dyn Iterator<Item = (&&OsStr, &&OsStr)>| a.take_while(|(a, b)| a == b).count();
-        let begin = others.iter().map(|other| same(&mut one.iter().zip(other))).min().unwrap_or(0);
-        let end = others.iter().map(|other| same(&mut one.iter().rev().zip(other.iter().rev()))).min().unwrap_or(0);
-        let end = end.min(one.len().saturating_sub(begin + 1));
-        let mut names: Vec<String> = one.iter().take(begin).map(visible).collect();
-        names.push("*".to_owned());
-        names.extend(one.iter().skip(one.len() - end).map(visible));
-        let root =
-            mounts.first().is_some_and(|&n| self.label(n).starts_with('/')) && names.first().is_some_and(|n| n != "/");
-        format!("{}{}", if root { "/" } else { "" }, names.join("/").replacen("//", "/", 1))
-    }
-}
-
-fn mirror_label(size: usize, title: &str, relation: Relation) -> String {
-    let relation = match relation {
-        Relation::Peers => "peers of them",
-        Relation::Slaves => "slaves of them",
-        Relation::Copies => "not linked",
-    };
-    format!("{} as in {title}, {relation}", plural(size, "mount"))
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::fmt::Write;
 use model::machine::Machine;
 use text::visible;
 
-use crate::picture::layout::{CORNER, Card, Chip, HEAD, Lane, Layout, Line, MARGIN, MARK, NOTE, PAD, Wire, bulge};
+use crate::picture::layout::wires::{Lane, Wire, bulge};
+use crate::picture::layout::{CORNER, Card, Chip, HEAD, Layout, Line, MARGIN, MARK, NOTE, PAD};
 use crate::picture::legend::Sign;
 use crate::picture::outline::{Column, Outline, What};
 use crate::picture::text::{fitted, fitted_heading, fitted_text, xml};

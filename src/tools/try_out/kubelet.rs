@@ -11,13 +11,14 @@ use csi::node_client::NodeClient;
 use csi::volume_capability::access_mode::Mode;
 use csi::volume_capability::{AccessMode, AccessType, MountVolume};
 use mounts::propagation::MountPropagation;
+use text::hex;
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{Channel, Endpoint};
 use wire::csi;
 
 use super::error::{During, TryError};
 use super::node::{DRIVER, Node};
-use super::scenario::{Place, entry};
+use super::scenario::{Viewpoint, entry};
 use super::server::{PAUSE, Server};
 
 /// How long the plugin may take until it is ready.
@@ -27,11 +28,11 @@ const CALL_WITHIN: Duration = Duration::from_secs(10);
 
 /// A pod's volume.
 #[derive(Debug)]
-pub struct Volume {
+pub struct TrialVolume {
     /// What the pod asks for.
     pub mode: MountPropagation,
     /// Which pod: A's volume is persistent, B's is inline.
-    pub pod: Place,
+    pub pod: Viewpoint,
     id: String,
     uid: String,
     staging: Option<PathBuf>,
@@ -39,16 +40,16 @@ pub struct Volume {
     pub target: PathBuf,
 }
 
-impl Volume {
+impl TrialVolume {
     /// The volume of a pod that asks for `mode`.
     #[must_use]
-    pub fn new(node: &Node, mode: MountPropagation, pod: Place) -> Self {
+    pub fn new(node: &Node, mode: MountPropagation, pod: Viewpoint) -> Self {
         let uid = format!("pod-{}-{}", entry(mode), pod.word());
-        let (id, name, staging) = if pod == Place::PodA {
+        let (id, name, staging) = if pod == Viewpoint::PodA {
             let handle = entry(mode);
             (handle.to_owned(), format!("pv-{handle}"), Some(staging_dir(node, handle)))
         } else {
-            (format!("csi-{}", hex(&uid)), "data".to_owned(), None)
+            (format!("csi-{}", hex(uid.as_bytes())), "data".to_owned(), None)
         };
         let target = pod_dir(node, &uid).join("volumes/kubernetes.io~csi").join(name).join("mount");
         Self { mode, pod, id, uid, staging, target }
@@ -92,11 +93,7 @@ fn pod_dir(node: &Node, uid: &str) -> PathBuf {
 
 /// The kubelet takes a hash of the handle here; any word does that is the volume's own.
 fn staging_dir(node: &Node, handle: &str) -> PathBuf {
-    node.kubelet_dir().join("plugins/kubernetes.io/csi").join(DRIVER).join(hex(handle)).join("globalmount")
-}
-
-fn hex(text: &str) -> String {
-    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+    node.kubelet_dir().join("plugins/kubernetes.io/csi").join(DRIVER).join(hex(handle.as_bytes())).join("globalmount")
 }
 
 /// The kubelet.
@@ -133,7 +130,7 @@ impl Kubelet {
     ///
     /// # Errors
     /// [`TryError::Rpc`] with what the plugin said.
-    pub fn publish(&mut self, volume: &Volume) -> Result<(), TryError> {
+    pub fn publish(&mut self, volume: &TrialVolume) -> Result<(), TryError> {
         if let Some(staging) = &volume.staging {
             make_dirs(staging)?;
             let request = csi::NodeStageVolumeRequest {
@@ -164,7 +161,7 @@ impl Kubelet {
     ///
     /// # Errors
     /// [`TryError::Rpc`] with what the plugin said.
-    pub fn unpublish(&mut self, volume: &Volume) -> Result<(), TryError> {
+    pub fn unpublish(&mut self, volume: &TrialVolume) -> Result<(), TryError> {
         let request =
             csi::NodeUnpublishVolumeRequest { volume_id: volume.id.clone(), target_path: text(&volume.target) };
         let answer = self.runtime.block_on(self.client.node_unpublish_volume(request));
@@ -179,7 +176,7 @@ impl Kubelet {
     }
 
     /// Removes the directories that the kubelet made, and never more than that: what isn't empty stays, to be found.
-    pub fn tidy(&self, node: &Node, volume: &Volume) {
+    pub fn tidy(&self, node: &Node, volume: &TrialVolume) {
         remove_empty(volume.target.parent(), &node.kubelet_dir().join("pods"));
         remove_empty(volume.staging.as_deref(), &node.kubelet_dir().join("plugins"));
     }
@@ -192,7 +189,7 @@ async fn ready(endpoint: &Endpoint) -> Option<Channel> {
     answer.into_inner().ready.unwrap_or(true).then_some(channel)
 }
 
-fn rpc(call: &'static str, volume: &Volume, status: tonic::Status) -> TryError {
+fn rpc(call: &'static str, volume: &TrialVolume, status: tonic::Status) -> TryError {
     TryError::Rpc { call, volume: volume.id.clone(), status: Box::new(status) }
 }
 

@@ -4,10 +4,11 @@ use std::fmt::Write;
 
 use serde::Serialize;
 use text::paint::Paint;
+use text::table::{Column, Columns};
 
 use super::leftovers::Check;
 use super::node::Isolation;
-use super::scenario::{Cell, DOCUMENTATION, Event, Place};
+use super::scenario::{Cell, DOCUMENTATION, Event, Viewpoint};
 
 /// All that was found: what `hostmount try --json` prints, as one object.
 #[derive(Debug, Clone, Serialize)]
@@ -109,26 +110,36 @@ const HEAD: &str = "\
 MODE             AT     SEEN                           DOCUMENTED                     KERNEL'S FLAGS
                         before  on node  in A   in B   before  on node  in A   in B";
 
+/// The first column of what was seen.
+const FIRST_SEEN: usize = 2;
+
+/// The columns beneath [`HEAD`], which is in two lines and whose words go over several of them.
+fn columns() -> Columns {
+    let events = Event::ALL.map(width);
+    let widths = [17, 7].into_iter().chain(events).chain(events).chain([usize::MAX]);
+    Columns::new(widths.map(|width| Column { width, right: false }), 0)
+}
+
 fn write_mode(out: &mut String, mode: &ModeReport, paint: &Paint) -> std::fmt::Result {
-    for (index, place) in Place::ALL.into_iter().enumerate() {
+    let columns = columns();
+    for (index, place) in Viewpoint::ALL.into_iter().enumerate() {
         let name = if index == 0 { mode.mode } else { "" };
-        write!(out, "{name:<17}{:<7}", place.name())?;
         let row: Vec<&Cell> = mode.cells.iter().filter(|cell| cell.place == place).collect();
         let cell = |event| row.iter().find(|cell| cell.event == event);
-        for event in Event::ALL {
-            let mark = cell(event).map_or("?".to_owned(), |c| seen(*paint, c, width(event)));
-            write!(out, "{mark}")?;
-        }
-        for event in Event::ALL {
-            let mark = cell(event).map_or("?", |c| mark(c.documented));
-            write!(out, "{mark:<0$}", width(event))?;
-        }
+        let seen = |event| cell(event).map_or_else(|| "?".to_owned(), |cell| seen(cell));
+        let documented = |event| cell(event).map_or("?", |cell| mark(cell.documented)).to_owned();
         let flags = match place {
-            Place::Node => format!("source {}", mode.flags.source),
-            Place::PodA => format!("target {} -> /data {}", mode.flags.targets[0], mode.flags.containers[0]),
-            Place::PodB => format!("target {} -> /data {}", mode.flags.targets[1], mode.flags.containers[1]),
+            Viewpoint::Node => format!("source {}", mode.flags.source),
+            Viewpoint::PodA => format!("target {} -> /data {}", mode.flags.targets[0], mode.flags.containers[0]),
+            Viewpoint::PodB => format!("target {} -> /data {}", mode.flags.targets[1], mode.flags.containers[1]),
         };
-        writeln!(out, "{flags}")?;
+        let mut cells = vec![name.to_owned(), place.name().to_owned()];
+        cells.extend(Event::ALL.map(seen));
+        cells.extend(Event::ALL.map(documented));
+        cells.push(flags);
+        let differs = Event::ALL.map(|event| cell(event).is_some_and(|cell| cell.differs()));
+        let is_bad = |at: usize| at.checked_sub(FIRST_SEEN).and_then(|n| differs.get(n)) == Some(&true);
+        columns.line(out, &cells, |at, text| if is_bad(at) { paint.bad(text) } else { text.to_owned() });
     }
     writeln!(out)
 }
@@ -169,13 +180,9 @@ fn sentence(mode: &str, cell: &Cell) -> String {
     )
 }
 
-fn seen(paint: Paint, cell: &Cell, width: usize) -> String {
-    if cell.differs() {
-        let text = format!("{}!", mark(cell.seen));
-        format!("{}{:2$}", paint.bad(&text), "", width - 2)
-    } else {
-        format!("{:<width$}", mark(cell.seen))
-    }
+/// What was seen, with `!` behind it where the documentation says otherwise.
+fn seen(cell: &Cell) -> String {
+    format!("{}{}", mark(cell.seen), if cell.differs() { "!" } else { "" })
 }
 
 #[cfg(test)]
@@ -183,7 +190,7 @@ mod tests {
     use super::*;
     use mounts::propagation::MountPropagation;
 
-    fn report(wrong: Option<(MountPropagation, Event, Place)>) -> Report {
+    fn report(wrong: Option<(MountPropagation, Event, Viewpoint)>) -> Report {
         let modes: Vec<ModeReport> = MountPropagation::ALL
             .into_iter()
             .map(|mode| ModeReport {
@@ -195,7 +202,7 @@ mod tests {
                 },
                 cells: Event::ALL
                     .into_iter()
-                    .flat_map(|event| Place::ALL.map(|place| (event, place)))
+                    .flat_map(|event| Viewpoint::ALL.map(|place| (event, place)))
                     .map(|(event, place)| {
                         let right = super::super::scenario::documented(mode, event, place);
                         Cell::new(mode, event, place, right != (wrong == Some((mode, event, place))))
@@ -220,7 +227,7 @@ mod tests {
         assert!(report(None).ok);
         for mode in MountPropagation::ALL {
             for event in Event::ALL {
-                for place in Place::ALL {
+                for place in Viewpoint::ALL {
                     assert!(!report(Some((mode, event, place))).ok, "{mode} {event:?} {place:?}");
                 }
             }
@@ -237,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_table_is_aligned_and_marks_the_differing_cell() {
-        let wrong = (MountPropagation::HostToContainer, Event::NodeLate, Place::PodA);
+        let wrong = (MountPropagation::HostToContainer, Event::NodeLate, Viewpoint::PodA);
         let (good, bad) = (report(None).text(false), report(Some(wrong)).text(false));
         let column = |text: &str| -> Vec<usize> {
             let flags =

@@ -6,7 +6,7 @@ use serde::Serialize;
 /// A place where mounts are made and looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Place {
+pub enum Viewpoint {
     /// The node's directory itself.
     Node,
     /// The first pod's container. Its volume is persistent: staged, then published.
@@ -15,7 +15,7 @@ pub enum Place {
     PodB,
 }
 
-impl Place {
+impl Viewpoint {
     /// All three.
     pub const ALL: [Self; 3] = [Self::Node, Self::PodA, Self::PodB];
     /// The two that are containers.
@@ -83,11 +83,11 @@ impl Event {
 
     /// Where the mount is made.
     #[must_use]
-    pub const fn made_at(self) -> Place {
+    pub const fn made_at(self) -> Viewpoint {
         match self {
-            Self::Before | Self::NodeLate => Place::Node,
-            Self::PodA => Place::PodA,
-            Self::PodB => Place::PodB,
+            Self::Before | Self::NodeLate => Viewpoint::Node,
+            Self::PodA => Viewpoint::PodA,
+            Self::PodB => Viewpoint::PodB,
         }
     }
 
@@ -108,7 +108,7 @@ pub const DOCUMENTATION: &str = "https://kubernetes.io/docs/concepts/storage/vol
 
 /// Whether, by Kubernetes' documentation, a mount is seen at `place` with the propagation `mode`.
 #[must_use]
-pub fn documented(mode: MountPropagation, event: Event, place: Place) -> bool {
+pub fn documented(mode: MountPropagation, event: Event, place: Viewpoint) -> bool {
     let crosses = match event {
         // The runtime binds the volume recursively.
         Event::Before => true,
@@ -125,7 +125,7 @@ pub struct Cell {
     /// Which mount: `before`, `nodeLate`, `podA` or `podB`.
     pub event: Event,
     /// Who looked: `node`, `podA` or `podB`.
-    pub place: Place,
+    pub place: Viewpoint,
     /// Whether it was there.
     pub seen: bool,
     /// Whether it should have been.
@@ -135,7 +135,7 @@ pub struct Cell {
 impl Cell {
     /// The cell of an observation.
     #[must_use]
-    pub fn new(mode: MountPropagation, event: Event, place: Place, seen: bool) -> Self {
+    pub fn new(mode: MountPropagation, event: Event, place: Viewpoint, seen: bool) -> Self {
         Self { event, place, seen, documented: documented(mode, event, place) }
     }
 
@@ -182,7 +182,7 @@ mod tests {
             (MountPropagation::Bidirectional, ["xxxx", "xxxx", "xxxx"]),
         ];
         for (mode, rows) in drawn {
-            for (place, row) in Place::ALL.into_iter().zip(rows) {
+            for (place, row) in Viewpoint::ALL.into_iter().zip(rows) {
                 let found: String = Event::ALL
                     .into_iter()
                     .map(|event| if documented(mode, event, place) { 'x' } else { '.' })
@@ -194,9 +194,9 @@ mod tests {
 
     #[test]
     fn a_cell_differs_both_ways() {
-        let cell = |seen| Cell::new(MountPropagation::HostToContainer, Event::PodA, Place::Node, seen);
+        let cell = |seen| Cell::new(MountPropagation::HostToContainer, Event::PodA, Viewpoint::Node, seen);
         assert!(cell(true).differs() && !cell(false).differs());
-        let cell = |seen| Cell::new(MountPropagation::HostToContainer, Event::NodeLate, Place::PodB, seen);
+        let cell = |seen| Cell::new(MountPropagation::HostToContainer, Event::NodeLate, Viewpoint::PodB, seen);
         assert!(cell(false).differs() && !cell(true).differs());
     }
 

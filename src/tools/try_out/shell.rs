@@ -11,7 +11,7 @@ use super::error::{During, TryError};
 use super::node::{Isolation, Node};
 use super::observer::{self, Container};
 use super::report::write_checks;
-use super::scenario::Place;
+use super::scenario::Viewpoint;
 use super::{Trial, colour, roles};
 
 /// Publishes the volumes of one mode, opens the shell, and cleans up when it ends. The shell's own exit code is not
@@ -26,7 +26,7 @@ pub fn open(node: &Node, mode: MountPropagation) -> Result<bool, TryError> {
         let found = trial.volumes.iter().find(|volume| volume.pod == pod);
         found.ok_or_else(|| TryError::Container { pod: "nobody".to_owned(), what: "has no volume".to_owned() })
     };
-    let (for_a, for_b) = (volume(Place::PodA)?, volume(Place::PodB)?);
+    let (for_a, for_b) = (volume(Viewpoint::PodA)?, volume(Viewpoint::PodB)?);
     let mut in_b = Container::start(node, for_b.pod_name(), mode, &for_b.target)?;
     in_b.wait_ready()?;
     observer::check(mode, &for_a.target)?;

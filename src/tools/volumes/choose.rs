@@ -1,10 +1,10 @@
-//! Which volumes are meant, by filter or by name. Pure.
+//! Selects volumes by filter or by name. Pure.
 
 use std::str::FromStr;
 
-use mounts::propagation::MountPropagation;
+use mounts::propagation::{MountPropagation, UnknownPropagation};
 
-use super::model::{State, Volume};
+use super::model::{PublishedVolume, State};
 
 /// `KEY=VALUE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,20 +36,39 @@ impl Key {
     ];
 }
 
-impl FromStr for Filter {
-    type Err = String;
+/// Why a text is not a filter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadFilter {
+    /// Not a key and a value.
+    #[error("it is no KEY=VALUE; keys are {}", keys())]
+    NoPair,
+    /// There is no such key.
+    #[error("{key:?} is no key: use one of {keys}", key = .0, keys = keys())]
+    Key(String),
+    /// The value is no propagation.
+    #[error(transparent)]
+    Propagation(#[from] UnknownPropagation),
+    /// The value is no health.
+    #[error("{health:?} is no health: use one of {all}", health = .0, all = State::ALL.map(State::name).join(", "))]
+    Health(String),
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let names = Key::ALL.map(|(name, _)| name).join(", ");
-        let (key, value) = text.split_once('=').ok_or_else(|| format!("it is no KEY=VALUE; keys are {names}"))?;
+fn keys() -> String {
+    Key::ALL.map(|(name, _)| name).join(", ")
+}
+
+impl FromStr for Filter {
+    type Err = BadFilter;
+
+    fn from_str(text: &str) -> Result<Self, BadFilter> {
+        let (key, value) = text.split_once('=').ok_or(BadFilter::NoPair)?;
         let known = Key::ALL.into_iter().find(|(name, _)| *name == key);
-        let (_, key) = known.ok_or_else(|| format!("{key:?} is no key: use one of {names}"))?;
+        let (_, key) = known.ok_or_else(|| BadFilter::Key(key.to_owned()))?;
         let value = match key {
-            Key::Propagation => value.parse::<MountPropagation>().map_err(|e| e.to_string())?.name().to_owned(),
+            Key::Propagation => value.parse::<MountPropagation>()?.name().to_owned(),
             Key::Health => {
                 let status = State::ALL.into_iter().find(|status| status.name().eq_ignore_ascii_case(value));
-                let words = State::ALL.map(State::name).join(", ");
-                status.ok_or_else(|| format!("{value:?} is no health: use one of {words}"))?.name().to_owned()
+                status.ok_or_else(|| BadFilter::Health(value.to_owned()))?.name().to_owned()
             }
             _ => value.to_owned(),
         };
@@ -58,7 +77,7 @@ impl FromStr for Filter {
 }
 
 impl Filter {
-    fn is_met(&self, volume: &Volume) -> bool {
+    fn is_met(&self, volume: &PublishedVolume) -> bool {
         let value = self.value.as_str();
         let is = |text: &Option<String>| text.as_deref() == Some(value);
         match self.key {
@@ -76,31 +95,31 @@ impl Filter {
 
 /// `NAMESPACE/POD`, where it is known.
 #[must_use]
-pub fn pod_path(volume: &Volume) -> Option<String> {
+pub fn pod_path(volume: &PublishedVolume) -> Option<String> {
     Some(format!("{}/{}", volume.pod.namespace.as_ref()?, volume.pod.name.as_ref()?))
 }
 
-/// A name that means this volume and no other, for [`named`]: `NAMESPACE/POD/VOLUME`, or the target path.
+/// The volume's unique name, as [`named`] takes it: `NAMESPACE/POD/VOLUME`, or the target path.
 #[must_use]
-pub fn full_name(volume: &Volume) -> String {
+pub fn full_name(volume: &PublishedVolume) -> String {
     match pod_path(volume) {
         Some(pod) => format!("{pod}/{}", volume.name),
         None => volume.mountpoint.clone(),
     }
 }
 
-/// Whether a volume meets the filters: one of each key that is among them.
+/// Whether a volume passes the filters. Filters with the same key are alternatives.
 #[must_use]
-pub fn passes(volume: &Volume, filters: &[Filter]) -> bool {
+pub fn passes(volume: &PublishedVolume, filters: &[Filter]) -> bool {
     filters.iter().all(|filter| filters.iter().any(|other| other.key == filter.key && other.is_met(volume)))
 }
 
-/// The volumes that are called one of the names, each once, in the order of the names; and the names that nobody has.
+/// The volumes with these names, each once, in the order of the names; and the names that no volume has.
 #[must_use]
-pub fn named<'a>(volumes: &'a [Volume], names: &'a [String]) -> (Vec<&'a Volume>, Vec<&'a str>) {
-    let (mut chosen, mut missing): (Vec<&Volume>, Vec<&str>) = (Vec::new(), Vec::new());
+pub fn named<'a>(volumes: &'a [PublishedVolume], names: &'a [String]) -> (Vec<&'a PublishedVolume>, Vec<&'a str>) {
+    let (mut chosen, mut missing): (Vec<&PublishedVolume>, Vec<&str>) = (Vec::new(), Vec::new());
     for name in names {
-        let is_called = |v: &&Volume| v.name == *name || v.mountpoint == *name || full_name(v) == *name;
+        let is_called = |v: &&PublishedVolume| v.name == *name || v.mountpoint == *name || full_name(v) == *name;
         let mut found = volumes.iter().filter(is_called).peekable();
         if found.peek().is_none() {
             missing.push(name);
@@ -146,7 +165,7 @@ mod tests {
         for (filter, word) in
             [("name", "KEY=VALUE"), ("x=y", "namespace"), ("health=x", "Hung"), ("propagation=slave", "rslave")]
         {
-            let refused = filter.parse::<Filter>().unwrap_err();
+            let refused = filter.parse::<Filter>().unwrap_err().to_string();
             assert!(refused.contains(word), "{refused}");
         }
     }

@@ -1,13 +1,13 @@
-//! Looks which volumes there are, and asks each how it is: the child's part.
+//! Finds the volumes and checks their health. Runs in the child process.
 //!
-//! The mount table and the records are read on one mount thread, from the kubelet's own file system; then every source is
-//! asked at once, each through one of its volumes, so that all together take no longer than the slowest may.
+//! One mount thread reads the mount table and the records. Then all sources are checked in parallel, each through one of its
+//! volumes, so that together they take one time-out at most.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use allowlist::config::{AllowList, Missing};
 use allowlist::names::{KubeletPath, VolumeRef};
@@ -21,60 +21,58 @@ use k8s_openapi::jiff::Timestamp;
 use kernel::stat;
 use mounts::Errno;
 use mounts::mountinfo::{self, Table, Walk};
+use node::kubelet;
 use plan::Gone;
 use plan::healing::{self, Change, Now, Published, Verdict};
 use plan::record::{Record, Shown};
 use service::config_store;
 use service::containers::judge::{self, Flag};
-use service::containers::look::look;
-use service::containers::scan::{Index, Node, PLACES_MAX};
+use service::containers::scan::{Node, PLACES_MAX};
 use service::containers::{self, Sought, Unknown};
 use service::heal::mend::{self, Unwanted};
 use service::heal::{look as healing_look, replaced};
 use service::source_health::SourceHealth;
 use workers::{NoResult, Source};
 
-use super::model::{self, Healing, Heals, Health, InContainer, Kind, Layer, Pod, Shows, Volume};
-use crate::visit::{Visit, VisitArgs, find_kubelet};
+use super::VolumesError;
+use super::model::{self, Healing, Heals, Health, InContainer, Kind, Layer, Pod, PublishedVolume, Shows};
+use crate::in_containers::{self, NotLooked};
+use crate::visit::{Visit, VisitArgs};
 
-/// A volume, and what has to be known to ask how it is.
+/// A volume, and what is needed to check its health.
 struct Found {
-    volume: Volume,
+    volume: PublishedVolume,
     path: KubeletPath,
     shown: Shown,
     source: Option<SourcePath>,
     sought: Sought,
 }
 
-/// Looks at the volumes of the driver; at their sources too if `sources`.
+/// Finds the volumes of the driver. With `sources`, checks their sources too.
 ///
 /// # Errors
-/// What keeps us from looking at all, in a sentence.
-pub(super) fn gather(asked: &VisitArgs, sources: bool, config: Option<&Path>) -> Result<Vec<Volume>, String> {
+/// [`VolumesError`].
+pub(super) fn gather(
+    asked: &VisitArgs,
+    sources: bool,
+    config: Option<&Path>,
+) -> Result<Vec<PublishedVolume>, VolumesError> {
     let list = config.map(|path| {
-        let fail = |e: &dyn std::fmt::Display| format!("the allow-list {} cannot be used: {e}", path.display());
-        AllowList::parse_bytes(&config_store::read(path).map_err(|e| fail(&e))?, &asked.kubelet_dir)
-            .map_err(|e| fail(&e))
+        let bytes = config_store::read(path).map_err(|why| VolumesError::Unreadable(path.to_owned(), why))?;
+        AllowList::parse_bytes(&bytes, &asked.kubelet_dir).map_err(|e| VolumesError::Faulty(path.to_owned(), e))
     });
     let list = list.transpose()?;
     let threads = asked.threads()?;
     let proc = &threads.site().proc;
-    let (kubelet, ..) = find_kubelet(proc, asked.pid);
+    let (kubelet, ..) = kubelet::find(proc, asked.pid);
     let entered = proc.mount_namespace(kubelet.pid).and_then(|ns| Visit::enter(&threads, ns, asked.timeout));
-    let visit = entered.map_err(|errno| {
-        let (pid, name) = (kubelet.pid, &kubelet.name);
-        format!(
-            "the mount namespace of process {pid} ({name}) cannot be entered: {errno}; run it as root on the node, or in \
-             the plugin's pod, and name the kubelet with --pid if that is not it"
-        )
-    })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|e| e.to_string())?;
+    let visit = entered.map_err(|errno| VolumesError::Enter { pid: kubelet.pid, name: kubelet.name.clone(), errno })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(VolumesError::Runtime)?;
     let all = runtime.block_on(async {
         let driver = asked.driver_name.clone();
         let read =
             visit.look(Source::own("the kubelet's directory"), move |site| read(site, &driver, list.as_ref())).await;
-        let read = read.map_err(|e| e.to_string())?.map_err(|e| format!("mountinfo cannot be read: {e}"))?;
-        let (node, mut found) = read;
+        let (node, mut found) = read?.map_err(VolumesError::Mountinfo)?;
         if sources {
             in_containers(&visit, node, &mut found, asked.timeout).await;
         }
@@ -85,7 +83,7 @@ pub(super) fn gather(asked: &VisitArgs, sources: bool, config: Option<&Path>) ->
     all
 }
 
-/// The volumes of the driver in the mount namespace of the calling thread, and what of the node containers are known by.
+/// The volumes of the driver in the mount namespace of the calling thread, and what is needed to recognise containers.
 fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<(Option<Node>, Vec<Found>), Errno> {
     let table = mountinfo::parse(&site.proc.mountinfo()?);
     let walk = Walk::new(&table);
@@ -97,15 +95,13 @@ fn read(site: &Site, driver: &str, list: Option<&AllowList>) -> Result<(Option<N
     Ok((Node::of(&walk, &site.layout), found))
 }
 
-/// Notes where running containers have the volumes, and with which flags.
-async fn in_containers(visit: &Visit<'_>, node: Option<Node>, found: &mut [Found], patience: Duration) {
+/// Adds where running containers have the volumes, and with which flags.
+async fn in_containers(visit: &Visit<'_>, node: Option<Node>, found: &mut [Found], timeout: Duration) {
     let sought: Vec<Sought> = found.iter().map(|found| found.sought.clone()).collect();
     let looking = visit.look(Source::own("containers"), move |site| {
-        let node = node.ok_or_else(|| "the kubelet's directory was not found in the mount table".to_owned())?;
         let mut places: Vec<Vec<InContainer>> = vec![Vec::new(); sought.len()];
-        // A little sooner than it is given up, so that what was found counts.
-        let until = Instant::now() + patience.mul_f32(0.8);
-        let unknown = look(&site.proc, &Index::new(node, &sought), until, &mut |container| {
+        let until = in_containers::until(timeout);
+        let unknown = in_containers::find(site, node, &sought, until, &mut |container| {
             let containers::Container { pid, name, places: seen, .. } = container;
             for place in seen {
                 for number in place.volumes {
@@ -121,12 +117,12 @@ async fn in_containers(visit: &Visit<'_>, node: Option<Node>, found: &mut [Found
                 }
             }
         });
-        unknown.map(|unknown| (places, unknown)).map_err(|errno| format!("/proc cannot be read: {errno}"))
+        unknown.map(|unknown| (places, unknown))
     });
-    let looked = looking.await.map_err(|e| e.to_string()).and_then(|looked| looked);
+    let looked = looking.await.map_err(NotLooked::from).flatten();
     let (places, unknown) = match looked {
         Ok((places, unknown)) => (places, unknown),
-        Err(why) => (Vec::new(), Unknown { rest: Some(why), ..Unknown::default() }),
+        Err(why) => (Vec::new(), Unknown { rest: Some(why.to_string()), ..Unknown::default() }),
     };
     let places = places.into_iter().chain(std::iter::repeat_with(Vec::new));
     for (Found { volume, sought, .. }, places) in found.iter_mut().zip(places) {
@@ -139,8 +135,8 @@ fn missing(flag: Flag) -> model::Missing {
     model::Missing { flag, advice: flag.advice().to_owned() }
 }
 
-/// One of them; none if it is another driver's. Whose it is, the kubelet has written beside it; where that can't be read,
-/// the record tells.
+/// One volume; none if it is another driver's. The driver's name is in the file that the kubelet wrote beside the volume, or
+/// else in the record.
 fn volume(
     site: &Site,
     driver: &str,
@@ -169,7 +165,7 @@ fn volume(
     let healing = list.map(|list| healing((site, list), &path, record.as_ref().zip(verdict), (whole, by)));
     let renewed = record.as_ref().and_then(|record| record.renewed).and_then(|at| i64::try_from(at).ok());
     let renewed = renewed.and_then(|at| Timestamp::from_second(at).ok());
-    let volume = Volume {
+    let volume = PublishedVolume {
         name: name.to_owned(),
         driver: driver.to_owned(),
         mountpoint: path.to_string(),
@@ -210,7 +206,7 @@ fn volume(
     Some(Found { volume, shown: Shown::by(top), path, source, sought })
 }
 
-/// Whether a volume would be healed. What pods have is told by the whole table, ways by the one with the ids that are noted.
+/// Whether a volume would be healed. `whole` is the whole mount table, `walk` belongs to the one with unique mount ids.
 fn healing(
     (site, list): (&Site, &AllowList),
     path: &KubeletPath,
@@ -237,8 +233,8 @@ fn healing(
     told(Heals::On, String::new())
 }
 
-/// When the kubelet made the volume's directory, just before it had the volume published. The volume itself isn't asked:
-/// its file system may be dead.
+/// When the kubelet made the volume's directory, just before the publish. The volume itself is not asked: its file system may
+/// be dead.
 fn created(site: &Site, path: &KubeletPath) -> Option<Timestamp> {
     let place = observe::open_target(site, path).ok()??;
     let born = stat::birth_time(&place.parent).ok()??;
@@ -256,8 +252,8 @@ fn options(record: &Record) -> BTreeMap<String, String> {
     ])
 }
 
-/// Asks all at once how they are.
-async fn ask_all(visit: &Visit<'_>, mut found: Vec<Found>, sources: bool) -> Vec<Volume> {
+/// Checks the health of all in parallel.
+async fn ask_all(visit: &Visit<'_>, mut found: Vec<Found>, sources: bool) -> Vec<PublishedVolume> {
     // Those that show the same live and die together.
     let mut shown: HashMap<&Shown, &Found> = HashMap::new();
     let mut paths: HashMap<PathBuf, &SourcePath> = HashMap::new();
@@ -312,7 +308,7 @@ async fn ask(
     }
 }
 
-/// An error with which the kernel refused to say how it is.
+/// The health of a volume whose check failed with this error.
 fn refused(errno: Errno) -> Health {
     if stat::is_dead(errno) { SourceHealth::Dead(errno).into() } else { Health::unknown(errno.to_string()) }
 }

@@ -1,4 +1,4 @@
-//! What is known of a published volume, as plain data and as the JSON that users get (docs/volumes.md).
+//! A published volume, as plain data and as the JSON that users get (docs/volumes.md).
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use service::source_health::SourceHealth;
 /// A volume that is published on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct Volume {
-    /// Its name in the target path: of an inline volume that in its pod, of a claim that of the `PersistentVolume`.
+pub struct PublishedVolume {
+    /// Its name in the target path: the volume's name in the pod, or the name of the `PersistentVolume` of a claim.
     pub name: String,
     /// The CSI driver.
     pub driver: String,
@@ -20,12 +20,12 @@ pub struct Volume {
     pub mountpoint: String,
     /// Always `local`: it is this node's.
     pub scope: String,
-    /// When it was published (RFC 3339, UTC), taken from the birth time of the directory that the kubelet made for it;
-    /// null where the kubelet's file system keeps none.
+    /// When it was published (RFC 3339, UTC): the birth time of the directory that the kubelet made for it. Null if the file
+    /// system stores no birth times.
     pub created_at: Option<String>,
-    /// Whose it is.
+    /// Its pod.
     pub pod: Pod,
-    /// Whether the pod's specification holds it (`Inline`) or a claim led to it (`Persistent`), as the kubelet wrote.
+    /// Whether it is in the pod's specification (`Inline`) or from a claim (`Persistent`), according to the kubelet.
     pub kind: Option<Kind>,
     /// The entry of the allow-list.
     pub entry: Option<String>,
@@ -33,25 +33,24 @@ pub struct Volume {
     pub entry_path: Option<String>,
     /// The directory beneath it.
     pub sub_path: Option<String>,
-    /// Both together: the directory of the node that the volume was taken from.
+    /// The source: the directory of the node that was bound.
     pub source: Option<String>,
     /// What crosses: `None`, `HostToContainer` or `Bidirectional`.
     pub propagation: Option<String>,
-    /// What `docker volume create --opt` would have been told for the same: `type`, `device` and `o`.
+    /// The equivalent options of `docker volume create --opt`: `type`, `device` and `o`.
     pub options: BTreeMap<String, String>,
-    /// Whether the plugin's record was found beside it. Without one, nobody knows what is null here, and the volume isn't
-    /// healed.
+    /// Whether the plugin's record was found beside it. Without a record some fields are null, and the volume is not healed.
     pub noted: bool,
     /// Whether the plugin has noted since what is mounted on the way to the source: before it has, healing gives the volume
     /// nothing that is on another mount.
     pub path_mounts_noted: bool,
     /// What is mounted at the target, the lowest first: the published mount, and what healing has put on it.
     pub layers: Vec<Layer>,
-    /// How the volume is.
+    /// The health of the volume.
     pub health: Health,
-    /// How the source's path is; only `inspect` asks.
+    /// The health of the source; only from `inspect`.
     pub source_health: Option<Health>,
-    /// Whether the volume shows what the source's path leads to now; only of noted ones.
+    /// Whether the volume shows the directory that is at the source's path now. Null without a record.
     pub shows: Option<Shows>,
     /// When healing last replaced what is mounted at the target (RFC 3339, UTC): containers that were started before have
     /// what was there then, and must be restarted to see this. Null if it never did.
@@ -60,7 +59,7 @@ pub struct Volume {
     pub healing: Option<Healing>,
     /// Where running containers have it; only `inspect` looks. At most 256 for each volume.
     pub containers: Option<Vec<InContainer>>,
-    /// Why it isn't known of all containers; null if it is.
+    /// Why some containers could not be looked into; null if all were.
     pub containers_unknown: Option<String>,
 }
 
@@ -88,11 +87,11 @@ pub struct InContainer {
 pub struct Missing {
     /// The flag.
     pub flag: Flag,
-    /// What of the Pod would make up for it.
+    /// The setting of the Pod that would have the same effect.
     pub advice: String,
 }
 
-/// Whose a volume is.
+/// The pod of a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Pod {
@@ -107,10 +106,10 @@ pub struct Pod {
     pub service_account: Option<String>,
 }
 
-/// How a volume comes to its pod.
+/// How a pod gets a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// It stands in the pod's specification.
+    /// From the pod's specification.
     Inline,
     /// Through a claim and a `PersistentVolume`.
     Persistent,
@@ -155,17 +154,17 @@ impl From<&Mount> for Layer {
     }
 }
 
-/// How a directory is.
+/// The health of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Health {
-    /// In one word.
+    /// The health in one word.
     pub status: State,
     /// What to do, or why it isn't known.
     pub message: String,
 }
 
-/// How a directory is, in one word.
+/// The health of a directory, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     /// It answers.
@@ -217,19 +216,18 @@ impl Health {
     }
 }
 
-/// What a volume shows, compared with what its source's path leads to now ([`Verdict`]).
+/// Whether a volume shows the directory that is at its source's path now ([`Verdict`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Shows {
-    /// The same directory.
+    /// Yes.
     Source,
-    /// Another one, and a file system was mounted since where the source is: healing gives it that.
+    /// No: a file system has since been mounted at or above the source. Healing replaces the volume.
     Stale,
-    /// Another one, whose name in its directory the source's has now: healing gives it that if only root can have done so.
+    /// No: another directory has taken the source's place. Healing replaces the volume if only root can have done that.
     Replaced,
-    /// Another one, and nothing tells that the source's is meant to take its place: it may be the empty directory
-    /// beneath an unmounted file system.
+    /// No, and the new directory may be unintended, such as the empty directory beneath an unmounted file system.
     Other,
-    /// Another one, which its peers outside of pods have too: only what is mounted over the source reaches it.
+    /// No, but its peers outside of pods show the same. It receives what is mounted over the source.
     PeersElsewhere,
 }
 
@@ -249,7 +247,7 @@ impl From<Verdict> for Shows {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Healing {
-    /// In one word.
+    /// Whether, in one word.
     pub status: Heals,
     /// Why not.
     pub message: String,
@@ -258,10 +256,10 @@ pub struct Healing {
 /// Whether a volume would be healed, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Heals {
-    /// It would.
+    /// Yes.
     On,
-    /// Its entry doesn't want that, or it has no record.
+    /// No: healing is off for its entry, or it has no record.
     Off,
-    /// Its pod would not be given it now, or others than root may have put there what is there now.
+    /// No: the pod would not be given the volume now, or users other than root may have replaced the source.
     Refused,
 }

@@ -2,9 +2,11 @@
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
+use text::cut::Cut;
+use text::table::Columns;
 
 use super::choose::{full_name, pod_path};
-use super::model::Volume;
+use super::model::PublishedVolume;
 
 /// How `ls` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -17,20 +19,22 @@ pub enum Format {
 }
 
 const HEADER: [&str; 7] = ["VOLUME NAME", "ENTRY", "POD", "PROPAGATION", "AGE", "HEALTH", "TARGET"];
-/// Longer than this many characters, a cell is shortened.
-const WIDE: usize = 44;
-/// What isn't known.
+/// How wide a cell may be. In a wider one the middle is left out: paths differ at their ends.
+const CELL: Cut = Cut::columns(44).keeping_end(29);
+/// Blanks between two columns.
+const GAP: usize = 3;
+/// Stands for an unknown value.
 const UNKNOWN: &str = "-";
 
-/// Names only, each of which means one volume.
+/// Unique names, one per line.
 #[must_use]
-pub fn names(volumes: &[Volume]) -> String {
+pub fn names(volumes: &[PublishedVolume]) -> String {
     volumes.iter().map(|volume| full_name(volume) + "\n").collect()
 }
 
 /// A table, at the time `now`.
 #[must_use]
-pub fn table(volumes: &[Volume], now: Timestamp, whole: bool) -> String {
+pub fn table(volumes: &[PublishedVolume], now: Timestamp, whole: bool) -> String {
     let known = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.to_owned());
     let rows = volumes.iter().map(|volume| {
         let cells = [
@@ -42,44 +46,22 @@ pub fn table(volumes: &[Volume], now: Timestamp, whole: bool) -> String {
             health(volume),
             volume.mountpoint.clone(),
         ];
-        if whole { cells } else { cells.map(shortened) }
+        if whole { cells } else { cells.map(|cell| CELL.apply(&cell).into_owned()) }
     });
     let rows: Vec<[String; 7]> = [HEADER.map(str::to_owned)].into_iter().chain(rows).collect();
-    let mut widths = [0; 7];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
+    let columns = Columns::of(&rows, GAP);
     let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            line.push_str(&format!("{cell:<width$}   "));
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
+    rows.iter().for_each(|row| columns.plain_line(&mut text, row));
     text
 }
 
-/// How the volume is, and whether containers that were started before have another one.
-fn health(volume: &Volume) -> String {
+/// The health of the volume, and whether it was renewed since containers may have started.
+fn health(volume: &PublishedVolume) -> String {
     let status = volume.health.status.name();
     if volume.renewed_at.is_some() { format!("{status} (renewed)") } else { status.to_owned() }
 }
 
-/// With the middle left out if it is long: what tells paths apart is their end.
-fn shortened(cell: String) -> String {
-    let count = cell.chars().count();
-    if count <= WIDE {
-        return cell;
-    }
-    let (head, tail) = (WIDE / 3, WIDE - 1 - WIDE / 3);
-    cell.chars().take(head).chain(['…']).chain(cell.chars().skip(count - tail)).collect()
-}
-
-/// How long ago, in two units at most, as kubectl tells it.
+/// The age in at most two units, as kubectl prints it.
 fn age(then: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_second().saturating_sub(then.as_second()).max(0);
     let (minute, hour, day) = (60, 3600, 86400);
@@ -98,11 +80,11 @@ fn age(then: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// One JSON object a line: the columns of the table, by the names that `inspect` has for them.
+/// One JSON object per line, with the columns of the table under the names that `inspect` uses.
 ///
 /// # Errors
 /// None is known.
-pub fn lines(volumes: &[Volume]) -> Result<String, serde_json::Error> {
+pub fn lines(volumes: &[PublishedVolume]) -> Result<String, serde_json::Error> {
     let mut text = String::new();
     for volume in volumes {
         let line: Value = json!({
@@ -131,8 +113,8 @@ pub(crate) mod tests {
     use service::source_health::SourceHealth;
 
     /// Some volume.
-    pub(crate) fn volume(name: &str, namespace: &str, pod: &str) -> Volume {
-        Volume {
+    pub(crate) fn volume(name: &str, namespace: &str, pod: &str) -> PublishedVolume {
+        PublishedVolume {
             name: name.to_owned(),
             driver: "csi.hostmount.dev".to_owned(),
             mountpoint: format!("/var/lib/kubelet/pods/uid-{pod}/volumes/kubernetes.io~csi/{name}/mount"),
@@ -166,7 +148,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_table_is_aligned_and_shortened_unless_told() {
-        let unknown = Volume {
+        let unknown = PublishedVolume {
             entry: None,
             created_at: None,
             pod: Pod { uid: "uid-b".to_owned(), namespace: None, name: None, service_account: None },
@@ -181,7 +163,7 @@ pub(crate) mod tests {
              models        data    ml/train   HostToContainer   42s   Live     /var/lib/kubel…ubernetes.io~csi/models/mount\n\
              a             -       uid-b      HostToContainer   -     Hung     /var/lib/kubel…mes/kubernetes.io~csi/a/mount\n"
         );
-        let renewed = Volume { renewed_at: Some("2026-11-24T20:00:10Z".to_owned()), ..volumes[0].clone() };
+        let renewed = PublishedVolume { renewed_at: Some("2026-11-24T20:00:10Z".to_owned()), ..volumes[0].clone() };
         assert!(table(&[renewed], now, false).contains("Live (renewed)   /var"));
         let whole = table(&volumes, now, true);
         assert!(whole.contains(&volumes[0].mountpoint) && !whole.contains('…'), "{whole}");
@@ -219,6 +201,6 @@ pub(crate) mod tests {
     fn what_is_printed_can_be_read_again() {
         let volume = volume("v", "ml", "p");
         let text = serde_json::to_string(&volume).unwrap();
-        assert_eq!(serde_json::from_str::<Volume>(&text).unwrap(), volume);
+        assert_eq!(serde_json::from_str::<PublishedVolume>(&text).unwrap(), volume);
     }
 }

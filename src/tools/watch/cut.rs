@@ -10,9 +10,9 @@ use std::collections::{HashMap, HashSet};
 use model::machine::Machine;
 use mounts::mountinfo::{Mount, Table};
 
-use super::diff::{Kind, is_same};
+use super::diff::{ChangeKind, is_same};
 use super::ledger::Named;
-use super::origin::Told;
+use super::origin::CausedChange;
 
 /// Mounts by the place of their namespace and their id.
 type Index<'t> = HashMap<(usize, u64), &'t Mount>;
@@ -27,17 +27,17 @@ pub fn leave(
     machine: &mut Machine,
     before: &HashMap<usize, Table>,
     first: &HashMap<usize, Table>,
-    events: &mut Vec<Vec<Told>>,
+    events: &mut Vec<Vec<CausedChange>>,
 ) -> Vec<Named> {
     let (was, seen) = (index(before), index(first));
-    let was_seen = |Told { change, .. }: &Told| {
+    let was_seen = |CausedChange { change, .. }: &CausedChange| {
         let there = seen.get(&(change.namespace, change.mount.id)).filter(|m| is_same(m, &change.mount));
         match &change.kind {
-            Kind::Brief => true,
-            Kind::Mounted => there.is_some(),
+            ChangeKind::Brief => true,
+            ChangeKind::Mounted => there.is_some(),
             // One that was not read then had not changed yet.
-            Kind::Unmounted => there.is_none() && first.contains_key(&change.namespace),
-            Kind::Moved { .. } => there.is_some_and(|m| m.mount_point == change.mount.mount_point),
+            ChangeKind::Unmounted => there.is_none() && first.contains_key(&change.namespace),
+            ChangeKind::Moved { .. } => there.is_some_and(|m| m.mount_point == change.mount.mount_point),
         }
     };
     let (mut left, kept): (Vec<_>, Vec<_>) = events.drain(..).partition(|event| !event.iter().any(was_seen));
@@ -50,13 +50,13 @@ pub fn leave(
         now.extend(namespace.table.mounts.iter().enumerate().map(|(n, mount)| ((at, mount.id), n)));
     }
     // Not where the kernel has given a number anew: such a table can't be put back.
-    let can_be_undone = |Told { change, .. }: &Told| {
+    let can_be_undone = |CausedChange { change, .. }: &CausedChange| {
         let key = (change.namespace, change.mount.id);
         match change.kind {
-            Kind::Mounted => now.contains_key(&key) && !was.contains_key(&key),
-            Kind::Unmounted => !now.contains_key(&key) && was.contains_key(&key),
-            Kind::Moved { .. } => now.contains_key(&key) && was.contains_key(&key),
-            Kind::Brief => false,
+            ChangeKind::Mounted => now.contains_key(&key) && !was.contains_key(&key),
+            ChangeKind::Unmounted => !now.contains_key(&key) && was.contains_key(&key),
+            ChangeKind::Moved { .. } => now.contains_key(&key) && was.contains_key(&key),
+            ChangeKind::Brief => false,
         }
     };
     left.retain(|event| {
@@ -68,7 +68,7 @@ pub fn leave(
     });
     let mut names = Vec::new();
     let mut taken: HashSet<(usize, u64)> = HashSet::new();
-    for Told { change, .. } in left.into_iter().flatten() {
+    for CausedChange { change, .. } in left.into_iter().flatten() {
         let key = (change.namespace, change.mount.id);
         let Some(namespace) = machine.namespaces.get_mut(change.namespace) else { continue };
         match (now.get(&key), was.get(&key)) {

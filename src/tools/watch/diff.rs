@@ -7,7 +7,7 @@ use mounts::mountinfo::{Mount, Table};
 
 /// What happened to a mount.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ChangeKind {
     /// It came.
     Mounted,
     /// It went.
@@ -27,7 +27,7 @@ pub struct Change {
     /// The namespace, by its place in [`model::machine::Machine::namespaces`].
     pub namespace: usize,
     /// What happened.
-    pub kind: Kind,
+    pub kind: ChangeKind,
     /// The mount, as it was seen last.
     pub mount: Mount,
     /// The kernel's unique id of the mount, where it is known: of two mounts, the one that was made first has the lower.
@@ -51,12 +51,12 @@ pub fn tables(namespace: usize, before: &Table, after: &Table) -> Vec<Change> {
     let (old, new) = (by_id(before), by_id(after));
     let change = |kind, mount: &Mount| Change { namespace, kind, mount: mount.clone(), unique: None };
     let gone = before.mounts.iter().rev().filter(|m| new.get(&m.id).is_none_or(|now| !is_same(m, now)));
-    let mut changes: Vec<Change> = gone.map(|mount| change(Kind::Unmounted, mount)).collect();
+    let mut changes: Vec<Change> = gone.map(|mount| change(ChangeKind::Unmounted, mount)).collect();
     for mount in &after.mounts {
         match old.get(&mount.id).filter(|was| is_same(was, mount)) {
-            None => changes.push(change(Kind::Mounted, mount)),
+            None => changes.push(change(ChangeKind::Mounted, mount)),
             Some(was) if place(was, &old) != place(mount, &new) => {
-                changes.push(change(Kind::Moved { from: was.mount_point.clone() }, mount));
+                changes.push(change(ChangeKind::Moved { from: was.mount_point.clone() }, mount));
             }
             Some(_) => {}
         }
@@ -100,10 +100,10 @@ mod tests {
         all.map(|change| {
             let at = change.mount.mount_point.display().to_string();
             match change.kind {
-                Kind::Mounted => format!("+ {at}"),
-                Kind::Unmounted => format!("- {at}"),
-                Kind::Moved { from } => format!("> {at} from {}", from.display()),
-                Kind::Brief => format!("* {at}"),
+                ChangeKind::Mounted => format!("+ {at}"),
+                ChangeKind::Unmounted => format!("- {at}"),
+                ChangeKind::Moved { from } => format!("> {at} from {}", from.display()),
+                ChangeKind::Brief => format!("* {at}"),
             }
         })
         .collect()

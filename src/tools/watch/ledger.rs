@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use model::machine::Machine;
 use mounts::mountinfo::{Mount, Table};
 
-use super::diff::{Change, Kind, is_same};
+use super::diff::{Change, ChangeKind, is_same};
 
 /// How many rounds an event may come late.
 const LATE: u64 = 16;
@@ -49,7 +49,7 @@ impl Ledger {
         self.round += 1;
         let round = self.round;
         self.early.retain(|_, (_, since)| *since + LATE > round);
-        let arrived = |kind: &Kind| matches!(kind, Kind::Mounted | Kind::Moved { .. });
+        let arrived = |kind: &ChangeKind| matches!(kind, ChangeKind::Mounted | ChangeKind::Moved { .. });
         let mut came: HashMap<(usize, u64), usize> = HashMap::new();
         for (index, change) in changes.iter().enumerate().filter(|(_, change)| arrived(&change.kind)) {
             came.insert((change.namespace, change.mount.id), index);
@@ -93,10 +93,10 @@ impl Ledger {
             let change = |kind| Change { namespace, kind, mount: mount.clone(), unique: Some(unique) };
             if same && known && !came.contains_key(&(namespace, mount.id)) {
                 came.insert((namespace, mount.id), usize::MAX);
-                more.push(change(Kind::Mounted));
-                more.push(Change { unique: None, ..change(Kind::Unmounted) });
+                more.push(change(ChangeKind::Mounted));
+                more.push(Change { unique: None, ..change(ChangeKind::Unmounted) });
             } else {
-                more.push(change(Kind::Brief));
+                more.push(change(ChangeKind::Brief));
             }
         }
         for change in changes.iter().filter(|change| arrived(&change.kind) && change.unique.is_none()) {
@@ -167,10 +167,10 @@ mod tests {
                 .into_iter()
                 .map(|c| {
                     let sign = match c.kind {
-                        Kind::Mounted => "+",
-                        Kind::Unmounted => "-",
-                        Kind::Moved { .. } => ">",
-                        Kind::Brief => "*",
+                        ChangeKind::Mounted => "+",
+                        ChangeKind::Unmounted => "-",
+                        ChangeKind::Moved { .. } => ">",
+                        ChangeKind::Brief => "*",
                     };
                     let unique = c.unique.map(|u| format!(" {u}")).unwrap_or_default();
                     format!("{sign} {}{unique}", c.mount.mount_point.display())

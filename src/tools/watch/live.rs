@@ -9,25 +9,26 @@
 //! An open mountinfo keeps its namespace alive, with all that is mounted there. So of each namespace one process is
 //! watched too, and when the last has ended the table is closed at once.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use kernel::namespace::Proc;
-use model::machine::{Machine, Namespace, Process, names};
+use model::machine::{Machine, Namespace, Process};
 use mounts::Errno;
 use mounts::mountinfo::{self, Table};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use node::gather;
+use node::processes::{self, Processes, first_at_root};
+use node::{gather, kubelet};
 
 use super::cut;
 use super::diff::{self, Change};
+use super::error::WatchError;
 use super::ledger::{Ledger, Named};
 use super::namer::{Inbox, Namer};
-use super::origin::{self, Told};
-use crate::visit::find_kubelet;
+use super::origin::{self, CausedChange};
 
 /// Mounts come in swarms: after the first, this is waited before the tables are read; and as long as the reading took the
 /// last time, so that large tables which change all the time cost half a core at most.
@@ -66,7 +67,7 @@ pub(super) struct Scan {
 #[derive(Debug, Default)]
 pub(super) struct Round {
     /// The events: each the origin and its copies.
-    pub(super) events: Vec<Vec<Told>>,
+    pub(super) events: Vec<Vec<CausedChange>>,
     /// How many mounts came and went before they could be asked for.
     pub(super) nameless: usize,
     /// Whether the kernel lost events.
@@ -98,14 +99,14 @@ impl Live {
     ///
     /// # Errors
     /// That there is no usable `/proc`.
-    pub(super) fn begin(poll_only: bool) -> Result<(Self, Option<Errno>, Scan), String> {
-        let proc = Proc::new().map_err(|e| format!("/proc cannot be opened: {e}"))?;
+    pub(super) fn begin(poll_only: bool) -> Result<(Self, Option<Errno>, Scan), WatchError> {
+        let proc = Proc::new().map_err(WatchError::OpenProc)?;
         let (namer, refusal) = match Namer::start() {
             _ if poll_only => (None, None),
             Ok(namer) => (Some(namer), None),
             Err(errno) => (None, Some(errno)),
         };
-        let kubelet = find_kubelet(&proc, None).0.pid;
+        let kubelet = kubelet::find(&proc, None).0.pid;
         let mut live = Self {
             proc,
             namer,
@@ -138,29 +139,17 @@ impl Live {
 
     /// The namespace of a process.
     pub(super) fn namespace_of(&self, pid: i32) -> Result<u64, Errno> {
-        let link = self.proc.link(&format!("{pid}/ns/mnt"))?;
-        names::namespace_link(&link).ok_or(Errno::ENOENT)
+        processes::namespace_of(&self.proc, pid)
     }
 
     /// Looks which namespaces there are.
     ///
     /// # Errors
     /// That `/proc` can't be read.
-    pub(super) fn scan(&mut self) -> Result<Scan, String> {
-        let mut found: BTreeMap<u64, Vec<i32>> = BTreeMap::new();
-        self.closed = 0;
-        for pid in self.proc.processes().map_err(|e| format!("/proc cannot be read: {e}"))? {
-            match self.proc.link(&format!("{pid}/ns/mnt")) {
-                Ok(link) => {
-                    if let Some(inode) = names::namespace_link(&link) {
-                        found.entry(inode).or_default().push(pid);
-                    }
-                }
-                Err(Errno::EACCES | Errno::EPERM) => self.closed += 1,
-                // It has ended.
-                Err(_) => {}
-            }
-        }
+    pub(super) fn scan(&mut self) -> Result<Scan, WatchError> {
+        let pids = self.proc.processes().map_err(WatchError::ReadProc)?;
+        let Processes { by_namespace: mut found, closed } = Processes::of(&self.proc, &pids);
+        self.closed = closed.len();
         let mut scan = Scan::default();
         for index in (0..self.watched.len()).rev() {
             let Some(pids) = found.remove(&self.machine.namespaces[index].inode) else {
@@ -218,8 +207,7 @@ impl Live {
     }
 
     fn add(&mut self, inode: u64, pids: &[i32]) -> Result<(), Errno> {
-        let is_at_root = |pid: &i32| self.proc.link(&format!("{pid}/root")).is_ok_and(|root| root == "/");
-        let pid = pids.iter().copied().find(is_at_root).or_else(|| pids.first().copied()).ok_or(Errno::ESRCH)?;
+        let pid = first_at_root(&self.proc, pids).or_else(|| pids.first().copied()).ok_or(Errno::ESRCH)?;
         let process = Proc::process(pid).ok();
         let namespace = self.proc.mount_namespace(pid)?;
         let table = File::from(self.proc.open(&format!("{pid}/mountinfo"))?);

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use model::machine::Machine;
 use mounts::mountinfo::{Mount, Table};
 
-use super::diff::{Change, Kind};
+use super::diff::{Change, ChangeKind};
 
 /// A relation along which an event is passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,7 +25,7 @@ pub enum Link {
 
 /// Where a change was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct MountPointIn {
     /// The namespace, by its place in [`Machine::namespaces`].
     pub namespace: usize,
     /// The mount point there.
@@ -38,7 +38,7 @@ pub struct Step {
     /// Along which relation.
     pub link: Link,
     /// From which copy. None: the group's mounts don't hold the directory, and only pass the event on.
-    pub from: Option<Place>,
+    pub from: Option<MountPointIn>,
 }
 
 /// Why a change is there.
@@ -56,7 +56,7 @@ pub enum Cause {
 
 /// A change with its cause.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct CausedChange {
     /// The change.
     pub change: Change,
     /// Its cause.
@@ -94,7 +94,7 @@ impl Groups {
 /// The changes of a round as events: each a list that begins with the origin, where that can be seen. `before` has the
 /// earlier tables of the namespaces that have changed, `machine` all the present ones.
 #[must_use]
-pub fn events(machine: &Machine, before: &HashMap<usize, Table>, changes: Vec<Change>) -> Vec<Vec<Told>> {
+pub fn events(machine: &Machine, before: &HashMap<usize, Table>, changes: Vec<Change>) -> Vec<Vec<CausedChange>> {
     let mut groups = Groups::default();
     let mut parents: HashMap<(bool, usize, u64), &Mount> = HashMap::new();
     for (index, table) in before {
@@ -110,7 +110,7 @@ pub fn events(machine: &Machine, before: &HashMap<usize, Table>, changes: Vec<Ch
     let mut together: Vec<Vec<Member>> = Vec::new();
     let mut by_key: HashMap<Key, usize> = HashMap::new();
     for change in changes {
-        let goes = change.kind == Kind::Unmounted;
+        let goes = change.kind == ChangeKind::Unmounted;
         let find = |now| parents.get(&(now, change.namespace, change.mount.parent));
         // What went lay on what there was before; what came lies on what there is now.
         let parent = if goes { find(false).or_else(|| find(true)) } else { find(true).or_else(|| find(false)) };
@@ -162,7 +162,7 @@ fn above(groups: &Groups, with_members: &HashSet<u64>, member: &Member) -> Above
 }
 
 /// Changes at the same directory that show the same, as one event for each origin.
-fn split(groups: &Groups, members: Vec<Member>) -> Vec<Vec<Told>> {
+fn split(groups: &Groups, members: Vec<Member>) -> Vec<Vec<CausedChange>> {
     let mut by_group: HashMap<u64, Vec<usize>> = HashMap::new();
     for (index, member) in members.iter().enumerate() {
         if let Some(group) = member.group {
@@ -179,7 +179,7 @@ fn split(groups: &Groups, members: Vec<Member>) -> Vec<Vec<Told>> {
     let above: Vec<Above> = members.iter().map(|member| above(groups, &with_members, member)).collect();
     let place = |index: usize| {
         let Change { namespace, mount, .. } = &members[index].change;
-        Place { namespace: *namespace, path: mount.mount_point.clone() }
+        MountPointIn { namespace: *namespace, path: mount.mount_point.clone() }
     };
     let mut events: Vec<(usize, Vec<(usize, Cause)>)> = Vec::new();
     let mut causes: Vec<(usize, usize, Cause)> = Vec::new();
@@ -218,7 +218,8 @@ fn split(groups: &Groups, members: Vec<Member>) -> Vec<Vec<Told>> {
     let mut changes: Vec<Option<Change>> = members.into_iter().map(|member| Some(member.change)).collect();
     let told = |(origin, mut all): (usize, Vec<(usize, Cause)>)| {
         all.sort_by_key(|(index, _)| *index != origin);
-        let told = all.into_iter().filter_map(|(index, cause)| Some(Told { change: changes[index].take()?, cause }));
+        let told =
+            all.into_iter().filter_map(|(index, cause)| Some(CausedChange { change: changes[index].take()?, cause }));
         told.collect()
     };
     events.into_iter().map(told).collect()
@@ -261,9 +262,9 @@ mod tests {
         for change in &mut changes {
             change.unique = unique.iter().position(|id| *id == change.mount.id).and_then(|n| u64::try_from(n).ok());
         }
-        let place = |p: &Place| format!("{}@{}", p.path.display(), p.namespace);
-        let text = |told: Told| {
-            let at = place(&Place { namespace: told.change.namespace, path: told.change.mount.mount_point });
+        let place = |p: &MountPointIn| format!("{}@{}", p.path.display(), p.namespace);
+        let text = |told: CausedChange| {
+            let at = place(&MountPointIn { namespace: told.change.namespace, path: told.change.mount.mount_point });
             match told.cause {
                 Cause::Made => at,
                 Cause::MadeAmongPeers(group) => format!("{at} or peers {group}"),

@@ -16,7 +16,7 @@ const AT_ONCE: usize = 4096;
 #[derive(Debug)]
 pub(super) enum Ended {
     /// A signal has told so, or the reader has gone.
-    Told,
+    CausedChange,
     /// Writing fails.
     Failed(Errno),
 }
@@ -62,7 +62,7 @@ impl Output {
             }
             let said = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
             if !said(&fds[0]).is_empty() {
-                return Err(Ended::Told);
+                return Err(Ended::CausedChange);
             }
             if said(&fds[1]).is_empty() {
                 continue;
@@ -70,7 +70,7 @@ impl Output {
             match nix::unistd::write(&self.stdout, &bytes[..bytes.len().min(AT_ONCE)]) {
                 Ok(length) => bytes = &bytes[length..],
                 Err(Errno::EINTR | Errno::EAGAIN) => {}
-                Err(Errno::EPIPE) => return Err(Ended::Told),
+                Err(Errno::EPIPE) => return Err(Ended::CausedChange),
                 Err(errno) => return Err(Ended::Failed(errno)),
             }
         }

@@ -1,16 +1,14 @@
 //! Prints what happened: lines for people, JSON lines for programs (docs/watch.md). Pure.
 
-use std::ffi::OsStr;
-use std::fmt::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use model::machine::{Machine, Namespace};
 use serde_json::{Map, Value, json};
 use text::visible;
 
-use super::diff::{Change, Kind};
-use super::origin::{Cause, Link, Place, Step, Told};
+use super::diff::{Change, ChangeKind};
+use super::origin::{Cause, CausedChange, Link, MountPointIn, Step};
+use crate::json_bytes;
 
 /// What is to be told; all of it at once where several are given.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +33,7 @@ impl Filter {
     #[must_use]
     pub fn passes_change(&self, namespace: &Namespace, change: &Change) -> bool {
         let from = match &change.kind {
-            Kind::Moved { from } => Some(from),
+            ChangeKind::Moved { from } => Some(from),
             _ => None,
         };
         let is_beneath = |path: &PathBuf| {
@@ -57,13 +55,13 @@ pub fn name(namespace: &Namespace) -> String {
 
 /// A change as one line, without its time.
 #[must_use]
-pub fn line(machine: &Machine, told: &Told) -> String {
-    let Told { change: Change { namespace, kind, mount, .. }, cause } = told;
+pub fn line(machine: &Machine, told: &CausedChange) -> String {
+    let CausedChange { change: Change { namespace, kind, mount, .. }, cause } = told;
     let (sign, note) = match kind {
-        Kind::Mounted => ("+", String::new()),
-        Kind::Unmounted => ("-", String::new()),
-        Kind::Moved { from } => (">", format!("  (it was {})", visible(from.as_os_str()))),
-        Kind::Brief => ("*", "  (it came and went)".to_owned()),
+        ChangeKind::Mounted => ("+", String::new()),
+        ChangeKind::Unmounted => ("-", String::new()),
+        ChangeKind::Moved { from } => (">", format!("  (it was {})", visible(from.as_os_str()))),
+        ChangeKind::Brief => ("*", "  (it came and went)".to_owned()),
     };
     let at = visible(mount.mount_point.as_os_str());
     let (fs_type, place) = (visible(&mount.fs_type), label(machine, *namespace));
@@ -82,7 +80,7 @@ fn way(machine: &Machine, cause: &Cause) -> String {
                     Link::Peer(group) => format!(" <- peer in {group}"),
                     Link::Slave(group) => format!(" <- slave of {group}"),
                 });
-                if let Some(Place { namespace, path }) = from {
+                if let Some(MountPointIn { namespace, path }) = from {
                     text.push_str(&format!(" <- {} in {}", visible(path.as_os_str()), label(machine, *namespace)));
                 }
             }
@@ -109,13 +107,13 @@ pub fn namespace_json(namespace: &Namespace) -> Value {
 
 /// A change, for programs, without its time. `event` is the same number for a mount and its copies.
 #[must_use]
-pub fn json(machine: &Machine, told: &Told, event: u64) -> Map<String, Value> {
-    let Told { change: Change { namespace, kind, mount, unique }, cause } = told;
+pub fn json(machine: &Machine, told: &CausedChange, event: u64) -> Map<String, Value> {
+    let CausedChange { change: Change { namespace, kind, mount, unique }, cause } = told;
     let (kind, from) = match kind {
-        Kind::Mounted => ("mount", None),
-        Kind::Unmounted => ("unmount", None),
-        Kind::Moved { from } => ("move", Some(from.as_os_str())),
-        Kind::Brief => ("brief", None),
+        ChangeKind::Mounted => ("mount", None),
+        ChangeKind::Unmounted => ("unmount", None),
+        ChangeKind::Moved { from } => ("move", Some(from.as_os_str())),
+        ChangeKind::Brief => ("brief", None),
     };
     let (word, group) = match cause {
         Cause::Made => ("made", None),
@@ -139,11 +137,11 @@ pub fn json(machine: &Machine, told: &Told, event: u64) -> Map<String, Value> {
     put("cause", word.into());
     put("group", group.into());
     put("way", steps.iter().map(|step| step_json(machine, step)).collect());
-    put_bytes(&mut object, "path", mount.mount_point.as_os_str());
-    put_bytes(&mut object, "source", &mount.source);
-    put_bytes(&mut object, "root", mount.root.as_os_str());
+    json_bytes::put(&mut object, "path", mount.mount_point.as_os_str());
+    json_bytes::put(&mut object, "source", &mount.source);
+    json_bytes::put(&mut object, "root", mount.root.as_os_str());
     match from {
-        Some(from) => put_bytes(&mut object, "from", from),
+        Some(from) => json_bytes::put(&mut object, "from", from),
         None => drop(object.insert("from".to_owned(), Value::Null)),
     }
     object
@@ -154,30 +152,20 @@ fn step_json(machine: &Machine, Step { link, from }: &Step) -> Value {
         Link::Peer(group) => ("peer", *group),
         Link::Slave(group) => ("slave", *group),
     };
-    let from = from.as_ref().map(|Place { namespace, path }| {
+    let from = from.as_ref().map(|MountPointIn { namespace, path }| {
         let mut place = Map::new();
         place.insert("namespace".to_owned(), machine.namespaces.get(*namespace).map_or(Value::Null, namespace_json));
-        put_bytes(&mut place, "path", path.as_os_str());
+        json_bytes::put(&mut place, "path", path.as_os_str());
         Value::Object(place)
     });
     json!({"link": link, "group": group, "from": from})
 }
 
-/// A path is any bytes: where these are no UTF-8, a second member has them in hexadecimal, as `inspect` does it.
-fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &OsStr) {
-    object.insert(name.to_owned(), bytes.to_string_lossy().into());
-    if bytes.to_str().is_none() {
-        let hex = bytes.as_bytes().iter().fold(String::new(), |mut hex, byte| {
-            // Writing to a String can't fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
-        object.insert(format!("{name}Hex"), hex.into());
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
     use model::machine::{Container, Pod, Process};
     use mounts::mountinfo::parse;
@@ -195,13 +183,13 @@ mod tests {
         Machine { namespaces: vec![node, pod], left_out: Vec::new() }
     }
 
-    fn told(namespace: usize, kind: Kind, cause: Cause) -> Told {
+    fn told(namespace: usize, kind: ChangeKind, cause: Cause) -> CausedChange {
         let mount = parse(b"5 1 0:9 / /media/a\\012b rw shared:7 - tmpfs t rw\n").mounts.remove(0);
-        Told { change: Change { namespace, kind, mount, unique: None }, cause }
+        CausedChange { change: Change { namespace, kind, mount, unique: None }, cause }
     }
 
     fn came() -> Cause {
-        let from = Some(Place { namespace: 0, path: "/mnt/a".into() });
+        let from = Some(MountPointIn { namespace: 0, path: "/mnt/a".into() });
         Cause::Came(vec![Step { link: Link::Slave(3), from: None }, Step { link: Link::Slave(42), from }])
     }
 
@@ -209,28 +197,28 @@ mod tests {
     fn every_change_is_one_line() {
         let machine = machine();
         let line = |namespace, kind, cause| line(&machine, &told(namespace, kind, cause));
-        assert_eq!(line(0, Kind::Mounted, Cause::Made), r"+ /media/a\x0ab  tmpfs  in node");
+        assert_eq!(line(0, ChangeKind::Mounted, Cause::Made), r"+ /media/a\x0ab  tmpfs  in node");
         assert_eq!(
-            line(1, Kind::Unmounted, came()),
+            line(1, ChangeKind::Unmounted, came()),
             r"- /media/a\x0ab  tmpfs  in pod demo/x, main  <- slave of 3 <- slave of 42 <- /mnt/a in node"
         );
         assert_eq!(
-            line(0, Kind::Moved { from: "/b".into() }, Cause::MadeAmongPeers(7)),
+            line(0, ChangeKind::Moved { from: "/b".into() }, Cause::MadeAmongPeers(7)),
             r"> /media/a\x0ab  tmpfs  in node  (it was /b)  (here, or at a peer in 7)"
         );
-        assert!(line(0, Kind::Brief, Cause::MadeOrUnseen(7)).ends_with("of which nothing is to be seen)"));
+        assert!(line(0, ChangeKind::Brief, Cause::MadeOrUnseen(7)).ends_with("of which nothing is to be seen)"));
     }
 
     #[test]
     fn programs_get_the_same() {
-        let value = Value::Object(json(&machine(), &told(1, Kind::Mounted, came()), 5));
+        let value = Value::Object(json(&machine(), &told(1, ChangeKind::Mounted, came()), 5));
         assert_eq!((value["type"].as_str(), value["event"].as_u64()), (Some("mount"), Some(5)));
         assert_eq!((value["path"].as_str(), value.get("pathHex")), (Some("/media/a\nb"), None));
         assert_eq!(value["namespace"]["pod"]["name"], "x");
         assert_eq!((value["cause"].as_str(), value["way"][1]["group"].as_u64()), (Some("came"), Some(42)));
         assert_eq!(value["way"][1]["from"]["namespace"]["label"], "node");
         assert!(!value.to_string().contains('\n'));
-        let from = Kind::Moved { from: OsStr::from_bytes(b"/\xff").into() };
+        let from = ChangeKind::Moved { from: OsStr::from_bytes(b"/\xff").into() };
         let value = Value::Object(json(&machine(), &told(0, from, Cause::MadeAmongPeers(7)), 5));
         assert_eq!((value["from"].as_str(), value["fromHex"].as_str()), (Some("/\u{fffd}"), Some("2fff")));
         assert_eq!((value["cause"].as_str(), value["group"].as_u64()), (Some("madeAmongPeers"), Some(7)));
@@ -239,7 +227,7 @@ mod tests {
     #[test]
     fn filters_are_of_namespaces_pods_and_paths() {
         let machine = machine();
-        let change = told(1, Kind::Moved { from: "/b/c".into() }, Cause::Made).change;
+        let change = told(1, ChangeKind::Moved { from: "/b/c".into() }, Cause::Made).change;
         let passes = |filter: &Filter| filter.passes_change(&machine.namespaces[1], &change);
         let of = |pod: Option<&str>, inodes: &[u64], path: Option<&str>| Filter {
             inodes: inodes.to_vec(),

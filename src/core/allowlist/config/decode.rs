@@ -14,11 +14,12 @@ use std::fmt;
 use conform::{check, join, meant, value_position};
 use mounts::propagation::MountPropagation;
 use saphyr::Scalar;
+use text::cut::Cut;
 
 use super::shape::{Absent, FILE, Field, Shape};
 use super::yaml::{self, Data, Node, Position};
 use super::{Entry, Fault, Faults, Heal, Missing, MountFlags, Pattern, ReadOnlyPropagation, Rule, SIZE_MAX};
-use crate::names::{AbsPath, EntryName};
+use crate::names::{AbsPath, BadName, EntryName};
 
 /// The most faults that are reported. A file with more isn't an allow-list.
 const FAULTS_MAX: usize = 1000;
@@ -56,15 +57,16 @@ impl Sink {
     }
 }
 
-/// Quotes a text from the file in a message, shortened if it is long.
+/// How much of a text from the file is shown in a message.
+const SHOWN: Cut = Cut::characters(80).mark("");
+
+/// A text from the file, for a message: quoted, and cut if it is long.
 struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.char_indices().nth(80) {
-            Some((end, _)) => write!(f, "{:?}...", self.0.get(..end).unwrap_or_default()),
-            None => write!(f, "{:?}", self.0),
-        }
+        let shown = SHOWN.apply(self.0);
+        write!(f, "{shown:?}{}", if shown.len() < self.0.len() { "..." } else { "" })
     }
 }
 
@@ -257,16 +259,27 @@ impl<'n> Draft<'n> {
     }
 }
 
-fn entry_path(text: &str, kubelet_dir: &AbsPath) -> Result<AbsPath, String> {
-    let path = AbsPath::parse(text).map_err(|e| e.to_string())?;
+/// Why an entry can't have a path. The text completes the sentence "PATH ...".
+#[derive(Debug, thiserror::Error)]
+enum BadEntryPath {
+    #[error(transparent)]
+    Path(#[from] BadName),
+    #[error("is the root of the node: name a directory beneath it")]
+    Root,
+    #[error(
+        "contains or lies in the kubelet's directory {0}, where other pods' volumes and secrets are: name a directory \
+         outside of it"
+    )]
+    Kubelet(AbsPath),
+}
+
+fn entry_path(text: &str, kubelet_dir: &AbsPath) -> Result<AbsPath, BadEntryPath> {
+    let path = AbsPath::parse(text)?;
     if path.as_path().parent().is_none() {
-        return Err("is the root of the node: name a directory beneath it".to_owned());
+        return Err(BadEntryPath::Root);
     }
     if path.overlaps(kubelet_dir) {
-        return Err(format!(
-            "contains or lies in the kubelet's directory {kubelet_dir}, where other pods' volumes and secrets are: \
-             name a directory outside of it"
-        ));
+        return Err(BadEntryPath::Kubelet(kubelet_dir.clone()));
     }
     Ok(path)
 }

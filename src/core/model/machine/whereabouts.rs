@@ -28,15 +28,51 @@ pub enum Where {
     },
 }
 
-impl FromStr for Where {
-    type Err = String;
+/// A word that is no place, and names no namespace.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadPlace {
+    /// No name of a namespace.
+    #[error(
+        "{0:?} names no namespace: write node, a process number, pod/NAMESPACE/NAME[/CONTAINER], or an inode of lsns"
+    )]
+    Namespace(String),
+    /// No path, with or without a namespace.
+    #[error("{0:?} is no place: write an absolute path, or WHERE:/PATH")]
+    Path(String),
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let fault = || {
-            format!(
-                "{text:?} names no namespace: write node, a process number, pod/NAMESPACE/NAME[/CONTAINER], or an inode of lsns"
-            )
-        };
+/// A namespace that isn't there, or isn't the only one of its name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}{}", if *.incomplete { "; not everything could be read, see above" } else { "" })]
+pub struct NotFound {
+    what: What,
+    /// Whether it may be among what could not be read.
+    incomplete: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum What {
+    #[error("process 1 is in no namespace that could be read")]
+    Node,
+    #[error("there is no process {0}")]
+    Pid(i32),
+    #[error("there is no mount namespace {0}: `lsns -t mnt` lists them")]
+    Inode(u64),
+    #[error("no namespace belongs to a pod {name:?}: {}", .others.as_deref().unwrap_or("there are none"))]
+    Pod {
+        name: String,
+        /// Which pods there are, in words.
+        others: Option<String>,
+    },
+    #[error("which container of the pod {name:?}? It has {}", .containers.join(", "))]
+    Container { name: String, containers: Vec<String> },
+}
+
+impl FromStr for Where {
+    type Err = BadPlace;
+
+    fn from_str(text: &str) -> Result<Self, BadPlace> {
+        let fault = || BadPlace::Namespace(text.to_owned());
         if text == "node" {
             return Ok(Self::Node);
         }
@@ -83,16 +119,15 @@ impl Where {
     ///
     /// # Errors
     /// No namespace matches, or more than one does. The text lists what there is.
-    pub fn find(&self, machine: &Machine) -> Result<usize, String> {
+    pub fn find(&self, machine: &Machine) -> Result<usize, NotFound> {
         let all = || machine.namespaces.iter().enumerate();
         let at = |is: &dyn Fn(&Namespace) -> bool| all().find(|(_, namespace)| is(namespace)).map(|(n, _)| n);
         let of_process = |pid: i32| at(&|namespace| namespace.processes.iter().any(|process| process.pid == pid));
-        let hint = if machine.left_out.is_empty() { "" } else { "; not everything could be read, see above" };
+        let none = |what| NotFound { what, incomplete: !machine.left_out.is_empty() };
         match self {
-            Self::Node => of_process(1).ok_or_else(|| format!("process 1 is in no namespace that could be read{hint}")),
-            Self::Pid(pid) => of_process(*pid).ok_or_else(|| format!("there is no process {pid}{hint}")),
-            Self::Inode(inode) => at(&|namespace| namespace.inode == *inode)
-                .ok_or_else(|| format!("there is no mount namespace {inode}: `lsns -t mnt` lists them{hint}")),
+            Self::Node => of_process(1).ok_or_else(|| none(What::Node)),
+            Self::Pid(pid) => of_process(*pid).ok_or_else(|| none(What::Pid(*pid))),
+            Self::Inode(inode) => at(&|namespace| namespace.inode == *inode).ok_or_else(|| none(What::Inode(*inode))),
             Self::Pod { namespace, name, container } => {
                 let of_pod =
                     |n: &&(usize, &Namespace)| n.1.pod.as_ref().is_some_and(|pod| pod.is(namespace.as_deref(), name));
@@ -100,8 +135,7 @@ impl Where {
                 let found: Vec<&(usize, &Namespace)> = entries.iter().filter(of_pod).collect();
                 let called = |n: &Namespace| n.container.as_ref().and_then(|container| container.name.clone());
                 if found.is_empty() {
-                    let list = pods(machine).unwrap_or_else(|| "there are none".to_owned());
-                    return Err(format!("no namespace belongs to a pod {name:?}: {list}{hint}"));
+                    return Err(none(What::Pod { name: name.clone(), others: pods(machine) }));
                 }
                 // The pod's sandbox has a namespace too, which nobody means.
                 let mut meant: Vec<&(usize, &Namespace)> = found
@@ -118,8 +152,9 @@ impl Where {
                 match meant.as_slice() {
                     [(number, _)] => Ok(*number),
                     _ => {
-                        let names: Vec<String> = found.iter().filter_map(|(_, n)| called(n)).collect();
-                        Err(format!("which container of the pod {name:?}? It has {}", names.join(", ")))
+                        let containers = found.iter().filter_map(|(_, n)| called(n)).collect();
+                        let what = What::Container { name: name.clone(), containers };
+                        Err(NotFound { what, incomplete: false })
                     }
                 }
             }
@@ -155,14 +190,14 @@ pub struct PlaceText {
 }
 
 impl FromStr for PlaceText {
-    type Err = String;
+    type Err = BadPlace;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, BadPlace> {
         if text.starts_with('/') {
             return Ok(Self { namespace: None, path: text.into() });
         }
         let Some((namespace, path)) = text.split_once(":/") else {
-            return Err(format!("{text:?} is no place: write an absolute path, or WHERE:/PATH"));
+            return Err(BadPlace::Path(text.to_owned()));
         };
         Ok(Self { namespace: Some(namespace.parse()?), path: format!("/{path}").into() })
     }
@@ -194,7 +229,7 @@ mod tests {
 
     #[test]
     fn namespaces_are_found_by_all_their_names() {
-        let find = |text: &str| text.parse::<Where>().and_then(|place| place.find(&machine()));
+        let find = |text: &str| text.parse::<Where>().unwrap().find(&machine()).map_err(|e| e.to_string());
         assert_eq!(find("node"), Ok(0));
         assert_eq!(find("9"), Ok(3));
         assert_eq!(find("4026531850"), Ok(4));
@@ -215,7 +250,7 @@ mod tests {
             assert!(text.parse::<Where>().is_err(), "{text}");
         }
         let lacking = Machine { left_out: vec![LeftOut { what: "x".into(), why: "y".into() }], ..Machine::default() };
-        assert!(Where::Node.find(&lacking).unwrap_err().contains("not everything could be read"));
+        assert!(Where::Node.find(&lacking).unwrap_err().to_string().contains("not everything could be read"));
     }
 
     #[test]

@@ -5,17 +5,18 @@ use text::plural;
 
 use super::super::facts::{InContainers, Weaker};
 use super::super::report::{Item, Section};
+use crate::in_containers::NotLooked;
 
 /// How many are named; the metric and `volumes inspect` have them all.
 const NAMED: usize = 5;
 const CHECK: &str = "containerFlags";
 const LOOKED_AT: &str = "mount flags in running containers";
 
-pub(super) fn judge(found: &Result<InContainers, String>, items: &mut Vec<Item>) {
+pub(super) fn judge(found: &Result<InContainers, NotLooked>, items: &mut Vec<Item>) {
     let found = match found {
         Ok(found) if found.volumes == 0 => return,
         Ok(found) => found,
-        Err(why) => return items.push(Item::skipped(Section::Containers, CHECK, LOOKED_AT, why)),
+        Err(why) => return items.push(Item::skipped(Section::Containers, CHECK, LOOKED_AT, why.to_string())),
     };
     let before = items.len();
     items.extend(Flag::ALL.into_iter().filter_map(|flag| weaker(flag, &found.weaker)));

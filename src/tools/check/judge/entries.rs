@@ -7,7 +7,7 @@ use mounts::propagation::{MountPropagation, PropagationState};
 use plan::strongest;
 use text::quoted;
 
-use super::super::facts::{CAP_CHOWN, Directory, Facts, List, Seen};
+use super::super::facts::{CAP_CHOWN, Directory, DirectoryState, Facts, List};
 use super::super::report::{Item, Section};
 use super::on_node;
 
@@ -57,34 +57,38 @@ pub(super) fn judge(facts: &Facts, items: &mut Vec<Item>) {
     }
 }
 
-fn source(facts: &Facts, entry: &Entry, seen: &Seen, items: &mut Vec<Item>) {
+fn source(facts: &Facts, entry: &Entry, seen: &DirectoryState, items: &mut Vec<Item>) {
     let path = entry.path.as_path();
     let fault = |found: String| Item::fault(Section::Entries, "source", entry.path.to_string(), found);
     items.push(match seen {
-        Seen::Directory(directory) => return open(facts, entry, directory, items),
-        Seen::Missing => return missing(facts, entry, items),
-        Seen::Symlink(to) => {
+        DirectoryState::Directory(directory) => return open(facts, entry, directory, items),
+        DirectoryState::Missing => return missing(facts, entry, items),
+        DirectoryState::Symlink(to) => {
             let item = fault("leads over a symlink; none is followed".to_owned());
             match to {
                 Some(to) => item.advise(format!("write path: {}", to.display())),
                 None => item.advise("write the path that it leads to"),
             }
         }
-        Seen::NotADirectory => {
+        DirectoryState::NotADirectory => {
             fault("is not a directory".to_owned()).advise("name a directory: no file can be a volume")
         }
-        Seen::Dead(errno) => fault(format!("is dead ({errno:?}): the server of its file system is gone"))
+        DirectoryState::Dead(errno) => fault(format!("is dead ({errno:?}): the server of its file system is gone"))
             .advise("restart the server; if the directory stays dead, unmount it first")
             .run(on_node(facts, &format!("findmnt --target {}", quoted(path))))
             .run(on_node(facts, &format!("umount --lazy {}", quoted(path)))),
-        Seen::Hung => fault(format!("did not answer within {:?}: the server of its file system hangs", facts.patience))
-            .advise("look whether the server runs and can be reached; each volume of it fails with DEADLINE_EXCEEDED")
-            .run(on_node(facts, &format!("findmnt --target {}", quoted(path)))),
-        Seen::Refused(errno) => fault(format!("can't be opened: {errno:?}")).advise(format!(
+        DirectoryState::Hung => {
+            fault(format!("did not answer within {:?}: the server of its file system hangs", facts.patience))
+                .advise(
+                    "look whether the server runs and can be reached; each volume of it fails with DEADLINE_EXCEEDED",
+                )
+                .run(on_node(facts, &format!("findmnt --target {}", quoted(path))))
+        }
+        DirectoryState::Refused(errno) => fault(format!("can't be opened: {errno:?}")).advise(format!(
             "the plugin runs as root without CAP_DAC_OVERRIDE: let root, or everybody, pass through {}",
             path.parent().unwrap_or(path).display()
         )),
-        Seen::Unknown => fault("could not be looked at".to_owned()).advise("run the check again"),
+        DirectoryState::Unknown => fault("could not be looked at".to_owned()).advise("run the check again"),
     });
 }
 

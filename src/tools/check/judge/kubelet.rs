@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use mounts::Errno;
+use node::kubelet::FoundBy;
 use text::quoted;
 
-use super::super::facts::{CAP_SYS_PTRACE, Directory, Facts, FoundBy, Node, Seen, Socket};
+use super::super::facts::{CAP_SYS_PTRACE, Directory, DirectoryState, Facts, Node, Socket};
 use super::super::report::{Item, Section};
 use super::{on_node, refused_by};
 
@@ -23,7 +24,7 @@ pub(super) fn judge(facts: &Facts, items: &mut Vec<Item>) {
     };
     items.push(directory(facts, node));
     items.extend(root_dir(facts));
-    if matches!(node.kubelet_dir, Seen::Directory(_)) {
+    if matches!(node.kubelet_dir, DirectoryState::Directory(_)) {
         shared(facts, node, items);
         registry(facts, node, items);
         sockets(node, items);
@@ -101,13 +102,15 @@ fn namespace(facts: &Facts) -> Item {
 fn directory(facts: &Facts, node: &Node) -> Item {
     let looked_at = facts.kubelet_dir.to_string();
     let found = match &node.kubelet_dir {
-        Seen::Directory(_) => return Item::ok(HERE, "kubeletDir", looked_at, "the kubelet's directory is there"),
-        Seen::Missing => "is not there".to_owned(),
-        Seen::NotADirectory => "is not a directory".to_owned(),
-        Seen::Symlink(_) => "leads over a symlink".to_owned(),
-        Seen::Dead(errno) | Seen::Refused(errno) => format!("can't be opened: {errno:?}"),
-        Seen::Hung => format!("did not answer within {:?}", facts.patience),
-        Seen::Unknown => "could not be looked at".to_owned(),
+        DirectoryState::Directory(_) => {
+            return Item::ok(HERE, "kubeletDir", looked_at, "the kubelet's directory is there");
+        }
+        DirectoryState::Missing => "is not there".to_owned(),
+        DirectoryState::NotADirectory => "is not a directory".to_owned(),
+        DirectoryState::Symlink(_) => "leads over a symlink".to_owned(),
+        DirectoryState::Dead(errno) | DirectoryState::Refused(errno) => format!("can't be opened: {errno:?}"),
+        DirectoryState::Hung => format!("did not answer within {:?}", facts.patience),
+        DirectoryState::Unknown => "could not be looked at".to_owned(),
     };
     let item = Item::fault(HERE, "kubeletDir", looked_at, found);
     match node.elsewhere.first() {
@@ -137,14 +140,18 @@ fn shared(facts: &Facts, node: &Node, items: &mut Vec<Item>) {
     let mut seen: Vec<&Path> = Vec::new();
     for (path, found) in std::iter::once(&root).chain(&node.parts) {
         match found {
-            Seen::Directory(directory) => {
+            DirectoryState::Directory(directory) => {
                 let mount = directory.mount_point.as_deref().unwrap_or(path);
                 if !seen.contains(&mount) {
                     seen.push(mount);
                     items.push(shared_mount(facts, path, mount, directory));
                 }
             }
-            Seen::Dead(_) | Seen::Refused(_) | Seen::Hung | Seen::NotADirectory | Seen::Symlink(_) => {
+            DirectoryState::Dead(_)
+            | DirectoryState::Refused(_)
+            | DirectoryState::Hung
+            | DirectoryState::NotADirectory
+            | DirectoryState::Symlink(_) => {
                 let found = "is not a directory that can be used";
                 items.push(
                     Item::fault(HERE, "kubeletShared", path.display().to_string(), found)
@@ -152,7 +159,7 @@ fn shared(facts: &Facts, node: &Node, items: &mut Vec<Item>) {
                 );
             }
             // The kubelet and the plugin make theirs as they start.
-            Seen::Missing | Seen::Unknown => {}
+            DirectoryState::Missing | DirectoryState::Unknown => {}
         }
     }
 }
@@ -172,8 +179,10 @@ fn registry(facts: &Facts, node: &Node, items: &mut Vec<Item>) {
     let path = facts.kubelet_dir.as_path().join("plugins_registry");
     let looked_at = path.display().to_string();
     items.push(match &node.registry {
-        Seen::Directory(_) => Item::ok(HERE, "registrationDir", looked_at, "the kubelet looks for plugins here"),
-        Seen::Missing => {
+        DirectoryState::Directory(_) => {
+            Item::ok(HERE, "registrationDir", looked_at, "the kubelet looks for plugins here")
+        }
+        DirectoryState::Missing => {
             Item::fault(HERE, "registrationDir", looked_at, "is not there: the kubelet makes it as it starts")
                 .advise("start the kubelet; if it runs, --kubelet-dir is not its --root-dir")
         }
@@ -183,10 +192,10 @@ fn registry(facts: &Facts, node: &Node, items: &mut Vec<Item>) {
     let own = facts.kubelet_dir.as_path().join("plugins").join(&facts.driver);
     let looked_at = own.display().to_string();
     match node.parts.iter().find(|(path, _)| *path == own).map(|(_, seen)| seen) {
-        Some(Seen::Missing) => {
+        Some(DirectoryState::Missing) => {
             items.push(Item::ok(HERE, "pluginDir", looked_at, "is not there yet: it is made as the plugin starts"));
         }
-        Some(Seen::Directory(_)) => items.push(Item::ok(HERE, "pluginDir", looked_at, "is there")),
+        Some(DirectoryState::Directory(_)) => items.push(Item::ok(HERE, "pluginDir", looked_at, "is there")),
         // What else it may be, `shared` has told.
         _ => {}
     }

@@ -9,11 +9,13 @@ use model::kubelet::Process;
 use mounts::propagation::PropagationState;
 
 use super::super::facts::{
-    CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Directory, FoundBy, InContainers, Kubelet, List, Own, Seen, Socket,
+    CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Directory, DirectoryState, InContainers, Kubelet, List, Own, Socket,
     Weaker,
 };
 use super::super::report::Verdict;
 use super::*;
+use crate::in_containers::NotLooked;
+use node::kubelet::FoundBy;
 
 fn state(peer_group: Option<u64>, master: Option<u64>) -> PropagationState {
     PropagationState { peer_group, master, unbindable: false }
@@ -24,7 +26,7 @@ fn directory(mount: &str, propagation: PropagationState) -> Directory {
     Directory { mount_point: Some(PathBuf::from(mount)), fs_type, propagation, nested: Vec::new() }
 }
 
-fn list(entries: &str, seen: &Seen) -> List {
+fn list(entries: &str, seen: &DirectoryState) -> List {
     let kubelet = AbsPath::parse("/var/lib/kubelet").unwrap();
     let list = AllowList::parse(&format!("entries: [{entries}]"), &kubelet).unwrap();
     List::Good("/e.yaml".into(), list.iter().map(|entry| (entry.clone(), seen.clone())).collect())
@@ -33,7 +35,7 @@ fn list(entries: &str, seen: &Seen) -> List {
 const SHARED_ENTRY: &str = "{name: a, path: /mnt/a, propagation: Bidirectional, allow: [{namespaces: [x]}]}";
 
 fn good() -> Facts {
-    let shared = Seen::Directory(directory("/", state(Some(1), None)));
+    let shared = DirectoryState::Directory(directory("/", state(Some(1), None)));
     let kubelet_dir = AbsPath::parse("/var/lib/kubelet").unwrap();
     let in_kubelet = |name: &str| kubelet_dir.as_path().join(name);
     Facts {
@@ -178,14 +180,19 @@ fn a_namespace_that_cannot_be_entered_leaves_the_rest_unseen_not_guessed() {
 #[test]
 fn the_kubelets_directory_must_be_there_and_shared() {
     let items = with_node(|node| {
-        node.kubelet_dir = Seen::Missing;
+        node.kubelet_dir = DirectoryState::Missing;
         node.elsewhere = vec!["/var/lib/k0s/kubelet".into()];
     });
     only(&items, Verdict::Fault, "kubeletDir", "is not there & --kubelet-dir /var/lib/k0s/kubelet");
-    let private = Seen::Directory(directory("/var/lib/kubelet/pods", state(None, None)));
+    let private = DirectoryState::Directory(directory("/var/lib/kubelet/pods", state(None, None)));
     let items = with_node(|node| node.parts[0].1 = private);
     only(&items, Verdict::Fault, "kubeletShared", "is private & mount --make-shared /var/lib/kubelet/pods");
-    only(&with_node(|node| node.registry = Seen::Missing), Verdict::Fault, "registrationDir", "start the kubelet");
+    only(
+        &with_node(|node| node.registry = DirectoryState::Missing),
+        Verdict::Fault,
+        "registrationDir",
+        "start the kubelet",
+    );
     let socket = |socket| with_node(move |node| node.sockets[0].1 = socket);
     only(
         &socket(Socket::Stale),
@@ -200,7 +207,7 @@ fn the_kubelets_directory_must_be_there_and_shared() {
 fn a_kubelet_in_another_namespace_gets_commands_that_enter_it() {
     let items = with(|facts| {
         facts.kubelet.first_namespace = Some(2);
-        facts.node.as_mut().unwrap().kubelet_dir = Seen::Directory(directory("/kubelet", state(None, None)));
+        facts.node.as_mut().unwrap().kubelet_dir = DirectoryState::Directory(directory("/kubelet", state(None, None)));
     });
     only(&items, Verdict::Fault, "kubeletShared", "nsenter --target 700 --mount -- mount --make-shared /kubelet");
 }
@@ -223,8 +230,8 @@ fn an_allow_list_that_gives_nothing_is_told() {
     let kubelet = AbsPath::parse("/var/lib/kubelet").unwrap();
     let faults = AllowList::parse("entries: [{name: A, path: b}]", &kubelet).unwrap_err();
     assert_eq!(of(List::Faulty("/e.yaml".into(), faults)).len(), 2);
-    only(&of(list("", &Seen::Unknown)), Verdict::Warning, "allowList", "has no entries");
-    let shared = Seen::Directory(directory("/", state(Some(1), None)));
+    only(&of(list("", &DirectoryState::Unknown)), Verdict::Warning, "allowList", "has no entries");
+    let shared = DirectoryState::Directory(directory("/", state(Some(1), None)));
     only(&of(list("{name: a, path: /mnt/a}", &shared)), Verdict::Warning, "allow", "no pod may use the entry");
 }
 
@@ -232,26 +239,41 @@ fn an_allow_list_that_gives_nothing_is_told() {
 fn a_source_must_be_there_alive_and_as_shared_as_its_ceiling() {
     let of = |entry: &str, seen| with(|facts| facts.list = list(entry, &seen));
     let bidirectional = |seen| of(SHARED_ENTRY, seen);
-    only(&bidirectional(Seen::Missing), Verdict::Fault, "source", "/mnt/a: is not there & mkdir -p /mnt/a");
-    only(&bidirectional(Seen::Hung), Verdict::Fault, "source", "did not answer within 3s");
-    only(&bidirectional(Seen::Dead(Errno::ENOTCONN)), Verdict::Fault, "source", "ENOTCONN & umount --lazy /mnt/a");
-    only(&bidirectional(Seen::Symlink(Some("/srv/a".into()))), Verdict::Fault, "source", "write path: /srv/a");
-    only(&bidirectional(Seen::Refused(Errno::EACCES)), Verdict::Fault, "source", "pass through /mnt");
-    only(&bidirectional(Seen::NotADirectory), Verdict::Fault, "source", "is not a directory");
+    only(&bidirectional(DirectoryState::Missing), Verdict::Fault, "source", "/mnt/a: is not there & mkdir -p /mnt/a");
+    only(&bidirectional(DirectoryState::Hung), Verdict::Fault, "source", "did not answer within 3s");
+    only(
+        &bidirectional(DirectoryState::Dead(Errno::ENOTCONN)),
+        Verdict::Fault,
+        "source",
+        "ENOTCONN & umount --lazy /mnt/a",
+    );
+    only(
+        &bidirectional(DirectoryState::Symlink(Some("/srv/a".into()))),
+        Verdict::Fault,
+        "source",
+        "write path: /srv/a",
+    );
+    only(&bidirectional(DirectoryState::Refused(Errno::EACCES)), Verdict::Fault, "source", "pass through /mnt");
+    only(&bidirectional(DirectoryState::NotADirectory), Verdict::Fault, "source", "is not a directory");
 
-    let private = || Seen::Directory(directory("/", state(None, None)));
+    let private = || DirectoryState::Directory(directory("/", state(None, None)));
     only(&bidirectional(private()), Verdict::Fault, "shared", "allows Bidirectional & mount --rbind /mnt/a /mnt/a");
-    let own_mount = Seen::Directory(directory("/mnt/a", state(None, Some(3))));
+    let own_mount = DirectoryState::Directory(directory("/mnt/a", state(None, Some(3))));
     only(&bidirectional(own_mount), Verdict::Fault, "shared", "is slave:3 & mount --make-rshared /mnt/a");
     assert_eq!(of("{name: a, path: /mnt/a, allow: [{namespaces: [x]}]}", private()), [], "None needs nothing");
     let unbindable = PropagationState { unbindable: true, ..state(None, None) };
-    let seen = Seen::Directory(directory("/mnt/a", unbindable));
+    let seen = DirectoryState::Directory(directory("/mnt/a", unbindable));
     only(&bidirectional(seen), Verdict::Fault, "bindable", "mount --make-private /mnt/a");
 
     let made = "{name: a, path: /mnt/a, missing: {create: {}}, allow: [{namespaces: [x]}]}";
-    assert_eq!(of(made, Seen::Missing), [], "the first volume makes it");
+    assert_eq!(of(made, DirectoryState::Missing), [], "the first volume makes it");
     let made = "{name: a, path: /mnt/a, missing: {create: {uid: 7}}, allow: [{namespaces: [x]}]}";
-    only(&of(made, Seen::Missing), Verdict::Fault, "source", "CAP_CHOWN is not held & install -d -o 7 -g 0 /mnt/a");
+    only(
+        &of(made, DirectoryState::Missing),
+        Verdict::Fault,
+        "source",
+        "CAP_CHOWN is not held & install -d -o 7 -g 0 /mnt/a",
+    );
 }
 
 #[test]
@@ -262,7 +284,7 @@ fn nested_mounts_that_pass_nothing_on_are_named() {
         ("/mnt/a/it's".into(), state(None, None)),
         ("/mnt/a/hidden".into(), PropagationState { unbindable: true, ..state(None, None) }),
     ];
-    let items = with(|facts| facts.list = list(SHARED_ENTRY, &Seen::Directory(outer)));
+    let items = with(|facts| facts.list = list(SHARED_ENTRY, &DirectoryState::Directory(outer)));
     let words =
         r"no pod sees /mnt/a/hidden & later below /mnt/a/it's does not cross & mount --make-rshared '/mnt/a/it'\''s'";
     only(&items, Verdict::Warning, "nested", words);
@@ -302,5 +324,5 @@ fn a_container_that_lacks_a_flag_is_named_with_the_field_that_makes_up_for_it() 
     let items = with_containers(InContainers { unknown, ..found });
     only(&items, Verdict::Skipped, "containerFlags", "ml/a and 1 other pod: why");
     assert_eq!(with_containers(InContainers::default()), [], "no volume, no word");
-    only(&with_node(|node| node.containers = Err("why".into())), Verdict::Skipped, "containerFlags", "why");
+    only(&with_node(|node| node.containers = Err(NotLooked::Late)), Verdict::Skipped, "containerFlags", "in time");
 }

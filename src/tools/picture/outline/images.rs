@@ -47,7 +47,7 @@ impl<'m> Images<'m> {
         groups: &BTreeMap<u64, Group>,
     ) -> Vec<Option<Image>> {
         #[derive(Clone, Default)]
-        struct Seen {
+        struct Subtree {
             own: usize,
             master: usize,
             bare: usize,
@@ -56,18 +56,18 @@ impl<'m> Images<'m> {
             any_peers: bool,
             any_master: bool,
         }
-        let mut seen = vec![Seen::default(); tree.mounts.len()];
+        let mut seen = vec![Subtree::default(); tree.mounts.len()];
         for &n in tree.order.iter().rev() {
             let mount = &tree.mounts[n];
             let (group, master) = (mount.propagation.peer_group, mount.propagation.master);
             let children = &tree.children[n];
-            let mut look = |tag, of: fn(&Seen) -> usize| {
+            let mut look = |tag, of: fn(&Subtree) -> usize| {
                 let beneath = children.iter().map(|&child| of(&seen[child])).collect();
                 self.number((&mount.mount_point, mount.device, &mount.root, tag, beneath))
             };
             let (own, from, bare) = (look(group, |s| s.own), look(master, |s| s.master), look(None, |s| s.bare));
             let alone = |group| groups.get(&group).is_none_or(|group: &Group| group.colour.is_none());
-            seen[n] = Seen {
+            seen[n] = Subtree {
                 own,
                 master: from,
                 bare,

@@ -1,8 +1,8 @@
 //! One mount table as a tree of numbers, whatever state the table is in.
 
-use std::collections::HashMap;
+use mounts::mountinfo::{Mount, Table};
 
-use mounts::mountinfo::Mount;
+use crate::mount_tree::{Row, rows};
 
 /// The mounts of a namespace as a tree, in which each mount is found once, however torn the table is.
 pub(super) struct Tree<'m> {
@@ -16,41 +16,28 @@ pub(super) struct Tree<'m> {
 }
 
 impl<'m> Tree<'m> {
-    pub(super) fn of(mounts: &'m [Mount]) -> Self {
-        let by_id: HashMap<u64, usize> = mounts.iter().enumerate().map(|(n, mount)| (mount.id, n)).collect();
+    pub(super) fn of(table: &'m Table) -> Self {
+        let mounts = &table.mounts;
         let mut children = vec![Vec::new(); mounts.len()];
         let mut parent = vec![None; mounts.len()];
-        let mut roots = Vec::new();
-        for (n, mount) in mounts.iter().enumerate() {
-            match by_id.get(&mount.parent).filter(|&&above| above != n && mount.parent != mount.id) {
-                Some(&above) => {
-                    children[above].push(n);
-                    parent[n] = Some(above);
+        let (mut roots, mut order) = (Vec::new(), Vec::with_capacity(mounts.len()));
+        // The mounts from a root to the last one.
+        let mut above: Vec<usize> = Vec::new();
+        for Row { mount, depth, .. } in rows(table) {
+            above.truncate(depth);
+            match above.last() {
+                Some(&last) => {
+                    parent[mount] = Some(last);
+                    children[last].push(mount);
                 }
-                None => roots.push(n),
+                None => roots.push(mount),
             }
+            above.push(mount);
+            order.push(mount);
         }
+        roots.sort_unstable();
         for siblings in &mut children {
-            siblings.sort_by(|&a, &b| mounts[a].mount_point.cmp(&mounts[b].mount_point));
-        }
-        let mut seen = vec![false; mounts.len()];
-        let mut order = Vec::with_capacity(mounts.len());
-        let mut waiting: Vec<usize> = roots.iter().rev().copied().collect();
-        for n in 0..=mounts.len() {
-            while let Some(at) = waiting.pop() {
-                if !std::mem::replace(&mut seen[at], true) {
-                    order.push(at);
-                    waiting.extend(children[at].iter().rev());
-                }
-            }
-            // What is left hangs on a cycle, which a torn table may hold: it is cut open here.
-            if n < mounts.len() && !seen[n] {
-                if let Some(above) = parent[n].take() {
-                    children[above].retain(|&child| child != n);
-                }
-                roots.push(n);
-                waiting.push(n);
-            }
+            siblings.sort_by_key(|&n: &usize| (&mounts[n].mount_point, n));
         }
         Self { mounts, roots, children, order, parent }
     }
