@@ -2,8 +2,8 @@
 //!
 //! Pods' events are read by who creates pods, and hold the messages of gRPC statuses. A path of the node in them tells tenants
 //! what there is beside their own, and a stranger's pod is enough to ask for it. So each refusal has two texts: that of `Display`
-//! for the administrator, with paths and commands, which goes to the log, and an [`AuthorText`], of which alone a status or an event
-//! is made. It takes [`Known`] pieces only, and neither a path nor a text of unknown origin is one:
+//! for the administrator, with paths and commands, which goes to the log, and an [`AuthorText`], of which alone a status or an
+//! event is made. It takes [`Known`] pieces only, and neither a path nor a text of unknown origin is one:
 //!
 //! ```
 //! use hostmount_allowlist::author::AuthorText;
