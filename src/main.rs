@@ -1,4 +1,4 @@
-//! The hostmount binary: parse, dispatch, exit code.
+//! The hostmount binary: parses the command line, runs the command, returns the exit code.
 
 use std::io;
 use std::path::PathBuf;

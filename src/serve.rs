@@ -31,14 +31,13 @@ use tokio::runtime::{Builder, Runtime};
 use workers::Threads;
 use workers::gate::Gate;
 
-/// How often free memory is given back to the kernel: how long a node has to do without what a burst of calls or of pods
-/// took. Where nothing was freed meanwhile it costs a few microseconds.
+/// How often free memory is returned to the kernel after a burst of calls. It costs a few microseconds if nothing was freed.
 const TIDY: Duration = Duration::from_secs(5);
 
-/// Containers are looked into once in so many times that sources are asked.
+/// Containers are looked into at every n-th health check of the sources.
 const PROBES_A_LOOK: u32 = 4;
 
-/// What `hostmount serve` is told.
+/// The arguments of `hostmount serve`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ServeArgs {
     /// The unix socket to serve CSI on.
@@ -105,16 +104,16 @@ pub enum PodLookup {
     Api,
 }
 
-/// Why `hostmount serve` can't start, or ended.
+/// Why `hostmount serve` can't start, or has failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The driver's name can't be one.
+    /// The driver's name is invalid.
     #[error(transparent)]
     Driver(#[from] BadDriverName),
     /// The node's name is empty or too long.
     #[error("--node-id must have 1 to 256 bytes (CSI, NodeGetInfoResponse.node_id)")]
     NodeId,
-    /// The kubelet's directory can't be one.
+    /// The kubelet's directory is invalid.
     #[error("--kubelet-dir {path:?} {reason}")]
     KubeletDir {
         /// What was given.
@@ -122,7 +121,7 @@ pub enum ServeError {
         /// What is wrong with it.
         reason: BadName,
     },
-    /// A number of seconds is no time.
+    /// A number of seconds is not a valid time-out.
     #[error("--{option} {value} is no time: write seconds above 0")]
     Seconds {
         /// The option's name.
@@ -226,7 +225,7 @@ pub fn service(args: &ServeArgs) -> Result<Service, ServeError> {
     })
 }
 
-/// A service as a plugin of the kubelet's.
+/// Makes the service a plugin of the kubelet.
 #[must_use]
 pub fn plugin(args: &ServeArgs, service: Service) -> Plugin {
     let registration = args.registration_dir.as_deref().map(|directory| {
@@ -311,7 +310,7 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     result
 }
 
-/// Gives free memory back now and then, for ever.
+/// Returns free memory to the kernel periodically, forever.
 async fn tidy() {
     loop {
         tokio::time::sleep(TIDY).await;
@@ -319,8 +318,8 @@ async fn tidy() {
     }
 }
 
-/// A thread for what goes on around the calls, which have their own ([`Lead`]): a list of pods that is read, or a TLS handshake
-/// with the API server, isn't to be done where a call waits, nor in the kubelet's mount namespace.
+/// A runtime with one thread for background work. Calls have threads of their own ([`Lead`]): parsing a list of pods or a TLS
+/// handshake with the API server must not delay a call, and must not run in the kubelet's mount namespace.
 fn around() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(1)
@@ -330,8 +329,8 @@ fn around() -> io::Result<Runtime> {
         .build()
 }
 
-/// As many descriptors as this process may have. Where the soft limit is 1024, as for services of systemd, the
-/// connections of a node full of pods that start at once would need them all; we use no select(2), for which it is low.
+/// Raises the limit of open descriptors to the hard limit. With a soft limit of 1024, as systemd sets it, the connections of a
+/// node whose pods all start at once would need all of them. The low limit exists for select(2), which we do not use.
 fn raise_descriptors() {
     let limits = getrlimit(Resource::RLIMIT_NOFILE);
     if let Err(error) = limits.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard)) {
@@ -339,7 +338,8 @@ fn raise_descriptors() {
     }
 }
 
-/// For whoever uninstalls while volumes are in use: nothing is taken from the pods, but they need a plugin to end.
+/// Warns if volumes are still in use, in case the plugin is being uninstalled: they stay mounted, and their pods need a plugin to
+/// terminate.
 async fn say_what_stays(service: &Service) {
     match service.count_held().await {
         Some(held) if held.published + held.staged > 0 => tracing::warn!(
@@ -355,8 +355,8 @@ async fn api_client() -> Result<kube::Client, ClientError> {
     client_of(kube::Config::infer().await?)
 }
 
-/// A client of the API server. It fails at once: the watch has a back-off of its own, and so has the kubelet; a client
-/// that retries for half a minute would only hide why nothing comes.
+/// A client of the API server that does not retry. The watch and the kubelet have back-offs of their own, and a client that
+/// retries for half a minute would only hide the error.
 ///
 /// # Errors
 /// [`ClientError::Client`].
@@ -365,7 +365,7 @@ pub fn client_of(mut config: kube::Config) -> Result<kube::Client, ClientError> 
     Ok(kube::Client::try_from(config)?)
 }
 
-/// Ends at SIGTERM or SIGINT; SIGHUP reads the allow-list anew.
+/// Completes at SIGTERM or SIGINT. SIGHUP reloads the allow-list.
 fn stop_signal(service: Arc<Service>) -> Result<impl Future<Output = ()> + Send, ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| signal(kind).map_err(ServeError::Signals);

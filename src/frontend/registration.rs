@@ -1,4 +1,4 @@
-//! Registration with the kubelet: a socket in its directory `plugins_registry`, kept there, and what comes of it.
+//! Registration with the kubelet, through a socket in its directory `plugins_registry`.
 //!
 //! The kubelet is the client. It sees the socket appear, asks who is there, calls the CSI socket, and says whether it
 //! took the plugin in. If one of these fails it tries again, but after a back-off that doubles up to two minutes and
@@ -40,13 +40,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Where a registration stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// There is no socket that the kubelet could find: why.
+    /// There is no socket, for this reason.
     NoSocket(String),
-    /// The kubelet has not come yet.
+    /// The kubelet has not called yet.
     Waiting,
-    /// The kubelet sends volumes.
+    /// The kubelet has registered the plugin.
     Registered,
-    /// The kubelet said no: why.
+    /// The kubelet refused, for this reason.
     Refused(String),
 }
 
@@ -82,7 +82,7 @@ impl State {
 #[derive(Debug)]
 struct Progress {
     state: State,
-    /// When the kubelet was last heard of, or the socket was put up.
+    /// When the kubelet last called, or the socket was created.
     since: Instant,
     registered: u64,
     refused: u64,
@@ -96,7 +96,7 @@ pub struct Registration {
     progress: Mutex<Progress>,
 }
 
-/// The number in the name of a driver's registration socket; `None` if the name is no such socket's.
+/// The number in the name of a driver's registration socket. None for other names.
 pub fn socket_number(driver: &str, name: &str) -> Option<u32> {
     let middle = name.strip_prefix(driver)?.strip_prefix("@reg")?.strip_suffix(".sock")?;
     match middle.strip_prefix('-') {
@@ -105,7 +105,7 @@ pub fn socket_number(driver: &str, name: &str) -> Option<u32> {
     }
 }
 
-/// Why a socket is no longer put up.
+/// Why a socket is no longer served.
 enum End {
     Vanished,
     Unanswered,
@@ -113,7 +113,7 @@ enum End {
 }
 
 impl Registration {
-    /// What is wrong with it now.
+    /// Current problems.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
         let mut found = Vec::new();
@@ -141,7 +141,7 @@ impl Registration {
         Self { info, directory: directory.to_owned(), progress: Mutex::new(progress) }
     }
 
-    /// Where it stands.
+    /// The current state.
     #[must_use]
     pub fn state(&self) -> State {
         self.with(|progress| progress.state.clone())
@@ -153,8 +153,8 @@ impl Registration {
         self.with(|progress| (progress.registered, progress.refused))
     }
 
-    /// Whether the directory was deleted while we hold it, so that no socket in it can ever be found. In a container
-    /// only a restart mends this: its hostPath volume leads to the deleted directory until then.
+    /// Whether the directory was deleted, so that the kubelet can't find sockets in it. In a container only a restart helps: its
+    /// hostPath volume refers to the deleted directory until then.
     #[must_use]
     pub fn directory_deleted(&self) -> bool {
         std::fs::metadata(&self.directory).is_ok_and(|found| found.st_nlink() == 0)
@@ -177,8 +177,8 @@ impl Registration {
         self.directory.join(file)
     }
 
-    /// The number of the socket that an earlier process has left, and all but that one away. It is taken over under
-    /// its name, because the kubelet may hold a registration by it.
+    /// The number of the newest socket that an earlier process has left. Older ones are removed. Its name is reused, because the
+    /// kubelet may have a registration under it.
     fn left_behind(&self) -> u32 {
         let mut found: Option<(std::time::SystemTime, u32)> = None;
         let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
@@ -198,7 +198,7 @@ impl Registration {
         found.map_or(0, |(_, number)| number)
     }
 
-    /// Puts up the socket and keeps it there until `stop`, then takes it away.
+    /// Creates the socket, recreates it when needed until `stop`, and then removes it.
     async fn keep(self: &Arc<Self>, stop: CancellationToken) {
         let mut number = self.left_behind();
         let mut wait = FIRST_WAIT;
@@ -238,7 +238,7 @@ impl Registration {
         }
     }
 
-    /// Serves a socket for as long as it is there and the kubelet comes.
+    /// Serves a socket while it exists and the kubelet calls.
     async fn present(
         self: &Arc<Self>,
         listener: UnixListener,
@@ -279,10 +279,10 @@ impl Registration {
         }
     }
 
-    /// Keeps the plugin registered until the answer is dropped or told to stop.
+    /// Keeps the plugin registered until the returned value is dropped.
     ///
     /// # Errors
-    /// If the thread or its runtime can't be had.
+    /// The thread or its runtime can't be created.
     pub fn start(self: &Arc<Self>) -> std::io::Result<Registering> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let stop = CancellationToken::new();
@@ -295,7 +295,7 @@ impl Registration {
     }
 }
 
-/// A registration under way. Dropped, it takes the socket away, and returns when that is done.
+/// A running registration. Dropping it removes the socket, and waits for that.
 #[derive(Debug)]
 pub struct Registering {
     stop: CancellationToken,

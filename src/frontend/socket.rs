@@ -1,4 +1,4 @@
-//! The plugin's unix socket: made private from the first instant, a stale one replaced, ours removed at the end.
+//! The plugin's unix socket. It is private from the start; a stale socket is replaced, and ours is removed at the end.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -18,21 +18,21 @@ pub enum SocketError {
     /// Not `unix://` and an absolute path.
     #[error("the endpoint {0:?} is not a unix socket: write unix:///path/to/csi.sock")]
     Endpoint(String),
-    /// Longer than the kernel takes.
+    /// Longer than the kernel allows.
     #[error("the socket path {} has {} bytes, over the limit of {}", .0.display(), .0.as_os_str().len(), PATH_MAX)]
     TooLong(PathBuf),
-    /// Somebody else answers there.
+    /// Another process serves there.
     #[error("another process serves on {} already: stop it first, or choose another --endpoint", .0.display())]
     InUse(PathBuf),
-    /// There is something that is no socket.
+    /// The path exists and is not a socket.
     #[error("{} exists and is not a socket: remove it, or choose another --endpoint", .0.display())]
     NotASocket(PathBuf),
-    /// The system said no.
+    /// A system call failed.
     #[error("the socket {} cannot be made: {error}", path.display())]
     Io {
         /// Where.
         path: PathBuf,
-        /// What the system said.
+        /// The error.
         error: io::Error,
     },
 }
@@ -55,9 +55,9 @@ pub fn path_of(endpoint: &str) -> Result<PathBuf, SocketError> {
 
 /// Binds a socket that only its owner may connect to.
 ///
-/// The mode is given to the socket before it has a name, and bind(2) takes it over to the file (unix(7); net/unix,
-/// unix_bind_bsd), so there is no instant at which others could connect. Binding under another name and renaming
-/// would do it too, but the kubelet complains of each such name in its registration directory.
+/// The mode is set before the socket has a name, and bind(2) applies it to the file (unix(7); net/unix, unix_bind_bsd). So others
+/// can never connect. Binding under another name and renaming would do too, but the kubelet logs an error for each such name in
+/// its registration directory.
 ///
 /// # Errors
 /// [`SocketError`].
@@ -86,7 +86,7 @@ pub fn bind(path: &Path) -> Result<(UnixListener, Socket), SocketError> {
     Ok((listener, Socket { path: path.to_owned(), inode }))
 }
 
-/// Removes a socket that nobody serves; one that somebody does, and what is no socket, stays.
+/// Removes a socket that no process serves. Anything else stays.
 pub fn remove_stale(path: &Path) {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if is_socket && UnixStream::connect(path).is_err() {
@@ -96,7 +96,7 @@ pub fn remove_stale(path: &Path) {
 }
 
 impl Socket {
-    /// Whether the file is there still, and no other in its place.
+    /// Whether the file still exists and is the same.
     #[must_use]
     pub fn is_there(&self) -> bool {
         std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.st_ino() == self.inode)

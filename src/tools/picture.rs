@@ -1,8 +1,9 @@
 //! Pictures of a machine's mount namespaces: from plain data to the text of an SVG, a dot graph or a page.
 //!
 //! Each namespace is a column, its mounts a tree in it; peer groups and masters link them across. [`outline`] decides
-//! what is shown and what is folded away, [`layout`] where it is drawn, [`legend`] what the signs mean, and [`svg()`], [`dot()`] and [`html()`] write it down.
-//! All of it is pure. What mount tables hold is chosen by whoever may mount something and is treated as hostile ([`text`]).
+//! what is shown and what is folded away, [`layout`] where it is drawn, [`legend`] what the signs mean, and [`svg()`],
+//! [`dot()`] and [`html()`] write it down. All of it is pure. What mount tables hold is chosen by whoever may mount something
+//! and is treated as hostile ([`text`]).
 
 pub mod dot;
 pub mod html;
@@ -23,15 +24,15 @@ use mounts::mountinfo::Mount;
 
 use crate::picture::outline::Outline;
 
-/// How many colours the styles have for peer groups; each group's number stands beside it.
+/// How many colours the styles have for peer groups. Numbers tell groups of the same colour apart.
 pub(crate) const COLOURS: usize = 10;
 
-/// What is wished of a picture.
+/// The options of a picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// What it is called.
+    /// Its title.
     pub title: String,
-    /// Whether every mount is shown, with nothing folded away.
+    /// Whether every mount is shown and nothing is folded.
     pub all: bool,
 }
 
@@ -41,7 +42,7 @@ impl Default for Options {
     }
 }
 
-/// How much there is, as a sentence.
+/// The numbers of namespaces and mounts, as a sentence.
 fn summary(machine: &Machine, outline: &Outline<'_>) -> String {
     let mounts = machine.namespaces.iter().map(|namespace| namespace.table.mounts.len()).sum();
     let linked = outline.groups.values().filter(|group| group.colour.is_some()).count();

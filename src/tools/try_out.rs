@@ -1,8 +1,7 @@
-//! `hostmount try`: the whole way of a mount, from a node's directory into containers, without Kubernetes and
-//! without root.
+//! `hostmount try`: mounts from a node's directory into containers, without Kubernetes and without root.
 //!
-//! Nothing in the middle is pretended: the plugin is this executable's `serve` behind its unix socket, and the
-//! containers are made as a runtime makes them. What is played is the outside: a node on a tmpfs, and a kubelet.
+//! The plugin is real: this executable's `serve`, behind its unix socket. The containers are made as a runtime makes them. Only
+//! the node, on a tmpfs, and the kubelet are simulated.
 //! ```text
 //! hostmount try          the node's user and mount namespace; the kubelet
 //! ├─ hostmount serve     a mount namespace of its own, as in a DaemonSet's pod
@@ -40,7 +39,7 @@ use server::Server;
 
 use crate::terminal::{colour, print};
 
-/// Exit code if the trial couldn't be carried through.
+/// The exit code if the trial could not be completed.
 const COULD_NOT_TRY: u8 = 2;
 
 const HELP: &str = "\
@@ -50,7 +49,7 @@ namespaces is touched.
 
 Exit code: 0 if all is as documented; 1 if something differs or is left over; 2 if it could not be tried.";
 
-/// What `hostmount try` is told.
+/// The arguments of `hostmount try`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = HELP)]
 pub struct TryArgs {
@@ -90,7 +89,7 @@ fn give_up(error: &TryError, log: &str) -> ExitCode {
     ExitCode::from(COULD_NOT_TRY)
 }
 
-/// Everything that runs while volumes are published. Dropped, it takes its processes along.
+/// Everything that runs while volumes are published. Dropping it ends its processes.
 struct Trial {
     before: Snapshot,
     server: Server,
@@ -152,7 +151,7 @@ impl Trial {
     }
 }
 
-/// The trial of all modes: the table.
+/// Runs the trial of all modes and prints the table.
 fn survey(node: &Node, started: Instant, json: bool) -> Result<bool, TryError> {
     let trial = Trial::begin(node, &MountPropagation::ALL)?;
     // All are started before the first is waited for.
@@ -191,7 +190,7 @@ fn survey(node: &Node, started: Instant, json: bool) -> Result<bool, TryError> {
     Ok(report.ok)
 }
 
-/// Makes the mounts of a mode and asks everybody about each.
+/// Makes the mounts of a mode, and checks from each viewpoint which are seen.
 fn observe(
     node: &Node,
     mode: MountPropagation,

@@ -1,9 +1,8 @@
-//! `hostmount watch`: mounts and unmounts as they happen in every mount namespace, each with the way on which it came.
+//! `hostmount watch`: prints mounts and unmounts in every mount namespace as they happen, and how each got there.
 //!
-//! `live` keeps the namespaces and notices that something has changed. All else is pure: what has changed ([`diff`]),
-//! whether that explains all that the kernel has told of ([`ledger`]), which changes are one event and where it came
-//! from ([`origin`]), which of them are left to the next look because they may be cut in two ([`cut`]), and how they are
-//! printed ([`show`]).
+//! `live` watches the namespaces. All else is pure: [`diff`] finds the changes, [`ledger`] compares them with the kernel's
+//! events, [`origin`] groups changes into events and finds where each came from, [`cut`] delays events that may be incomplete,
+//! and [`show`] prints them.
 
 pub mod cut;
 pub mod diff;
@@ -42,7 +41,7 @@ tables are compared. Nothing is changed. It ends with SIGINT or SIGTERM, or when
 
 Exit code: 0; 1 if nothing can be watched; 2 if it was called wrongly.";
 
-/// What `hostmount watch` is told.
+/// The arguments of `hostmount watch`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = HELP)]
 pub struct WatchArgs {
@@ -83,7 +82,7 @@ enum Time {
 /// Runs `hostmount watch`.
 ///
 /// # Errors
-/// That nothing can be watched, or that what was asked for isn't there.
+/// [`WatchError`].
 pub fn run(args: &WatchArgs) -> Result<ExitCode, WatchError> {
     let path = args.path.as_deref().map(absolute).transpose()?;
     // Two descriptors for each namespace.
@@ -115,9 +114,9 @@ pub fn run(args: &WatchArgs) -> Result<ExitCode, WatchError> {
 
 /// Why it stops.
 enum Stop {
-    /// It was told to, or nobody reads any more.
+    /// By a signal, or because the reader of the output has gone.
     Ended,
-    /// It can't go on.
+    /// By an error.
     Failed(WatchError),
 }
 
@@ -142,7 +141,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// Says on stderr how it watches and what it can't see.
+    /// Prints to stderr how it watches and what it can't see.
     fn introduce(&self, refusal: Option<Errno>) {
         let count = self.live.machine().namespaces.len();
         let how = match (self.live.by_events(), refusal) {

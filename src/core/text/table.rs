@@ -134,7 +134,7 @@ mod tests {
         };
         assert_eq!(widths(&[(50, false), (20, false), (5, true)], 200), [50, 20, 5]);
         assert_eq!(widths(&[(50, false), (20, false), (5, true)], 50), [21, 20, 5]);
-        assert_eq!(widths(&[(50, false), (20, false), (5, true)], 40), [15, 16, 5]);
+        assert_eq!(widths(&[(50, false), (20, false), (5, true)], 40), [16, 15, 5]);
         assert_eq!(widths(&[(50, false), (8, false), (30, true)], 10), [12, 8, 30]);
         let columns = Columns::new([Column { width: 4, right: false }], 1).mark("~");
         let mut out = String::new();

@@ -1,4 +1,4 @@
-//! Who may connect to the CSI socket, and how many at once: what stands before everything else.
+//! Who may connect to the CSI socket, and how many at once.
 //!
 //! The socket's mode lets in its owner alone, but a mode can be changed and a descriptor passed on; so each caller's
 //! uid is asked of the kernel (unix(7), SO_PEERCRED). Who may not call is not answered: the connection is closed.

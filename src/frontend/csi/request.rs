@@ -1,4 +1,4 @@
-//! Messages become typed requests. Every INVALID_ARGUMENT is born here; nothing behind it sees a raw string.
+//! Parses messages into typed requests. Every INVALID_ARGUMENT is made here; nothing after it sees a raw string.
 //!
 //! What CSI and the kubelet put into a request is checked field by field, in the order in which the specification
 //! lists them, so that the first complaint is about the first thing that is wrong.

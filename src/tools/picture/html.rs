@@ -1,7 +1,7 @@
-//! The picture as one HTML page that needs nothing but itself: no network, no font, no library.
+//! The picture as one self-contained HTML page: no network, no font, no library.
 //!
 //! The page is static; its script builds the columns from data that is embedded as JSON, and sets text as text only.
-//! Who receives an event was asked of the model beforehand ([`Reach`]): the script looks it up and decides nothing.
+//! The receivers of events are computed beforehand by the model ([`Reach`]); the script only looks them up.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,14 +19,14 @@ use crate::picture::{COLOURS, Options, summary};
 const STYLE: &str = concat!(include_str!("palette.css"), include_str!("page.css"));
 const SCRIPT: &str = include_str!("page.js");
 const BODY: &str = include_str!("page.html");
-/// The SHA-256 of style and script, by which the page's policy knows them: whatever else found its way into the page
-/// does nothing. `tests/picture.rs` says what they must be.
+/// The SHA-256 of style and script, for the page's Content-Security-Policy: no other style or script takes effect.
+/// `tests/picture.rs` checks them.
 const STYLE_HASH: &str = "g93/f2AuMUU4fvlPqnMYOlVuyvYA8i43TL4nVfc7/Vo=";
 const SCRIPT_HASH: &str = "pakIbzKkyDwqLxVkohdQxoawNvgcc8+Vz0SFLBFmXzM=";
 /// How many processes of a namespace are named.
 const PROCESSES: usize = 40;
 
-/// Makes the page of a machine, of which some or all is shown: who receives what is asked of the whole.
+/// The page of a part of a machine. Receivers are computed for the whole machine.
 #[must_use]
 pub fn html(shown_part: &Machine, whole: &Machine, options: &Options) -> String {
     let outline = Outline::of(shown_part, options.all);
@@ -49,7 +49,7 @@ pub fn html(shown_part: &Machine, whole: &Machine, options: &Options) -> String 
     out
 }
 
-/// Texts, each kept once.
+/// Interned texts.
 #[derive(Default)]
 struct Texts {
     numbers: HashMap<String, usize>,
@@ -67,7 +67,7 @@ impl Texts {
     }
 }
 
-/// What the script works on. Its comments say what each place of the arrays means.
+/// The script's data. The comments in the script describe the arrays.
 fn data(machine: &Machine, whole: &Machine, outline: &Outline<'_>, reach: &Reach, options: &Options) -> Value {
     let mut texts = Texts::default();
     let namespaces: Vec<Value> = outline
@@ -151,7 +151,7 @@ fn data(machine: &Machine, whole: &Machine, outline: &Outline<'_>, reach: &Reach
     })
 }
 
-/// Of each peer group that is shown, how many members and slaves it has in the whole machine.
+/// The numbers of members and slaves in the whole machine, for each peer group that is shown.
 fn sizes(whole: &Machine, outline: &Outline<'_>) -> BTreeMap<u64, [usize; 2]> {
     let mut sizes: BTreeMap<u64, [usize; 2]> = outline.groups.keys().map(|&group| (group, [0; 2])).collect();
     for mount in whole.namespaces.iter().flat_map(|namespace| &namespace.table.mounts) {

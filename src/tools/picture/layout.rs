@@ -1,7 +1,7 @@
-//! Where everything of an outline is drawn: cards, lines and the wires between them, in whole pixels.
+//! The positions of everything that is drawn, in whole pixels: cards, lines and the wires between them.
 //!
-//! Widths of text are taken from the advance of common monospaced fonts, since nothing here can measure a font. Shared by the
-//! formats that draw by themselves; the page lays itself out, as its rows come and go.
+//! Nothing here can measure a font, so text widths are those of common monospaced fonts. For SVG and dot; the HTML page has a
+//! layout of its own.
 
 pub mod wires;
 
@@ -17,23 +17,23 @@ use crate::picture::text::{fitted, heading_width, text_width};
 pub const LINE: usize = 22;
 /// Height of a card's heading.
 pub const HEAD: usize = 64;
-/// Left and right of what is in a card.
+/// The horizontal padding of a card.
 pub const PAD: usize = 12;
-/// How much deeper a child stands than its parent.
+/// The indentation of a child below its parent.
 pub const INDENT: usize = 14;
-/// Between a line's mark and its label.
+/// The distance between a line's mark and its label.
 pub const MARK: usize = 16;
-/// Around everything.
+/// The margin around the drawing.
 pub const MARGIN: usize = 24;
-/// Between two cards, where the wires run.
+/// The gap between two cards, where the wires are.
 const GUTTER: usize = 68;
-/// From the lowest card to the legend, and from the left edge to it.
+/// The distance of the legend from the lowest card, and from the left edge.
 const LEGEND: (usize, usize) = (16, MARGIN + 6);
 /// Size of the text under a card's title.
 pub const NOTE: usize = 11;
 /// The radius of a wire's corner.
 pub const CORNER: usize = 7;
-/// Deeper rows are drawn no further to the right.
+/// The greatest depth that is indented.
 const DEEPEST: usize = 10;
 const CARD: (usize, usize) = (200, 430);
 
@@ -44,9 +44,9 @@ pub struct Layout<'o, 'm> {
     pub size: (usize, usize),
     /// A card for each column.
     pub cards: Vec<Card<'o, 'm>>,
-    /// What links the lines.
+    /// The wires between lines.
     pub wires: Vec<Wire>,
-    /// What the signs mean.
+    /// The legend.
     pub legend: Legend,
     /// The legend's upper left corner.
     pub legend_at: (usize, usize),
@@ -61,9 +61,9 @@ pub struct Card<'o, 'm> {
     pub width: usize,
     /// Its height; its top is [`MARGIN`].
     pub height: usize,
-    /// What stands under its title.
+    /// The text under its title.
     pub notes: [String; 2],
-    /// The rows that no fold hides.
+    /// The visible rows.
     pub lines: Vec<Line<'o, 'm>>,
 }
 
@@ -72,19 +72,19 @@ pub struct Card<'o, 'm> {
 pub struct Line<'o, 'm> {
     /// The row.
     pub row: &'o Row<'m>,
-    /// The line that it hangs on, above it in the card.
+    /// Its parent's line.
     pub parent: Option<usize>,
-    /// Its mark's centre.
+    /// The centre of its mark.
     pub x: usize,
-    /// Its middle.
+    /// Its vertical centre.
     pub y: usize,
-    /// How many columns of text its label may take.
+    /// How many columns wide its label may be.
     pub room: usize,
     /// How many mounts are folded into it; 0 for a mount.
     pub folded: usize,
-    /// What stands before the chips: the file system's type, unless the card's notes say it for all.
+    /// The text before the chips: the file system's type, unless it is the same for the whole card.
     pub note: String,
-    /// What stands at its end, and each one's width.
+    /// The chips at its end, each with its width.
     pub chips: Vec<(Chip, usize)>,
 }
 
@@ -95,7 +95,7 @@ pub enum Chip {
     Peers(u64),
     /// The peer group that it receives from.
     Master(u64),
-    /// It can't be bound.
+    /// The mount is unbindable.
     Unbindable,
 }
 
@@ -175,7 +175,7 @@ impl<'o, 'm> Layout<'o, 'm> {
     }
 }
 
-/// What the end of a line takes: note, chips and padding.
+/// The width of a line's end: note, chips and padding.
 fn needed_end(line: &Line<'_, '_>) -> usize {
     let note = width(&line.note);
     let note = if note > 0 { wide_small(note) + 10 } else { 0 };
@@ -186,7 +186,7 @@ fn needed(line: &Line<'_, '_>, x: usize) -> usize {
     line.x - x + MARK - 4 + wide(width(&line.row.label)) + 8 + needed_end(line)
 }
 
-/// The rows that are seen, and the line at which each mount is.
+/// The visible rows as lines. Fills in `place` with the line of each mount.
 fn lines<'o, 'm>(rows: &'o [Row<'m>], x: usize, card: usize, place: &mut [At], with_types: bool) -> Vec<Line<'o, 'm>> {
     let mut lines: Vec<Line<'o, 'm>> = Vec::new();
     // The lines from the root to the last one.

@@ -1,4 +1,4 @@
-//! What the signs of a drawing mean: those that are in it, in as many lines as its width asks for.
+//! The legend: the signs that are in a drawing, in as many lines as its width needs.
 
 use text::plural;
 
@@ -72,7 +72,7 @@ impl Sign {
 pub struct Entry {
     /// Its sign; none before a sentence.
     pub sign: Option<Sign>,
-    /// What is said.
+    /// Its text.
     pub text: String,
     /// Its left edge and its middle, from the legend's corner.
     pub at: (usize, usize),
@@ -88,8 +88,8 @@ pub struct Legend {
 }
 
 impl Legend {
-    /// The legend of some lines and wires, where so many things could not be read. It is as wide as its longest entry, and
-    /// else no wider than `width`.
+    /// The legend for lines and wires; `left_out` things could not be read. It is as wide as its longest entry, or at most
+    /// `width`.
     #[must_use]
     pub fn of<'l, 'm: 'l>(
         lines: impl Iterator<Item = &'l Line<'l, 'm>>,

@@ -1,9 +1,10 @@
-//! A machine as an outline: a column for each namespace, its mounts as a tree of rows, and what is alike folded away.
+//! A machine as an outline: a column for each namespace, with its mounts as a tree of rows. Similar mounts are folded into one
+//! row.
 //!
-//! A node with 100 containers has thousands of mounts, and what people ask about are a dozen of them. So three
-//! kinds of rows stand for many: the kernel's own file systems; a subtree that an earlier namespace has as well,
-//! with the same relation all over (what `unshare` and service managers make); and many siblings of one kind (a kubelet's volumes).
-//! Everything works without recursion: a mount table may be a chain of a million.
+//! A node with 100 containers has thousands of mounts, of which a dozen are of interest. So three kinds of mounts are folded:
+//! the kernel's own file systems; a subtree that an earlier namespace has too, if all its mounts have the same relation to the
+//! originals (as `unshare` and service managers make it); and many similar siblings (a kubelet's volumes). Nothing here is
+//! recursive: a mount table may be a chain of a million.
 
 mod images;
 mod rows;
@@ -18,12 +19,12 @@ use rows::Builder;
 use text::{plural, visible};
 use tree::Tree;
 
-/// A machine, made ready to be drawn.
+/// The outline of a machine.
 #[derive(Debug)]
 pub struct Outline<'m> {
     /// The namespaces, in the machine's order.
     pub columns: Vec<Column<'m>>,
-    /// The peer groups that any mount is in or receives from, by number.
+    /// All peer groups, by number.
     pub groups: BTreeMap<u64, Group>,
     /// How many things could not be read.
     pub left_out: usize,
@@ -34,20 +35,20 @@ pub struct Outline<'m> {
 pub struct Column<'m> {
     /// Its data.
     pub namespace: &'m Namespace,
-    /// What people call it.
+    /// Its name.
     pub title: String,
-    /// Its rows from top to bottom; what is beneath a row follows it, one deeper.
+    /// Its rows from top to bottom. The children of a row follow it, one level deeper.
     pub rows: Vec<Row<'m>>,
-    /// The number of its first mount, when the mounts of all namespaces are counted through.
+    /// The number of its first mount. Mounts are numbered across all namespaces.
     pub first: usize,
 }
 
 /// A line in a column.
 #[derive(Debug)]
 pub struct Row<'m> {
-    /// How deep it stands; 0 for the root.
+    /// Its depth; 0 for the root.
     pub depth: usize,
-    /// What it is called: the path from its parent's mount point on.
+    /// Its label: the path from its parent's mount point.
     pub label: String,
     /// What it stands for.
     pub what: What<'m>,
@@ -58,7 +59,7 @@ pub struct Row<'m> {
 pub enum What<'m> {
     /// A mount, and its number among those of all namespaces.
     Mount(usize, &'m Mount),
-    /// All the mounts in the rows that follow deeper than this one.
+    /// A fold of all deeper rows that follow.
     Fold(Why),
 }
 
@@ -67,7 +68,7 @@ pub enum What<'m> {
 pub enum Why {
     /// They are the kernel's own file systems.
     Kernel,
-    /// The namespace of that number has the same ones at the same places.
+    /// The namespace of this number has the same mounts at the same mount points.
     Mirror(usize, Relation),
     /// They are siblings of one type and propagation.
     Alike,
@@ -91,7 +92,7 @@ pub struct Group {
     pub members: Vec<usize>,
     /// The mounts that receive from it.
     pub slaves: Vec<usize>,
-    /// The number of its colour, counted up; none for a group of one mount that nobody receives from.
+    /// The number of its colour; none for a group that links nothing.
     pub colour: Option<usize>,
 }
 
@@ -116,7 +117,7 @@ impl<'m> Outline<'m> {
 }
 
 impl Column<'_> {
-    /// The type of the file systems, if it is one for all of them.
+    /// The type of its file systems, if it is the same for all.
     #[must_use]
     pub fn one_type(&self) -> Option<&str> {
         let mut types = self.namespace.table.mounts.iter().map(|mount| mount.fs_type.as_str());
@@ -124,8 +125,7 @@ impl Column<'_> {
         types.all(|other| other == first).then_some(first)
     }
 
-    /// What stands under its title: how much is in it, with the type of the mounts if that is given; and which
-    /// namespace it is.
+    /// The two lines under its title: its numbers of mounts (with their type, if given) and processes; and its inode.
     #[must_use]
     pub fn notes(&self, fs_type: Option<&str>) -> [String; 2] {
         let table = &self.namespace.table;

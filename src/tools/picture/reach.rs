@@ -1,7 +1,7 @@
-//! Who receives an event of which mount, for all mounts at once and without saying it N² times.
+//! The receivers of each mount's events, for all mounts, in less than N² space.
 //!
-//! The answers are those of [`Forest::receivers`]. Mounts of one peer group that show the same directory have the same
-//! receivers, in the same relation of groups; they are one [`Class`], and one of them is asked.
+//! They are computed by [`Forest::receivers`]. Mounts of one peer group that show the same directory have the same receivers.
+//! They are one [`Class`], which is computed once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -10,23 +10,23 @@ use model::machine::{Machine, Namespace};
 use model::subtrees::{Forest, Hop, Receiver};
 use mounts::mountinfo::Mount;
 
-/// Of so many directories beneath a mount's root it is asked who receives an event there.
+/// How many directories beneath a mount's root are computed.
 const PARTS: usize = 48;
 
-/// Who receives what, of the mounts that are shown, which are numbered through all their namespaces.
+/// The receivers of all shown mounts. Mounts are numbered across all namespaces.
 #[derive(Debug, Default)]
 pub struct Reach {
-    /// The different answers.
+    /// The classes.
     pub classes: Vec<Class>,
-    /// Each mount's class. None: nobody but the mount itself.
+    /// Each mount's class. None: it has no other receivers.
     pub of: Vec<Option<usize>>,
-    /// For each mount, the id of the one that covers it, so that no path leads to it.
+    /// For each mount, the id of the mount that hides it.
     pub covered: Vec<Option<u64>>,
-    /// The ways that events take.
+    /// The paths of events, as steps from group to group.
     pub ways: Vec<Vec<Link>>,
 }
 
-/// Receivers that are shown, each with the number of the way to it; and how many are not shown.
+/// The shown receivers, each with the number of its path; and how many are not shown.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Receivers {
     /// Those that are shown.
@@ -35,17 +35,16 @@ pub struct Receivers {
     pub others: usize,
 }
 
-/// The answer for some mounts.
+/// The receivers for some mounts.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Class {
-    /// Who receives an event at the mount's root directory: the mounts of the class too, which receive each other's
-    /// events.
+    /// The receivers of an event at the mount's root directory. They include the mounts of the class themselves.
     pub receivers: Receivers,
-    /// Who receives only what happens at or beneath a directory, by the path from the mount's root on.
+    /// The receivers of events at or beneath a directory only, by the path from the mount's root.
     pub parts: Vec<(PathBuf, Receivers)>,
-    /// How many such directories were not asked about.
+    /// How many directories were not computed.
     pub more_parts: usize,
-    /// Why this may not be all.
+    /// Why this may be incomplete.
     pub doubt: Option<String>,
 }
 
@@ -59,8 +58,8 @@ pub enum Link {
 }
 
 impl Reach {
-    /// Asks for the mounts that are shown, which are some or all of those of the whole machine: an event may come to
-    /// what is shown by mounts that are not.
+    /// Computes the receivers of the shown mounts. The whole machine is needed: an event may pass through mounts that are not
+    /// shown.
     #[must_use]
     pub fn of(shown: &Machine, whole: &Machine) -> Self {
         let forest = &Forest::of(whole);
@@ -122,8 +121,7 @@ fn numbered(machine: &Machine) -> Vec<(usize, &Mount)> {
     numbers.zip(machine.namespaces.iter().flat_map(|namespace| &namespace.table.mounts)).collect()
 }
 
-/// For each mount of the whole machine its number among those that are shown: the same namespaces and mounts in the
-/// same order, but not all of them.
+/// For each mount of the whole machine, its number among the shown ones, which are in the same order.
 fn shown_as(shown: &Machine, whole: &Machine, mounts: &[(usize, &Mount)]) -> Vec<Option<usize>> {
     let mut numbers = vec![None; mounts.len()];
     let (mut next, mut first) = (0, 0);
@@ -159,7 +157,7 @@ fn covering(forest: &Forest, namespace: usize, mount: &Mount) -> Option<u64> {
     forest.covered(&Receiver { namespace, mount: mount.id, place, via: Vec::new() })
 }
 
-/// The mounts of the peer groups, and what each group passes events on to.
+/// The mounts of each peer group, and the groups and slaves that it passes events on to.
 struct Links {
     members: HashMap<u64, Vec<usize>>,
     slaves: HashMap<u64, Vec<usize>>,
@@ -217,7 +215,7 @@ impl Asker<'_, '_> {
         Receivers { others: all.len() - shown.len(), shown }
     }
 
-    /// Who receives a mount made at a path, which must lead to the mount `one`; else nobody.
+    /// The receivers of a mount made at a path. None if the path is not on the mount `one`.
     fn ask(&mut self, one: usize, namespace: usize, path: &Path) -> (Vec<(usize, usize)>, Option<String>) {
         let (known, doubt) = match self.forest.receivers(namespace, path) {
             Ok(known) => (known, None),

@@ -1,4 +1,4 @@
-//! The picture as SVG: one file that stands for itself, light or dark as its reader's desktop is.
+//! The picture as a self-contained SVG, light or dark like the reader's desktop.
 
 use std::cmp::Ordering;
 use std::fmt::Write;
@@ -46,7 +46,7 @@ pub fn svg(machine: &Machine, options: &Options) -> String {
     out
 }
 
-/// The picture in words, for who doesn't see it.
+/// The picture as text, for screen readers.
 fn described(machine: &Machine, outline: &Outline<'_>) -> String {
     let names: Vec<&str> = outline.columns.iter().take(12).map(|column| column.title.as_str()).collect();
     let more = outline.columns.len().saturating_sub(names.len());
@@ -83,7 +83,7 @@ fn draw_card(out: &mut String, card: &Card<'_, '_>, column: &Column<'_>, outline
     out.push_str("</g>\n");
 }
 
-/// The elbow from the line that this one hangs on.
+/// The tree line from the parent's line.
 fn guide(line: &Line<'_, '_>, lines: &[Line<'_, '_>]) -> Option<String> {
     let parent = lines.get(line.parent?)?;
     let across = (line.x - 7).saturating_sub(parent.x);
@@ -118,7 +118,7 @@ fn draw_line(out: &mut String, line: &Line<'_, '_>, card: &Card<'_, '_>, outline
     out.push_str("</g>\n");
 }
 
-/// The class that gives something the colour of a group; those that link nothing have none.
+/// The CSS class with the colour of a group; none for groups that link nothing.
 fn colour(group: u64, outline: &Outline<'_>) -> String {
     match outline.groups.get(&group).and_then(|group| group.colour) {
         Some(colour) => format!("c{}", colour % COLOURS),
@@ -192,7 +192,7 @@ fn draw_chip(out: &mut String, chip: Chip, wide: usize, (x, y): (usize, usize), 
     out.push_str("</g>");
 }
 
-/// Where a wire leaves and enters.
+/// The ends of a wire.
 struct Ends {
     from: (usize, usize),
     to: (usize, usize),
@@ -261,7 +261,7 @@ fn around((x1, y1): (usize, usize), (x2, y2): (usize, usize), lane: Lane) -> Str
     )
 }
 
-/// What the wires end with, drawn over the cards' edges: a dot at a peer, an arrowhead at a slave.
+/// The ends of the wires, drawn over the cards' edges: a dot at a peer, an arrowhead at a slave.
 fn draw_ends(out: &mut String, layout: &Layout<'_, '_>) {
     out.push_str("<g class=\"ends\">\n");
     for wire in &layout.wires {

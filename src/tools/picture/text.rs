@@ -1,13 +1,13 @@
-//! Text out of mount tables, made fit to be seen and to be embedded.
+//! Escapes and cuts text from mount tables for SVG, HTML and dot.
 //!
-//! A mount point is any bytes but NUL, chosen by whoever may mount: it may hold `</script>`, a line break, half a character
-//! or a mark that turns the writing direction of what follows. So it is first made visible ([`text::visible`]), in a way that
-//! keeps two different names different, and then escaped for where it is put.
+//! A mount point is any bytes but NUL, chosen by anyone who may mount. It may have `</script>`, a line break, an incomplete
+//! character, or one that changes the writing direction. So it is first made printable ([`text::visible`]), and then escaped for
+//! the format.
 
 use text::cut::Cut;
 use text::width;
 
-/// For the text and the quoted attributes of XML and HTML.
+/// Escapes a text for text and quoted attributes of XML and HTML.
 #[must_use]
 pub fn xml(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -24,14 +24,13 @@ pub fn xml(text: &str) -> String {
     out
 }
 
-/// JSON for a `<script>` of HTML, whose text ends at the first `</script` or may open a comment, whatever the JSON means.
+/// Escapes JSON for a `<script>` element, where `</script` and `<!--` have a meaning.
 #[must_use]
 pub fn json_in_html(json: &str) -> String {
     json.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
-/// A quoted string of the dot language, for labels: there a backslash begins an escape, and graphviz reads `&` as the
-/// begin of an HTML entity.
+/// A quoted label of the dot language. Graphviz reads a backslash as an escape, and `&` as the beginning of an HTML entity.
 #[must_use]
 pub fn dot(text: &str) -> String {
     format!("\"{}\"", text.replace('&', "&amp;").replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
@@ -41,13 +40,13 @@ fn cells(c: char) -> usize {
     width(c.encode_utf8(&mut [0; 4]))
 }
 
-/// The text in at most `room` columns. The middle is cut out: a path tells most at its end and something at its beginning.
+/// The text cut to `room` columns. The middle is cut out, because the end of a path tells most.
 #[must_use]
 pub fn fitted(text: &str, room: usize) -> String {
     Cut::columns(room).keeping_end(room.saturating_sub(1) * 2 / 3).apply(text).into_owned()
 }
 
-/// About how many pixels a text takes in a bold proportional font of 14 pixels; rather too many than too few.
+/// The approximate width of a text in a bold proportional font of 14 pixels, in pixels. Rather too much than too little.
 #[must_use]
 pub fn heading_width(text: &str) -> usize {
     let wide = |c: char| match c {
@@ -59,16 +58,16 @@ pub fn heading_width(text: &str) -> usize {
     text.chars().map(wide).sum()
 }
 
-/// How wide the letters of a proportional font are that is not bold, in hundredths of a bold one's.
+/// The width of letters that are not bold, in per cent of bold ones.
 const LIGHTER: usize = 88;
 
-/// About how many pixels a text takes in a proportional font of `size` pixels, which is lighter than a heading's.
+/// The approximate width of a text in a proportional font of `size` pixels that is not bold, in pixels.
 #[must_use]
 pub fn text_width(text: &str, size: usize) -> usize {
     (heading_width(text) * size * LIGHTER).div_ceil(14 * 100)
 }
 
-/// The text in at most `pixels`, as [`heading_width`] counts.
+/// The text cut to a number of pixels, as [`heading_width`] counts.
 #[must_use]
 pub fn fitted_heading(text: &str, pixels: usize) -> String {
     let mut room = width(text);
@@ -82,7 +81,7 @@ pub fn fitted_heading(text: &str, pixels: usize) -> String {
     }
 }
 
-/// The text in at most `pixels`, as [`text_width`] counts.
+/// The text cut to a number of pixels, as [`text_width`] counts.
 #[must_use]
 pub fn fitted_text(text: &str, size: usize, pixels: usize) -> String {
     fitted_heading(text, pixels * 14 * 100 / (size * LIGHTER))

@@ -1,6 +1,5 @@
-//! Starting a container as runc does it for containerd, with nothing left out that matters to a volume: a mount
-//! namespace, the root's propagation, a root file system, the volume bound with the pod's propagation, pivot_root,
-//! exec.
+//! Starts a container as runc does for containerd, with all steps that matter to a volume: a mount namespace, the root's
+//! propagation, a root file system, the volume bound with the pod's propagation, pivot_root, exec.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -25,10 +24,10 @@ use super::node::propagate;
 pub const VOLUME: &str = "/data";
 /// Where a container has this executable.
 pub const EXECUTABLE: &str = "/hostmount";
-/// What of the node's root file system a container shows: enough for a shell and the mount tools.
+/// The directories of the node's root file system that a container shows: enough for a shell and the mount tools.
 const SHOWN: [&str; 11] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "nix", "proc", "dev"];
 
-/// What a container is made of.
+/// The arguments of a container.
 #[derive(Debug, clap::Args)]
 pub struct ContainerArgs {
     /// The directory that becomes its root, a private mount.
@@ -73,7 +72,7 @@ impl ContainerArgs {
     }
 }
 
-/// Turns the calling process, which has one thread, into the container. Returns only if that fails.
+/// Turns the calling process, which must be single-threaded, into the container. Returns only on failure.
 pub fn become_container(args: &ContainerArgs) -> TryError {
     let prepared = enter(args);
     let (program, rest) = match (prepared, args.command.split_first()) {
@@ -135,7 +134,7 @@ fn show(name: &str, root: &Path) -> io::Result<()> {
     }
 }
 
-/// Binds the executable, or copies it where its path leads nowhere any more.
+/// Binds the executable, or copies it if its path no longer exists.
 fn put_executable(from: &Path, to: &Path) -> io::Result<()> {
     File::create(to)?;
     bind(from, to).or_else(|_| fs::copy("/proc/self/exe", to).map(drop))

@@ -1,4 +1,4 @@
-//! Why the trial could not be carried through. That something *differs* is no error but a result.
+//! Why the trial could not be completed. A difference from the documentation is a result, not an error.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,12 +8,12 @@ use mounts::propagation::{MountPropagation, PropagationState};
 /// What stopped the trial.
 #[derive(Debug, thiserror::Error)]
 pub enum TryError {
-    /// This system doesn't let us have namespaces.
+    /// This system does not allow namespaces.
     #[error("{what}: {cause}\n{ADVICE}")]
     Forbidden {
         /// What was refused.
         what: &'static str,
-        /// By the kernel, how.
+        /// The kernel's error.
         cause: io::Error,
     },
     /// A step failed.
@@ -21,13 +21,13 @@ pub enum TryError {
     Step {
         /// What was being done.
         what: String,
-        /// What came of it.
+        /// The error.
         cause: io::Error,
     },
-    /// No directory to put the trial's node over.
+    /// There is no directory to mount the trial's node on.
     #[error("no directory was found that the trial could cover in its own mount namespace: create /mnt")]
     NoPlace,
-    /// The plugin ended, or never answered.
+    /// The plugin exited or did not answer.
     #[error("`hostmount serve` {0}")]
     Plugin(String),
     /// An RPC failed.
@@ -40,7 +40,7 @@ pub enum TryError {
         /// What the plugin said.
         status: Box<tonic::Status>,
     },
-    /// The runtime would refuse the container.
+    /// A container runtime would refuse the container.
     #[error(
         "a container runtime refuses {mode} for {}: the mount is {found}, but must be {wanted}",
         target.display()
@@ -65,7 +65,7 @@ pub enum TryError {
     },
 }
 
-/// What helps against [`TryError::Forbidden`].
+/// Advice for [`TryError::Forbidden`].
 const ADVICE: &str = "\
 hostmount try needs user namespaces, or root with CAP_SYS_ADMIN. Where they are switched off, one of these helps:
   sysctl user.max_user_namespaces=15000

@@ -21,9 +21,9 @@ use super::node::{DRIVER, Node};
 use super::scenario::{Viewpoint, entry};
 use super::server::{PAUSE, Server};
 
-/// How long the plugin may take until it is ready.
+/// The time-out for the plugin's start.
 const READY_WITHIN: Duration = Duration::from_secs(10);
-/// How long a call may take; the kubelet itself waits two minutes.
+/// The time-out of a call. The real kubelet waits two minutes.
 const CALL_WITHIN: Duration = Duration::from_secs(10);
 
 /// A pod's volume.
@@ -36,7 +36,7 @@ pub struct TrialVolume {
     id: String,
     uid: String,
     staging: Option<PathBuf>,
-    /// Where the kubelet wants it.
+    /// The target path.
     pub target: PathBuf,
 }
 
@@ -91,7 +91,7 @@ fn pod_dir(node: &Node, uid: &str) -> PathBuf {
     node.kubelet_dir().join("pods").join(uid)
 }
 
-/// The kubelet takes a hash of the handle here; any word does that is the volume's own.
+/// The staging directory. The real kubelet uses a hash of the handle; any unique name will do.
 fn staging_dir(node: &Node, handle: &str) -> PathBuf {
     node.kubelet_dir().join("plugins/kubernetes.io/csi").join(DRIVER).join(hex(handle.as_bytes())).join("globalmount")
 }
@@ -157,7 +157,7 @@ impl Kubelet {
         answer.map(drop).map_err(|status| rpc("NodePublishVolume", volume, status))
     }
 
-    /// Takes the volume back from the pod, and unstages it if it was staged.
+    /// Unpublishes the volume, and unstages it if it was staged.
     ///
     /// # Errors
     /// [`TryError::Rpc`] with what the plugin said.
@@ -175,7 +175,7 @@ impl Kubelet {
         Ok(())
     }
 
-    /// Removes the directories that the kubelet made, and never more than that: what isn't empty stays, to be found.
+    /// Removes the directories that the kubelet made, if they are empty.
     pub fn tidy(&self, node: &Node, volume: &TrialVolume) {
         remove_empty(volume.target.parent(), &node.kubelet_dir().join("pods"));
         remove_empty(volume.staging.as_deref(), &node.kubelet_dir().join("plugins"));

@@ -1,4 +1,4 @@
-//! Whether everything is as it was: the node before and after, compared.
+//! Compares the node before and after the trial.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::look;
 use super::node::Node;
 
-/// One thing that must hold when all is over.
+/// A condition that must hold at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// What must hold, as a sentence.
@@ -43,7 +43,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The node as it is.
+    /// Takes the current state of the node.
     ///
     /// # Errors
     /// What reading the mount table or the kubelet's directory says.
@@ -61,14 +61,14 @@ impl Snapshot {
         Ok(Self { mounts, paths })
     }
 
-    /// What is mounted now and wasn't, or was and isn't.
+    /// The mounts that were added or removed since.
     #[must_use]
     pub fn mounts_since(&self, before: &Self) -> Vec<String> {
         let place = |(path, _): &(PathBuf, u64)| path.display().to_string();
         difference(&before.mounts, &self.mounts, place, "is mounted", "is no longer mounted")
     }
 
-    /// What exists now beneath the kubelet's directory and didn't, or did and doesn't.
+    /// The paths beneath the kubelet's directory that were added or removed since.
     #[must_use]
     pub fn paths_since(&self, before: &Self) -> Vec<String> {
         difference(&before.paths, &self.paths, |path| path.display().to_string(), "exists", "is gone")
@@ -109,7 +109,7 @@ pub fn source_mounts(node: &Node, mode: MountPropagation) -> io::Result<Vec<(Pat
     Ok(look::table()?.mounts.iter().filter_map(|m| Some((beneath(&m.mount_point)?, m.id))).collect())
 }
 
-/// The check that a source has the same mounts, and not just others of their names, as before.
+/// The check that a source has the same mounts as before, by mount id.
 #[must_use]
 pub fn source_kept(mode: MountPropagation, before: &[(PathBuf, u64)], after: &[(PathBuf, u64)]) -> Check {
     let place = |(path, _): &(PathBuf, u64)| path.display().to_string();

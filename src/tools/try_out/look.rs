@@ -1,4 +1,4 @@
-//! What everybody does with a volume, the node and a container alike: make a mount in it, and look for one.
+//! Makes a mount in a volume, and checks for one: on the node and in containers.
 
 use std::path::Path;
 use std::{fs, io};
@@ -7,7 +7,7 @@ use mounts::mountinfo::{self, Table};
 use mounts::propagation::PropagationState;
 use nix::mount::{MsFlags, mount};
 
-/// The file that tells a mount from the empty directory beneath it.
+/// A file in each mount, which distinguishes it from the empty directory beneath.
 const MARKER: &str = "made";
 
 /// The calling process' mount table.

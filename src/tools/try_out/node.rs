@@ -1,8 +1,7 @@
-//! The node of the trial: namespaces of its own, and on one shared tmpfs everything that a node has.
+//! The node of the trial: its own namespaces, and a shared tmpfs with the node's directories.
 //!
-//! The tmpfs covers an existing directory, but in our mount namespace only. So there is nothing on the real file
-//! system to clean up, not even after SIGKILL: the namespaces, and all that is mounted in them, end with the last
-//! process.
+//! The tmpfs covers an existing directory, but only in our mount namespace. So nothing must be cleaned up on the real file
+//! system, even after SIGKILL: the namespaces and all their mounts end with the last process.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -21,10 +20,10 @@ use super::scenario::{Event, entry};
 /// The plugin's name on this node.
 pub const DRIVER: &str = "try.hostmount.dev";
 
-/// Directories that exist nearly everywhere and that nothing here needs.
+/// Directories that exist on most systems and are not needed here.
 const COVERABLE: [&str; 7] = ["/mnt", "/media", "/srv", "/opt", "/tmp", "/home", "/var"];
 
-/// How the node is kept apart from the real one.
+/// How the node is isolated from the real one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Isolation {
@@ -49,7 +48,7 @@ impl Isolation {
 #[derive(Debug)]
 pub struct Node {
     root: PathBuf,
-    /// How it is kept apart.
+    /// How it is isolated.
     pub isolation: Isolation,
     /// This executable, by a path that is valid on the node.
     pub executable: PathBuf,
@@ -95,7 +94,7 @@ impl Node {
         fs::write(self.config(), config).during(|| "writing the allow-list".to_owned())
     }
 
-    /// The directory that a mode's volumes are of: a shared mount of its own.
+    /// The source of a mode's volumes: a shared mount of its own.
     #[must_use]
     pub fn source(&self, mode: MountPropagation) -> PathBuf {
         self.root.join("srv").join(entry(mode))
@@ -144,7 +143,7 @@ impl Node {
     }
 }
 
-/// One entry of the allow-list. Every one may be asked for everything, so that only the pod's wish decides.
+/// One entry of the allow-list. Each allows everything, so that only the pod's propagation matters.
 fn entry_yaml(name: &str, path: &Path) -> String {
     format!(
         "  - name: {name}\n    path: {}\n    propagation: Bidirectional\n    \
@@ -162,7 +161,7 @@ pub(super) fn propagate(at: &Path, flags: MsFlags) -> Result<(), Errno> {
     mount(None::<&str>, at, None::<&str>, flags, None::<&str>)
 }
 
-/// New namespaces in which we are root and nothing reaches the real node.
+/// Creates namespaces in which we are root, and from which no mount reaches the real node.
 fn isolate() -> Result<Isolation, TryError> {
     let (uid, gid) = (geteuid(), getegid());
     let isolation = match unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS) {

@@ -1,5 +1,5 @@
-//! A container that obeys: the process in it, which makes mounts and looks for them, and the node's end of the line
-//! to it. One line is an order (`mount NAME`, `sees NAME`, `flags`), one line the answer (`ok ...` or `error ...`).
+//! A container that is controlled through pipes: the process in it, which makes mounts and checks for them, and the node's end.
+//! A line is a command (`mount NAME`, `sees NAME`, `flags`) or a response (`ok ...` or `error ...`).
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -14,10 +14,10 @@ use super::node::Node;
 use super::scenario::{Event, runtime_check};
 use super::{look, roles};
 
-/// Obeys the orders of standard input until it ends. This is what runs in the container.
+/// Runs in the container: executes the commands from standard input until it ends.
 ///
 /// # Errors
-/// If standard input or output fail; what goes wrong with an order is an answer.
+/// Standard input or output fails. A failed command is a response.
 pub fn obey(volume: &Path) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "ok ready")?;
@@ -50,7 +50,7 @@ pub struct Container {
 }
 
 impl Container {
-    /// Starts a container in which an observer runs, if a runtime would. Doesn't wait until it is ready.
+    /// Starts a container with an observer, unless a runtime would refuse. Does not wait until it is ready.
     ///
     /// # Errors
     /// [`TryError::RuntimeRefuses`], or what starting a process says.
@@ -109,7 +109,7 @@ impl Container {
         self.ask("flags")
     }
 
-    /// Ends the container and waits for its end.
+    /// Stops the container and waits for it.
     pub fn stop(mut self) {
         self.end();
     }

@@ -1,4 +1,4 @@
-//! The result, for people and for machines.
+//! The result, as text and as JSON.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ use super::leftovers::Check;
 use super::node::Isolation;
 use super::scenario::{Cell, DOCUMENTATION, Event, Viewpoint};
 
-/// All that was found: what `hostmount try --json` prints, as one object.
+/// The whole result: the object that `hostmount try --json` prints.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Whether every cell is as documented and every check holds. The exit code is 0 if so, else 1.
@@ -23,7 +23,7 @@ pub struct Report {
     pub documentation: &'static str,
     /// One object for each of the three propagation modes.
     pub modes: Vec<ModeReport>,
-    /// What must hold once all is unpublished: `{what, wrong}`, with an empty `wrong` if it holds.
+    /// The conditions after unpublishing: `{what, wrong}`; `wrong` is empty if the condition holds.
     pub checks: Vec<Check>,
     /// How long it all took.
     pub milliseconds: u64,
@@ -41,7 +41,7 @@ pub struct ModeReport {
     pub cells: Vec<Cell>,
 }
 
-/// The kernel's flags of every mount on the way from the source to the containers: `private`, `shared:GROUP`,
+/// The kernel's flags of each mount from the source to the containers: `private`, `shared:GROUP`,
 /// `slave:GROUP` or `shared:GROUP,slave:GROUP`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -113,7 +113,7 @@ MODE             AT     SEEN                           DOCUMENTED               
 /// The first column of what was seen.
 const FIRST_SEEN: usize = 2;
 
-/// The columns beneath [`HEAD`], which is in two lines and whose words go over several of them.
+/// The columns beneath [`HEAD`], whose two lines have words that span several of them.
 fn columns() -> Columns {
     let events = Event::ALL.map(width);
     let widths = [17, 7].into_iter().chain(events).chain(events).chain([usize::MAX]);
@@ -144,7 +144,7 @@ fn write_mode(out: &mut String, mode: &ModeReport, paint: &Paint) -> std::fmt::R
     writeln!(out)
 }
 
-/// The check lines, each with what is wrong beneath it.
+/// Writes the checks, and beneath each what is wrong.
 pub fn write_checks(out: &mut String, checks: &[Check], paint: &Paint) -> std::fmt::Result {
     for check in checks {
         if check.holds() {

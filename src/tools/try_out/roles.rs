@@ -1,5 +1,5 @@
-//! The other processes of the trial. Each is this executable again with a hidden subcommand, because a namespace
-//! is entered before anything else happens and fork(2) without exec isn't safe to call from Rust.
+//! The other processes of the trial. Each is this executable with a hidden subcommand: namespaces are entered before anything
+//! else, and fork(2) without exec is not safe in Rust.
 
 use std::ffi::OsString;
 use std::io;
@@ -42,7 +42,7 @@ enum Role {
     Observer,
 }
 
-/// Plays one of the parts. Call it before anything starts a thread.
+/// Runs one of the processes. Call it before anything starts a thread.
 #[must_use]
 pub fn role(args: &RoleArgs) -> ExitCode {
     let error = match end_with_parent(args.parent) {
@@ -60,7 +60,7 @@ pub fn role(args: &RoleArgs) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A command that plays a role and dies with this process.
+/// A command that runs a role and is killed when this process ends.
 #[must_use]
 pub(super) fn command(role_and_arguments: Vec<OsString>) -> Command {
     let mut command = Command::new("/proc/self/exe");
@@ -76,7 +76,7 @@ pub(super) fn server_line(arguments: Vec<OsString>) -> Vec<OsString> {
     line
 }
 
-/// The command of the observer's role inside a container. It needs no `--parent`: the wish to die is kept over exec.
+/// The command of the observer's role inside a container. It needs no `--parent`: the parent-death signal is kept over exec.
 #[must_use]
 pub(super) fn observer_command() -> Vec<OsString> {
     [container::EXECUTABLE, "try-role", "observer"].map(OsString::from).to_vec()

@@ -1,4 +1,4 @@
-//! What is tried and what should come of it: pure data, no system call.
+//! What is tried, and the documented results. Pure.
 
 use mounts::propagation::{MountPropagation, PropagationState};
 use serde::Serialize;
@@ -21,7 +21,7 @@ impl Viewpoint {
     /// The two that are containers.
     pub const PODS: [Self; 2] = [Self::PodA, Self::PodB];
 
-    /// What the table calls it.
+    /// Its name in the table.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ impl Viewpoint {
     }
 }
 
-/// A mount that is made somewhere at some time.
+/// A mount of the trial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Event {
@@ -103,7 +103,7 @@ impl Event {
     }
 }
 
-/// Where Kubernetes documents what [`documented`] says.
+/// The Kubernetes documentation that [`documented`] follows.
 pub const DOCUMENTATION: &str = "https://kubernetes.io/docs/concepts/storage/volumes/#mount-propagation";
 
 /// Whether, by Kubernetes' documentation, a mount is seen at `place` with the propagation `mode`.
@@ -139,18 +139,18 @@ impl Cell {
         Self { event, place, seen, documented: documented(mode, event, place) }
     }
 
-    /// Whether what was seen isn't what is documented.
+    /// Whether the observation differs from the documentation.
     #[must_use]
     pub const fn differs(&self) -> bool {
         self.seen != self.documented
     }
 }
 
-/// Whether a container runtime binds a volume with this wish: it looks at the target's mount on the node and refuses
-/// what couldn't work.
+/// Whether a container runtime would bind a volume with this propagation. It refuses targets whose mount on the node does not
+/// allow it.
 ///
 /// # Errors
-/// What the target would have to be.
+/// The propagation that the target must have.
 pub fn runtime_check(mode: MountPropagation, target: PropagationState) -> Result<(), &'static str> {
     match mode {
         MountPropagation::HostToContainer if !target.is_shared() && !target.is_slave() => Err("shared or slave"),
@@ -159,7 +159,7 @@ pub fn runtime_check(mode: MountPropagation, target: PropagationState) -> Result
     }
 }
 
-/// The name of the allow-list's entry for a mode, which is the volume's handle too.
+/// The name of the allow-list's entry for a mode, which is also the volume's handle.
 #[must_use]
 pub const fn entry(mode: MountPropagation) -> &'static str {
     match mode {

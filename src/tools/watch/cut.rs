@@ -1,9 +1,8 @@
-//! Makes one moment of tables that were read one after the other, while mounts go on. Pure.
+//! Makes a consistent snapshot of tables that were read one after the other while mounts changed. Pure.
 //!
-//! The kernel makes a mount and all its copies under one lock (fs/namespace.c, `namespace_sem`). So when all tables have
-//! been read and then those again that have changed meanwhile, an event of which any part was seen at the first reading
-//! is whole at the second. One of which no part was seen at the first may be cut in two; it is left to the next round, as
-//! if it had not been seen yet.
+//! The kernel makes a mount and all its copies under one lock (fs/namespace.c, `namespace_sem`). Tables that change while the
+//! tables are read are read a second time. An event that was partly seen at the first reading is complete at the second. An
+//! event that was not seen at the first may be incomplete; it is undone, and found again in the next round.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,15 +13,15 @@ use super::diff::{ChangeKind, is_same};
 use super::ledger::Named;
 use super::origin::CausedChange;
 
-/// Mounts by the place of their namespace and their id.
+/// Mounts by the index of their namespace and their id.
 type Index<'t> = HashMap<(usize, u64), &'t Mount>;
 
 fn index(tables: &HashMap<usize, Table>) -> Index<'_> {
     tables.iter().flat_map(|(&at, table)| table.mounts.iter().map(move |mount| ((at, mount.id), mount))).collect()
 }
 
-/// Takes out of `events` those that may be cut in two, and out of the machine's tables what they have changed. `first` has
-/// the first readings, `before` the tables before them. Gives back the names of mounts that are left to the next round.
+/// Removes the events that may be incomplete, and undoes their changes in the machine's tables. `first` has the first readings,
+/// `before` the tables before them. Returns the named mounts that are left to the next round.
 pub fn leave(
     machine: &mut Machine,
     before: &HashMap<usize, Table>,

@@ -1,4 +1,4 @@
-//! What was mounted, unmounted and moved between two looks at a mount table. Pure.
+//! Finds what was mounted, unmounted and moved between two readings of a mount table. Pure.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,33 +8,33 @@ use mounts::mountinfo::{Mount, Table};
 /// What happened to a mount.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ChangeKind {
-    /// It came.
+    /// It was mounted.
     Mounted,
-    /// It went.
+    /// It was unmounted.
     Unmounted,
-    /// It was there before, at another place. (A directory on the way to it may have been renamed instead.)
+    /// It was moved. (Or a directory of its path was renamed.)
     Moved {
         /// Where it was.
         from: PathBuf,
     },
-    /// It came and went between two looks.
+    /// It was mounted and unmounted between two readings.
     Brief,
 }
 
 /// A change of one mount in one namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// The namespace, by its place in [`model::machine::Machine::namespaces`].
+    /// The namespace, by its index in [`model::machine::Machine::namespaces`].
     pub namespace: usize,
     /// What happened.
     pub kind: ChangeKind,
-    /// The mount, as it was seen last.
+    /// The mount, as last seen.
     pub mount: Mount,
-    /// The kernel's unique id of the mount, where it is known: of two mounts, the one that was made first has the lower.
+    /// The kernel's unique id of the mount, if known. Unique ids increase with time.
     pub unique: Option<u64>,
 }
 
-/// Whether two lines with one id are of one mount: the kernel gives the ids of mounts that are gone to new ones.
+/// Whether two entries with the same id are the same mount. The kernel reuses ids.
 #[must_use]
 pub fn is_same(one: &Mount, other: &Mount) -> bool {
     one.id == other.id
@@ -44,7 +44,7 @@ pub fn is_same(one: &Mount, other: &Mount) -> bool {
         && one.root == other.root
 }
 
-/// The changes from one look at a namespace to the next: what went, the latest first, then what came or was moved, in the
+/// The changes between two readings of a namespace's table: first unmounts, latest mount first; then mounts and moves, in the
 /// order of the table.
 #[must_use]
 pub fn tables(namespace: usize, before: &Table, after: &Table) -> Vec<Change> {
@@ -68,8 +68,8 @@ fn by_id(table: &Table) -> HashMap<u64, &Mount> {
     table.mounts.iter().map(|mount| (mount.id, mount)).collect()
 }
 
-/// Where a mount is on its parent: what lies on a mount that is moved has not been moved itself. The parent's id alone
-/// doesn't tell, since a mount may be put in between (a mount beneath another, or on the root that a pivot changes).
+/// The position of a mount on its parent. A mount on a moved mount keeps it, and is not moved itself. The parent's id is not
+/// enough: a mount may be inserted in between (beneath another, or on the root that pivot_root changes).
 fn place<'a>(mount: &'a Mount, all: &HashMap<u64, &'a Mount>) -> (u64, &'a Path) {
     let whole = mount.mount_point.as_path();
     let parent = all.get(&mount.parent).filter(|parent| parent.id != mount.id);

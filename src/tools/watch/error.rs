@@ -1,10 +1,10 @@
-//! Why `hostmount watch` can't watch.
+//! The errors of `hostmount watch`.
 
 use mounts::Errno;
 
 use crate::inspect::BadPath;
 
-/// What keeps `hostmount watch` from watching.
+/// Why `hostmount watch` can't watch.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
     /// The path can't be used.
@@ -19,7 +19,7 @@ pub enum WatchError {
     /// Signals can't be waited for.
     #[error("signals cannot be waited for: {0}")]
     Signals(Errno),
-    /// The process of `--pid` has no namespace that we may ask for.
+    /// The mount namespace of `--pid` can't be found.
     #[error("--pid {pid}: its mount namespace cannot be found: {errno}")]
     Pid {
         /// The process.

@@ -1,9 +1,8 @@
-//! Holds the kernel's list of attached mounts against what the tables show, so that nothing is lost silently. Pure.
+//! Matches the kernel's mount events with the changes of the tables, so that nothing is lost silently. Pure.
 //!
-//! Two looks at a table don't show what came and went in between, nor that a mount was replaced by one like it with the
-//! same number. fanotify names each mount that is attached; each name must be explained by a change. The order of the two
-//! is loose: the kernel queues an event a moment after a table shows the mount (fs/namespace.c, `namespace_unlock`). So a
-//! change that no event has explained yet is kept until its event comes.
+//! Two readings of a table do not show a mount that came and went in between, nor one that was replaced by another with the same
+//! id. fanotify reports each attached mount, and each report must match a change. The kernel queues a report a moment after the
+//! table shows the mount (fs/namespace.c, `namespace_unlock`). So a change without a report waits for it.
 
 use std::collections::HashMap;
 
@@ -12,21 +11,21 @@ use mounts::mountinfo::{Mount, Table};
 
 use super::diff::{Change, ChangeKind, is_same};
 
-/// How many rounds an event may come late.
+/// For how many rounds a change waits for its report.
 const LATE: u64 = 16;
 
-/// A mount that the kernel has told of, and as it was when it was asked for.
+/// A mount that the kernel reported, as it was when it was queried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
     /// Its namespace, by inode.
     pub namespace: u64,
     /// Its unique id.
     pub unique: u64,
-    /// What it was.
+    /// The mount.
     pub mount: Mount,
 }
 
-/// What is still to be explained.
+/// The changes that wait for their reports.
 #[derive(Debug, Default)]
 pub struct Ledger {
     round: u64,
@@ -35,9 +34,9 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Adds to the changes of a round what they don't show, and to each the unique id. `before` has the earlier tables of
-    /// the namespaces that have changed, `machine` all the present ones. `named` were named before the tables were read,
-    /// `late` afterwards: those of the latter that nothing explains are given back, for the next round.
+    /// Adds unique ids to the changes of a round, and the changes that the tables do not show. `before` has the earlier tables of
+    /// the namespaces that have changed, `machine` all current ones. `named` were reported before the tables were read, `late`
+    /// afterwards. Returns those of `late` that match no change; they are for the next round.
     #[must_use]
     pub fn explain(
         &mut self,

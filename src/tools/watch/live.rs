@@ -1,13 +1,11 @@
-//! Keeps an eye on all mount namespaces: an open mount table of each, and the kernel's events where they are to be had.
+//! Watches all mount namespaces: an open mount table of each, and the kernel's mount events where available.
 //!
-//! poll(2) on an open mountinfo tells that its table has changed, and so which tables are to be read anew
-//! (fs/proc_namespace.c, `mounts_poll`). That is the whole of it for those without rights, and on kernels before 6.15;
-//! there, what comes and goes between two readings is missed. With fanotify each mount is named, and asked for at once.
+//! poll(2) on an open mountinfo tells that the table has changed and must be read again (fs/proc_namespace.c, `mounts_poll`).
+//! Without privileges, and before Linux 6.15, this is all there is: mounts that come and go between two readings are missed. With
+//! fanotify the kernel reports each mount, and a separate thread queries it at once, while large tables are being read.
 //!
-//! (A thread does that, so that reading large tables keeps no mount from being asked for while it is there.)
-//!
-//! An open mountinfo keeps its namespace alive, with all that is mounted there. So of each namespace one process is
-//! watched too, and when the last has ended the table is closed at once.
+//! An open mountinfo keeps its namespace and all its mounts alive. So one process of each namespace is watched too, and the table
+//! is closed as soon as the last process has ended.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -30,13 +28,14 @@ use super::ledger::{Ledger, Named};
 use super::namer::{Inbox, Namer};
 use super::origin::{self, CausedChange};
 
-/// Mounts come in swarms: after the first, this is waited before the tables are read; and as long as the reading took the
-/// last time, so that large tables which change all the time cost half a core at most.
+/// The wait between the first change and reading the tables, because mounts often come in groups. It is at least as long as the
+/// last reading took, so that large tables that change all the time cost half a core at most.
 const SETTLE: Duration = Duration::from_millis(10);
 const SETTLE_MAX: Duration = Duration::from_millis(500);
-/// How often a table is read that is torn each time.
+/// How often a torn table is read again.
 const READINGS: usize = 5;
-/// For so long it is asked anew whose a namespace is: a container gets the files that tell its name while it is set up.
+/// How long the owner of a new namespace is looked up again: the files that tell a container's name are mounted during its
+/// set-up.
 const SETTING_UP: Duration = Duration::from_secs(30);
 
 /// A namespace that is watched.
@@ -44,31 +43,31 @@ const SETTING_UP: Duration = Duration::from_secs(30);
 struct Watched {
     /// Its open mountinfo.
     table: File,
-    /// A process in it; readable when that has ended. None where the kernel has no such thing.
+    /// A pidfd of a process in it, readable when that has ended. None if the kernel has no pidfds.
     process: Option<OwnedFd>,
     /// Whether its table has changed since it was read.
     dirty: bool,
-    /// When it was met.
+    /// When it was found.
     since: Instant,
 }
 
-/// What a look at the processes found.
+/// The result of a scan of the processes.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// Namespaces that are new, by their places in the machine.
+    /// New namespaces, by their index in the machine.
     pub(super) started: Vec<usize>,
-    /// Namespaces that no process is in any more. Their places are others' by now.
+    /// Namespaces whose last process has ended. They are no longer in the machine.
     pub(super) ended: Vec<Namespace>,
-    /// Namespaces that can't be watched though we may, by inode: EMFILE above all. Each is told once.
+    /// Namespaces that can't be watched although that is permitted, by inode; mostly EMFILE. Each is reported once.
     pub(super) refused: Vec<(u64, Errno)>,
 }
 
-/// What a round found.
+/// The result of a round.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     /// The events: each the origin and its copies.
     pub(super) events: Vec<Vec<CausedChange>>,
-    /// How many mounts came and went before they could be asked for.
+    /// How many mounts came and went before they could be queried.
     pub(super) nameless: usize,
     /// Whether the kernel lost events.
     pub(super) lost: bool,
@@ -84,7 +83,7 @@ pub(super) struct Live {
     machine: Machine,
     kubelet: i32,
     ledger: Ledger,
-    /// Mounts that were named and left to the next round.
+    /// Reported mounts that are left to the next round.
     named: Vec<Named>,
     settle: Duration,
     /// Processes whose namespaces we may not watch.
@@ -94,11 +93,11 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// Begins to watch, by polling alone if told so. Says also why there are no events, if so, and
-    /// what the first scan found.
+    /// Starts watching, with `poll_only` without the kernel's events. Returns also why there are no events, if there are none,
+    /// and the first scan.
     ///
     /// # Errors
-    /// That there is no usable `/proc`.
+    /// `/proc` can't be opened or read.
     pub(super) fn begin(poll_only: bool) -> Result<(Self, Option<Errno>, Scan), WatchError> {
         let proc = Proc::new().map_err(WatchError::OpenProc)?;
         let (namer, refusal) = match Namer::start() {
@@ -132,7 +131,7 @@ impl Live {
         self.closed
     }
 
-    /// Whether mounts are named by the kernel.
+    /// Whether the kernel reports mounts.
     pub(super) const fn by_events(&self) -> bool {
         self.namer.is_some()
     }
@@ -142,7 +141,7 @@ impl Live {
         processes::namespace_of(&self.proc, pid)
     }
 
-    /// Looks which namespaces there are.
+    /// Finds new and ended namespaces.
     ///
     /// # Errors
     /// That `/proc` can't be read.
@@ -184,7 +183,7 @@ impl Live {
         Ok(scan)
     }
 
-    /// Brings up to date what is known of a namespace's processes.
+    /// Updates what is known of a namespace's processes.
     fn keep(&mut self, index: usize, pids: &[i32]) {
         let (watched, namespace) = (&mut self.watched[index], &mut self.machine.namespaces[index]);
         if namespace.processes.iter().map(|process| process.pid).ne(pids.iter().copied()) {
@@ -227,7 +226,7 @@ impl Live {
         Ok(())
     }
 
-    /// What is to be polled beside what the caller polls.
+    /// The descriptors to poll.
     pub(super) fn descriptors(&self) -> Vec<PollFd<'_>> {
         let named = self.namer.iter().map(|namer| PollFd::new(namer.came.as_fd(), PollFlags::POLLIN));
         let tables = self.watched.iter().map(|w| PollFd::new(w.table.as_fd(), PollFlags::POLLPRI));
@@ -235,8 +234,8 @@ impl Live {
         named.chain(tables).chain(processes.map(|process| PollFd::new(process.as_fd(), PollFlags::POLLIN))).collect()
     }
 
-    /// Takes down what poll(2) said of these descriptors. Whether a watched process has ended, and whether there is
-    /// something to be looked at.
+    /// Takes the result of poll(2) for these descriptors. Returns whether a watched process has ended, and whether a table has
+    /// changed or a mount was reported.
     pub(super) fn take(&mut self, events: &[PollFlags]) -> (bool, bool) {
         let groups = usize::from(self.namer.is_some());
         let said = |at: usize| events.get(at).is_some_and(|events| !events.is_empty());

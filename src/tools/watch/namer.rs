@@ -1,4 +1,4 @@
-//! Asks for each mount as soon as the kernel tells of it: on a thread of its own, since a mount may be gone in no time.
+//! Queries each mount as soon as the kernel reports it, on a thread of its own, because the mount may soon be gone.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,15 +12,15 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::ledger::Named;
 
-/// More are not kept for a reader that doesn't come: then the kernel's queue fills, and it says so.
+/// How many mounts are kept until they are taken. After that the kernel's queue fills up, and reports the overflow.
 const KEPT: usize = 100_000;
 
-/// What has come.
+/// The reports that have come.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     /// The mounts, in the kernel's order.
     pub(super) named: Vec<Named>,
-    /// How many were gone before they could be asked for.
+    /// How many were gone before they could be queried.
     pub(super) nameless: usize,
     /// Whether the kernel has lost events.
     pub(super) lost: bool,
@@ -31,12 +31,12 @@ struct Shared {
     group: MountGroup,
     /// The namespaces by inode and by the id for statmount(2).
     namespaces: Vec<(u64, u64)>,
-    /// Where in it a mount was found last.
+    /// The index of the namespace in which the last mount was found.
     last: usize,
     inbox: Inbox,
 }
 
-/// Asks for mounts.
+/// Queries mounts on a thread.
 #[derive(Debug)]
 pub(super) struct Namer {
     shared: Arc<Mutex<Shared>>,
@@ -81,7 +81,7 @@ impl Namer {
         lock(&self.shared).namespaces.retain(|(of, _)| *of != inode);
     }
 
-    /// All that has come, also what the thread has not come to yet.
+    /// Takes all reports, including those that the thread has not read yet.
     pub(super) fn take(&self) -> Inbox {
         let mut shared = lock(&self.shared);
         shared.drain();
@@ -110,7 +110,7 @@ fn work(shared: &Mutex<Shared>, came: &EventFd, ready: &OwnedFd) {
 }
 
 impl Shared {
-    /// Reads what has come from the kernel, and asks for each mount at once.
+    /// Reads the kernel's reports and queries each mount.
     fn drain(&mut self) {
         let Ok(attached) = self.group.read() else {
             self.inbox.lost = true;

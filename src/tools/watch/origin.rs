@@ -1,10 +1,9 @@
-//! Which changes are one event: the mount that somebody made, and its copies, each with the way on which it came. Pure.
+//! Groups changes into events: a mount and its copies, and how each copy got there. Pure.
 //!
-//! Copies are told by what the kernel makes of them (fs/pnode.c, `propagate_mnt`): all lie on the same directory of the
-//! same file system, on mounts that are peers or slaves of the one on which the first was made, and show the same. That is
-//! read from the tables after it happened (before, for an unmount), not predicted. What it can't tell is said: of several
-//! peers, where the mount was made shows only in the kernel's unique ids; and what came from a namespace that we can't see
-//! has no origin.
+//! Copies are recognised by how the kernel makes them (fs/pnode.c, `propagate_mnt`): all are mounted on the same directory of the
+//! same file system, on parents that are peers or slaves of the original's parent, and show the same. This is read from the
+//! tables after the event (for an unmount, before it), not predicted. Two things can't be told: among peers, the original is
+//! known only from the kernel's unique ids; and a mount from a namespace that we can't see has no origin.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -23,10 +22,10 @@ pub enum Link {
     Slave(u64),
 }
 
-/// Where a change was seen.
+/// A mount point in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPointIn {
-    /// The namespace, by its place in [`Machine::namespaces`].
+    /// The namespace, by its index in [`Machine::namespaces`].
     pub namespace: usize,
     /// The mount point there.
     pub path: PathBuf,
@@ -37,20 +36,20 @@ pub struct MountPointIn {
 pub struct Step {
     /// Along which relation.
     pub link: Link,
-    /// From which copy. None: the group's mounts don't hold the directory, and only pass the event on.
+    /// From which copy. None: the group's mounts do not show the directory and only pass the event on.
     pub from: Option<MountPointIn>,
 }
 
-/// Why a change is there.
+/// The cause of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    /// Somebody made it here.
+    /// It was mounted here.
     Made,
-    /// Somebody made it here, or at one of the other peers of this group: the tables are the same either way.
+    /// It was mounted here or at another peer of this group; the tables are the same in both cases.
     MadeAmongPeers(u64),
-    /// Somebody made it here, or it came from this peer group, of which no mount is to be seen.
+    /// It was mounted here, or came from this peer group, whose mounts we can't see.
     MadeOrUnseen(u64),
-    /// It came from the origin: the steps back to it, the last of which is from there.
+    /// It came from the origin. The steps lead back to it.
     Came(Vec<Step>),
 }
 
@@ -63,7 +62,7 @@ pub struct CausedChange {
     pub cause: Cause,
 }
 
-/// A mount that is concerned, with the relations of the mount that it lies on.
+/// A changed mount, with the peer group and master of its parent.
 #[derive(Debug)]
 struct Member {
     change: Change,
@@ -71,13 +70,13 @@ struct Member {
     master: Option<u64>,
 }
 
-/// What copies of one mount have in common: the directory that they lie on and what they show.
+/// What copies of one mount have in common: the directory that they are mounted on, and what they show.
 type Key = (bool, (u32, u32), PathBuf, (u32, u32), PathBuf);
 
 /// The peer groups of the machine.
 #[derive(Debug, Default)]
 struct Groups {
-    /// Those that some mount is in, and the group that this mount receives from: all members have the same.
+    /// The groups with a known member, and their master group. All members have the same.
     seen: HashMap<u64, Option<u64>>,
 }
 
@@ -91,8 +90,8 @@ impl Groups {
     }
 }
 
-/// The changes of a round as events: each a list that begins with the origin, where that can be seen. `before` has the
-/// earlier tables of the namespaces that have changed, `machine` all the present ones.
+/// The changes of a round as events. Each event begins with its origin, if known. `before` has the earlier tables of the
+/// namespaces that have changed, `machine` all current ones.
 #[must_use]
 pub fn events(machine: &Machine, before: &HashMap<usize, Table>, changes: Vec<Change>) -> Vec<Vec<CausedChange>> {
     let mut groups = Groups::default();
@@ -131,11 +130,11 @@ pub fn events(machine: &Machine, before: &HashMap<usize, Table>, changes: Vec<Ch
     together.into_iter().flat_map(|members| split(&groups, members)).collect()
 }
 
-/// The group above a change in which the event was seen too, by the steps to it that are seen in no copy.
+/// The nearest group above a change in which the event was seen too, as the groups on the way to it.
 enum Above {
     /// This one.
     Group(Vec<u64>),
-    /// None: it came from nowhere that we can see.
+    /// There is none.
     None,
     /// It may have come from this one.
     Unseen(u64),
@@ -161,7 +160,7 @@ fn above(groups: &Groups, with_members: &HashSet<u64>, member: &Member) -> Above
     Above::None
 }
 
-/// Changes at the same directory that show the same, as one event for each origin.
+/// Splits changes at the same directory that show the same into one event for each origin.
 fn split(groups: &Groups, members: Vec<Member>) -> Vec<Vec<CausedChange>> {
     let mut by_group: HashMap<u64, Vec<usize>> = HashMap::new();
     for (index, member) in members.iter().enumerate() {

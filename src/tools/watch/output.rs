@@ -1,5 +1,4 @@
-//! Standard output of a program that runs until it is told to end: a reader that is slow, or has gone, must keep it neither
-//! from noticing that nor from ending.
+//! Standard output of a program that runs until a signal. A reader that is slow or has gone must not keep it from exiting.
 
 use std::io::{Stdout, stdout};
 use std::os::fd::AsFd;
@@ -12,12 +11,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 /// What a pipe that poll(2) calls writable takes without waiting (`PIPE_BUF`, pipe(7)).
 const AT_ONCE: usize = 4096;
 
-/// Why there is nothing more to write.
+/// Why writing ends.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// A signal has told so, or the reader has gone.
+    /// By a signal, or because the reader has gone.
     CausedChange,
-    /// Writing fails.
+    /// By an error.
     Failed(Errno),
 }
 
@@ -29,7 +28,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Takes SIGINT, SIGTERM and SIGHUP for itself. To be called before any thread is started.
+    /// Blocks SIGINT, SIGTERM and SIGHUP, and receives them here. Call it before any thread is started.
     ///
     /// # Errors
     /// What signalfd(2) says.
@@ -40,13 +39,13 @@ impl Output {
         Ok(Self { signals, stdout: stdout() })
     }
 
-    /// What is ready when the program is to end: a signal; and an error, which needs no asking for, when the reader of
-    /// a pipe has gone.
+    /// Descriptors that become ready when the program must end: the signals, and standard output, for which poll(2) reports an
+    /// error when the reader of the pipe has gone.
     pub(super) fn descriptors(&self) -> [PollFd<'_>; 2] {
         [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN), PollFd::new(self.stdout.as_fd(), PollFlags::empty())]
     }
 
-    /// Writes all of it, and waits as long as the reader takes.
+    /// Writes all bytes, however slow the reader is.
     ///
     /// # Errors
     /// [`Ended`].

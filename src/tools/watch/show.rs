@@ -1,4 +1,4 @@
-//! Prints what happened: lines for people, JSON lines for programs (docs/watch.md). Pure.
+//! Prints events: as text lines, or as JSON lines (docs/watch.md). Pure.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::diff::{Change, ChangeKind};
 use super::origin::{Cause, CausedChange, Link, MountPointIn, Step};
 use crate::json_bytes;
 
-/// What is to be told; all of it at once where several are given.
+/// The filters. A change must pass all of them.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// Namespaces by inode; each is to be met.
@@ -22,14 +22,14 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a namespace is meant.
+    /// Whether a namespace passes.
     #[must_use]
     pub fn passes(&self, namespace: &Namespace) -> bool {
         let is_pod = |wanted: &String| namespace.pod.as_ref().is_some_and(|pod| pod.is_called(wanted));
         self.inodes.iter().all(|inode| *inode == namespace.inode) && self.pod.as_ref().is_none_or(is_pod)
     }
 
-    /// Whether a change in it is meant.
+    /// Whether a change in it passes.
     #[must_use]
     pub fn passes_change(&self, namespace: &Namespace, change: &Change) -> bool {
         let from = match &change.kind {
@@ -47,7 +47,7 @@ fn label(machine: &Machine, namespace: usize) -> String {
     machine.namespaces.get(namespace).map_or_else(|| "?".to_owned(), name)
 }
 
-/// What people call a namespace, with nothing in it that could write to a terminal.
+/// The printable name of a namespace.
 #[must_use]
 pub fn name(namespace: &Namespace) -> String {
     visible(namespace.label())
@@ -89,7 +89,7 @@ fn way(machine: &Machine, cause: &Cause) -> String {
     }
 }
 
-/// A namespace, for programs.
+/// A namespace as JSON.
 #[must_use]
 pub fn namespace_json(namespace: &Namespace) -> Value {
     json!({
@@ -105,7 +105,7 @@ pub fn namespace_json(namespace: &Namespace) -> Value {
     })
 }
 
-/// A change, for programs, without its time. `event` is the same number for a mount and its copies.
+/// A change as JSON, without its time. A mount and its copies have the same `event` number.
 #[must_use]
 pub fn json(machine: &Machine, told: &CausedChange, event: u64) -> Map<String, Value> {
     let CausedChange { change: Change { namespace, kind, mount, unique }, cause } = told;

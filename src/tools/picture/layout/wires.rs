@@ -1,48 +1,48 @@
-//! The wires of a drawing: which lines they link, and how they go around the cards in between.
+//! The wires of a drawing: the lines that they link, and their paths around the cards in between.
 
 use std::collections::BTreeMap;
 
 use super::{CORNER, Card, MARGIN};
 use crate::picture::outline::{Outline, Relation, What, Why};
 
-/// A line is the pair of its card's number and its own.
+/// A line, as the index of its card and its index in it.
 pub type At = (usize, usize);
 
-/// What links two lines.
+/// A wire between two lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wire {
-    /// The group, if it stands for one.
+    /// The peer group, if the wire is for a single one.
     pub group: u64,
     /// Its colour.
     pub colour: usize,
-    /// Where it starts; a master's end of a master's wire.
+    /// Where it starts: at the master, if it leads to a slave.
     pub from: At,
     /// Where it ends.
     pub to: At,
-    /// Whether it leads from a peer group to a slave; else it links peers.
+    /// Whether it leads from a peer group to a slave. Else it links peers.
     pub to_slave: bool,
-    /// For how many it stands.
+    /// How many links it stands for.
     pub count: usize,
-    /// The way around the cards that lie between its ends; none if there are none.
+    /// The lane around the cards between its ends, if there are any.
     pub around: Option<Lane>,
 }
 
-/// A way beneath cards. Wires that leave the same line for the same group share it.
+/// A path beneath cards. Wires from the same line for the same group share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lane {
-    /// How far down it runs.
+    /// Its vertical position.
     pub y: usize,
-    /// Its number, of those that run beside it.
+    /// Its number among parallel lanes.
     pub number: usize,
 }
 
-/// How far to the right a wire reaches that links two lines at one card's right edge, by its control points.
+/// The distance of the control points of a wire between two lines of one card, from the card's right edge.
 #[must_use]
 pub fn bulge(y1: usize, y2: usize) -> usize {
     16 + (y1.abs_diff(y2) / 5).min(40)
 }
 
-/// How far the loops at the last card's right edge reach beyond it.
+/// How far the loops at the last card extend beyond its right edge.
 pub(super) fn loops(wires: &[Wire], cards: &[Card<'_, '_>]) -> usize {
     let Some(last) = cards.len().checked_sub(1) else { return 0 };
     let y = |at: At| cards[last].lines.get(at.1).map_or(0, |line| line.y);
@@ -51,10 +51,9 @@ pub(super) fn loops(wires: &[Wire], cards: &[Card<'_, '_>]) -> usize {
     at_last.map(|wire| bulge(y(wire.from), y(wire.to)) * 3 / 4 + 8).max().unwrap_or(0)
 }
 
-/// The wires: peers are linked one to the next; a slave is linked with the member of its master that is nearest. What
-/// is folded as another namespace's image has one wire from that one's root, whatever it stands for.
-///
-/// All peers of a group are equal (an event on one reaches all), so that a chain says as much as all pairs would.
+/// The wires. Peers are linked in a chain: an event on one reaches all, so a wire for each pair would tell no more. A slave is
+/// linked to the nearest member of its master group. Mounts that are folded as copies of another namespace have one wire from
+/// that namespace's root.
 pub(super) fn of(outline: &Outline<'_>, cards: &[Card<'_, '_>], place: &[At]) -> Vec<Wire> {
     let relation = |at: At| match cards.get(at.0)?.lines.get(at.1)?.row.what {
         What::Fold(Why::Mirror(_, relation)) => Some(relation),
@@ -108,8 +107,8 @@ pub(super) fn of(outline: &Outline<'_>, cards: &[Card<'_, '_>], place: &[At]) ->
     wires
 }
 
-/// Leads the wires between cards that don't stand side by side around those between: a line that vanished behind a card
-/// and came out again would seem to begin there.
+/// Routes wires between cards that are not adjacent around the cards in between. A wire that passed behind a card would seem to
+/// begin there.
 pub(super) fn lead_around(wires: &mut [Wire], cards: &[Card<'_, '_>]) {
     // Per line and group: how far it reaches, and how deep it must go.
     let mut buses: BTreeMap<(At, u64, bool), (usize, usize, usize)> = BTreeMap::new();

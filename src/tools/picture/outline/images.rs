@@ -1,7 +1,7 @@
-//! Which subtrees of a namespace an earlier one has as well, mount by mount in the same relation.
+//! Finds subtrees that an earlier namespace has too, with the same relation for each mount.
 //!
-//! Each subtree's look has a number, made of its root's look and its children's numbers; so that two are compared by
-//! comparing two numbers, and the whole machine in one pass.
+//! Equal subtrees get the same number, which is made of the root's properties and the children's numbers. So two subtrees are
+//! compared by their numbers, and the whole machine in one pass.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -9,10 +9,10 @@ use std::path::Path;
 use super::tree::Tree;
 use super::{Group, Relation};
 
-/// What a subtree looks like: its place, what it shows, one number of each mount's propagation, and its children.
+/// The properties of a subtree: mount point, device, root directory, one group number, and its children's numbers.
 type Look<'m> = (&'m Path, (u32, u32), &'m Path, Option<u64>, Vec<usize>);
 
-/// That a subtree looks like one of an earlier namespace.
+/// A subtree that is equal to one of an earlier namespace.
 #[derive(Clone, Copy)]
 pub(super) struct Image {
     /// Which namespace.

@@ -11,11 +11,11 @@ use super::images::Image;
 use super::tree::Tree;
 use super::{Relation, Row, What, Why};
 
-/// Fewer siblings, with what is beneath them, are shown although another namespace has the same.
+/// The fewest mounts that are folded because another namespace has the same.
 const MIRROR_FROM: usize = 3;
-/// Fewer siblings of one kind are shown one by one.
+/// The fewest similar siblings that are folded.
 const ALIKE_FROM: usize = 8;
-/// File systems that show the kernel's own state, or are its plumbing.
+/// File systems that show the kernel's own state.
 const KERNEL: [&str; 24] = [
     "autofs",
     "binfmt_misc",
@@ -43,7 +43,7 @@ const KERNEL: [&str; 24] = [
     "tracefs",
 ];
 
-/// Whether a mount is the kernel's own: by its type, or as part of what container runtimes lay into `/proc`, `/sys` and `/dev`.
+/// Whether a mount is the kernel's own, by its type, or one of those that container runtimes make in `/proc`, `/sys` and `/dev`.
 fn is_kernel(mount: &Mount) -> bool {
     KERNEL.contains(&mount.fs_type.as_str())
         || ["/proc", "/sys", "/dev"].iter().any(|at| mount.mount_point.starts_with(at))
@@ -90,7 +90,7 @@ impl<'m> Builder<'_, 'm> {
         rows
     }
 
-    /// For each mount, how many mounts its subtree has if all of them are the kernel's; else 0.
+    /// For each mount, the size of its subtree if all mounts in it are the kernel's; else 0.
     fn wholly_kernel(&self) -> Vec<usize> {
         let mut sizes = vec![0; self.tree.mounts.len()];
         for &n in self.tree.order.iter().rev() {
@@ -102,7 +102,7 @@ impl<'m> Builder<'_, 'm> {
         sizes
     }
 
-    /// What is done with the children of one mount.
+    /// Folds the children of one mount.
     fn folded(&self, siblings: &[usize], depth: usize, kernel: &[usize]) -> Vec<Task> {
         let mut mirrors: BTreeMap<(usize, Relation), (Vec<usize>, usize)> = BTreeMap::new();
         for &n in siblings.iter().filter(|_| depth > 0) {
@@ -160,7 +160,7 @@ impl<'m> Builder<'_, 'm> {
         tasks
     }
 
-    /// Siblings of which these are equal count as alike.
+    /// The properties in which similar siblings are equal.
     fn kind(&self, n: usize) -> (&'m str, bool, bool, bool, usize, Option<&'m OsStr>) {
         let mount = &self.tree.mounts[n];
         let state = mount.propagation;
@@ -175,7 +175,7 @@ impl<'m> Builder<'_, 'm> {
         parent.and_then(|parent| point.strip_prefix(parent).ok()).unwrap_or(point)
     }
 
-    /// The path from the parent's mount point on; beneath `/`, it is absolute.
+    /// The path from the parent's mount point; absolute if the parent is `/`.
     fn label(&self, n: usize) -> String {
         let point = &self.tree.mounts[n].mount_point;
         let below = self.below_parent(n);
@@ -188,7 +188,7 @@ impl<'m> Builder<'_, 'm> {
         }
     }
 
-    /// What the paths of siblings have in common at both ends, in whole names, with `*` between.
+    /// The names that the paths of siblings have in common at both ends, with `*` in between.
     fn pattern(&self, mounts: &[usize]) -> String {
         let paths: Vec<Vec<&OsStr>> = mounts.iter().map(|&n| self.below_parent(n).iter().collect()).collect();
         let [one, others @ ..] = paths.as_slice() else { return String::new() };

@@ -1,14 +1,14 @@
-//! One mount table as a tree of numbers, whatever state the table is in.
+//! One mount table as a tree of indices.
 
 use mounts::mountinfo::{Mount, Table};
 
 use crate::mount_tree::{Row, rows};
 
-/// The mounts of a namespace as a tree, in which each mount is found once, however torn the table is.
+/// The mounts of a namespace as a tree. Each mount is in it once, even if the table is torn.
 pub(super) struct Tree<'m> {
     pub(super) mounts: &'m [Mount],
     pub(super) roots: Vec<usize>,
-    /// Of each mount, by path.
+    /// The children of each mount, sorted by path.
     pub(super) children: Vec<Vec<usize>>,
     /// Parents before their children.
     pub(super) order: Vec<usize>,
