@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use support::fuse::Fuse;
+use support::seccomp::Refusal;
 use support::{Node, in_namespace, mounts_beneath, table, tmpfs};
 use tonic::Code;
 
@@ -115,8 +116,8 @@ fn unpublish_of_a_peer_leaves_the_nodes_nested_mounts() {
 #[test]
 fn cve_2021_25741_a_swapped_symlink_never_escapes() {
     in_namespace(|| {
-        for args in [&["--log-level=error"][..], &["--log-level=error", "--old-calls"]] {
-            let node = Node::start_with(args);
+        for refusal in [Refusal::NONE, Refusal::all()] {
+            let node = Node::start_refusing(&refusal, &["--log-level=error"]);
             let data = node.root.join("data");
             fs::create_dir(data.join("swap")).unwrap();
             let stop = Arc::new(AtomicBool::new(false));

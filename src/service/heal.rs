@@ -33,8 +33,8 @@ use allowlist::names::PodIdentity;
 use engine::Context;
 use engine::mount_error::MountError;
 use engine::record::{Record, Shown};
+use kernel::heap;
 use kernel::mount_events::{Changed, MountEvents, WatchedTable};
-use kernel::{heap, statmount};
 use look::{Candidate, Concerns, KnownVolumes, Sources};
 use mend::Outcome;
 use mounts::Errno;
@@ -256,13 +256,11 @@ fn groups(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
 
 /// Changes of the namespace's mounts, as closely as they are to be had.
 async fn events(service: &Service, pool: &Arc<Pool>) -> Result<MountEvents, String> {
-    let statmount = service.threads.site().calls.statmount;
-    match pool.mount_events() {
-        Ok(events) if statmount => {
+    match pool.mount_events(service.threads.site().calls) {
+        Ok(events) => {
             tracing::debug!("mount events by fanotify");
             return Ok(events);
         }
-        Ok(_) => {}
         Err(errno) => tracing::debug!(%errno, "no mount events by fanotify: the mount table is polled"),
     }
     let opening = service
@@ -304,7 +302,8 @@ async fn until_it_matters(
         let looking = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
             let mut seen = Concerns::default();
             // One that is gone by now mattered to nobody.
-            statmount::points_of(&ids, &mut |point| seen.see(thread.site.kubelet_dir.as_path(), &sources, point))?;
+            let site = &thread.site;
+            site.calls.points_of(&ids, &mut |point| seen.see(site.kubelet_dir.as_path(), &sources, point))?;
             Ok::<_, Errno>(seen)
         });
         // What can't be asked about may matter.
@@ -342,8 +341,8 @@ async fn was_moved(
     pool: &Arc<Pool>,
     mut known: KnownVolumes,
 ) -> Result<(KnownVolumes, bool), String> {
-    let looking = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |_, _| {
-        let moved = known.was_moved();
+    let looking = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
+        let moved = known.was_moved(&thread.site);
         (known, moved)
     });
     looking.await.map_err(|e| e.to_string())

@@ -10,8 +10,7 @@ use std::sync::Mutex;
 
 use engine::site::Site;
 use kernel::mount_events::WatchedTable;
-use kernel::statmount;
-use mounts::{Errno, mountinfo};
+use mounts::Errno;
 
 /// How many volumes are mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -182,11 +181,7 @@ impl Counter {
             }
             _ => {}
         };
-        if site.calls.statmount {
-            statmount::points(&mut see)?;
-        } else {
-            mountinfo::parse(&site.proc.mountinfo()?).mounts.iter().for_each(|mount| see(&mount.mount_point));
-        }
+        site.calls.points(&site.proc, &mut see)?;
         Ok((held, targets))
     }
 }

@@ -37,9 +37,6 @@ pub struct VisitArgs {
     /// How many seconds a directory may take to answer.
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = patience)]
     pub timeout: Duration,
-    /// Do as if the kernel had none of the newer mount calls.
-    #[arg(long, hide = true)]
-    pub old_calls: bool,
 }
 
 fn kubelet_dir(text: &str) -> Result<AbsPath, String> {
@@ -66,7 +63,6 @@ impl VisitArgs {
             format!("--timeout={}", self.timeout.as_secs_f64()).into(),
         ];
         all.extend(self.pid.map(|pid| format!("--pid={pid}").into()));
-        all.extend(self.old_calls.then(|| "--old-calls".into()));
         all
     }
 
@@ -76,8 +72,7 @@ impl VisitArgs {
     /// If there is no `/proc`, in a sentence.
     pub fn threads(&self) -> Result<Threads, String> {
         let proc = Arc::new(Proc::new().map_err(|e| format!("/proc cannot be opened: {e}"))?);
-        let calls = if self.old_calls { Calls::NONE } else { Calls::probe() };
-        let site = Site { proc, calls, kubelet_dir: self.kubelet_dir.clone() };
+        let site = Site { proc, calls: Calls::probe(), kubelet_dir: self.kubelet_dir.clone() };
         Ok(Threads::new(site, &self.driver_name))
     }
 }
@@ -183,10 +178,7 @@ mod tests {
 
     #[test]
     fn a_child_is_told_the_same() {
-        for given in [
-            vec!["x"],
-            vec!["x", "--kubelet-dir=/k d", "--driver-name=d.x", "--timeout=0.25", "--pid=7", "--old-calls"],
-        ] {
+        for given in [vec!["x"], vec!["x", "--kubelet-dir=/k d", "--driver-name=d.x", "--timeout=0.25", "--pid=7"]] {
             let first = Line::parse_from(given).visit;
             let arguments = [OsString::from("x")].into_iter().chain(first.arguments());
             let second = Line::parse_from(arguments).visit;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use engine::site::Site;
 use engine::staging_area::{Slot, StagingArea};
+use kernel::calls::Calls;
 use kernel::mount_events::MountEvents;
 use kernel::namespace::{self, MountNamespace};
 use mounts::Errno;
@@ -92,9 +93,9 @@ impl Pool {
     /// Events of mounts that are attached in the namespace.
     ///
     /// # Errors
-    /// As [`MountEvents::named`].
-    pub fn mount_events(&self) -> Result<MountEvents, Errno> {
-        MountEvents::named(&self.namespace)
+    /// As [`Calls::mount_events`].
+    pub fn mount_events(&self, calls: Calls) -> Result<MountEvents, Errno> {
+        calls.mount_events(&self.namespace)
     }
 
     /// Takes down that a call has begun to come on a connection.
@@ -178,7 +179,6 @@ mod tests {
     use crate::queue::{Pending, Whose};
     use crate::{NoResult, Threads};
     use allowlist::names::AbsPath;
-    use kernel::calls::Calls;
     use kernel::namespace::Proc;
 
     /// Writes down how many jobs run when it is told of.
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn a_job_whose_end_is_told_runs_no_more() {
         let (proc, kubelet_dir) = (Arc::new(Proc::new().unwrap()), AbsPath::parse("/var/lib/kubelet").unwrap());
-        let threads = Threads::new(Site { proc, calls: Calls::ALL, kubelet_dir }, "driver");
+        let threads = Threads::new(Site { proc, calls: Calls::probe(), kubelet_dir }, "driver");
         let site = threads.site();
         let pool = threads.pool(site.proc.own_mount_namespace().unwrap());
         let (send, counts) = std::sync::mpsc::channel();

@@ -15,6 +15,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use kernel::calls::Calls;
 use kernel::namespace::Proc;
 use model::machine::{Machine, Namespace, Process, names};
 use mounts::Errno;
@@ -100,7 +101,7 @@ impl Live {
     /// That there is no usable `/proc`.
     pub(super) fn begin(poll_only: bool) -> Result<(Self, Option<Errno>, Scan), String> {
         let proc = Proc::new().map_err(|e| format!("/proc cannot be opened: {e}"))?;
-        let (namer, refusal) = match Namer::start() {
+        let (namer, refusal) = match Namer::start(Calls::probe()) {
             _ if poll_only => (None, None),
             Ok(namer) => (Some(namer), None),
             Err(errno) => (None, Some(errno)),
