@@ -20,6 +20,8 @@ use seccomp::{Call, REFUSED, Refusal};
 
 const SUITES: [&str; 2] = ["propagation", "heal"];
 const MORE_SUITES: [&str; 1] = ["sequences"];
+/// How many tests of a suite run at once: mostly they wait for the plugin to look.
+const WAITING: &str = "6";
 /// Tests of the suites that have all calls refused themselves.
 const ALREADY: &str = "without_the_newer_calls";
 
@@ -61,9 +63,10 @@ fn without(call: Call) {
 
 /// Runs a suite with a call refused.
 fn passes(suite: &str, refusal: &Refusal) {
+    let program = &built()[suite];
     let start = Instant::now();
-    let output = Command::new(&built()[suite])
-        .args(["--nocapture", "--skip", ALREADY])
+    let output = Command::new(program)
+        .args(["--nocapture", "--test-threads", WAITING, "--skip", ALREADY])
         .env(REFUSED, refusal.to_string())
         .output()
         .unwrap();

@@ -22,8 +22,8 @@ use engine::staging_area::StagingArea;
 use engine::{AttachJob, Context};
 use kernel::killed::{self, Hook};
 use kernel::{Node, Random, SourceKind, bind, files, in_namespace_both_ways, order, tmpfs, unmount};
-use mounts::Errno;
 use mounts::propagation::{MountPropagation, PropagationKind};
+use mounts::{Errno, MountAttrs};
 use plan::Step;
 use service::heal::look::KnownVolumes;
 use service::heal::mend;
@@ -210,25 +210,23 @@ impl World {
         self.node.staging(&format!("s{}", source.number()))
     }
 
+    fn publish_job(&self, target: usize, source: Source, relation: MountPropagation) -> AttachJob {
+        let job = self.node.job(&source.path(&self.node), self.target(target), relation);
+        let asked = Asked { propagation: Some(relation), ..Asked::default() };
+        let entry = EntryName::parse(&format!("s{}", source.number())).unwrap();
+        AttachJob {
+            staging: self.setting.staged.then(|| self.staging(source)),
+            owner: Some(Owner { entry, volume_id: None, pod: None, asked }),
+            ..job
+        }
+    }
+
     /// Runs an operation with a hook around each of its steps. Whether it has made something, where that can be told.
     fn run(&self, workshop: &StagingArea, op: Op, hook: Hook<'_>) -> Result<Option<bool>, MountError> {
         let node = &self.node;
         match op {
             Op::Publish { target, source, relation } => {
-                let job = node.job(&source.path(node), self.target(target), relation);
-                let entry = EntryName::parse(&format!("s{}", source.number())).unwrap();
-                let staging = self.setting.staged.then(|| self.staging(source));
-                let job = AttachJob {
-                    staging,
-                    owner: Some(Owner {
-                        entry,
-                        volume_id: None,
-                        pod: None,
-                        asked: Asked { propagation: Some(relation), ..Asked::default() },
-                    }),
-                    ..job
-                };
-                node.attach_with(workshop, &job, hook).map(Some)
+                node.attach_with(workshop, &self.publish_job(target, source, relation), hook).map(Some)
             }
             Op::Unpublish { target } => node.detach_with(&self.target(target), true, hook).map(|()| None),
             Op::Stage { source } => {
@@ -258,14 +256,15 @@ impl World {
     }
 
     /// Where nothing can be put beneath a mount, a heal that ends halfway may leave the target bare. Then the kubelet's
-    /// next call publishes it.
+    /// next call publishes it, with the flags of the entry, as a heal would have given them.
     fn publish_if_bare(&self, workshop: &StagingArea, target: usize, model: &Model) {
         let at = self.target(target);
         let is_bare = !self.node.table().mounts.iter().any(|mount| mount.mount_point == at.as_path());
         if let Some(Published { source, relation, .. }) = model.targets[target].filter(|_| is_bare) {
             assert!(self.node.site.calls.missing().contains(&"MOVE_MOUNT_BENEATH"), "{at} is bare");
-            let publish = Op::Publish { target, source, relation };
-            assert_eq!(self.run(workshop, publish, &mut |run, step| run.run(step)), Ok(Some(true)));
+            let attrs = MountAttrs { nosuid: true, nodev: true, ..MountAttrs::default() };
+            let job = AttachJob { attrs, ..self.publish_job(target, source, relation) };
+            assert_eq!(self.node.attach(workshop, &job), Ok(true));
         }
     }
 

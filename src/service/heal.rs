@@ -261,7 +261,7 @@ async fn events(service: &Service, pool: &Arc<Pool>) -> Result<MountEvents, Stri
             tracing::debug!("mount events by fanotify");
             return Ok(events);
         }
-        Err(errno) => tracing::debug!(%errno, "no mount events by fanotify: the mount table is polled"),
+        Err(errno) => tracing::debug!(%errno, "the mount table is polled: no events by fanotify"),
     }
     let opening = service
         .threads
