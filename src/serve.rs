@@ -89,9 +89,6 @@ pub struct ServeArgs {
     /// Serve /metrics, /healthz and /readyz on this address, such as 0.0.0.0:9809.
     #[arg(long, env = "HOSTMOUNT_ADMIN_ADDRESS")]
     pub admin_address: Option<SocketAddr>,
-    /// Do as if the kernel had none of the newer mount calls, to see the fall-backs work.
-    #[arg(long, hide = true)]
-    pub old_calls: bool,
 }
 
 /// Whether pods are looked up.
@@ -201,7 +198,7 @@ pub fn service(args: &ServeArgs) -> Result<Service, ServeError> {
     let kubelet_dir = AbsPath::parse(&args.kubelet_dir)
         .map_err(|reason| ServeError::KubeletDir { path: args.kubelet_dir.clone(), reason })?;
     let proc = Proc::new().map_err(ServeError::Proc)?;
-    let calls = if args.old_calls { Calls::NONE } else { Calls::probe() };
+    let calls = Calls::probe();
     tracing::info!(%calls, "system calls");
     let store = ConfigStore::start(&args.config, kubelet_dir.clone()).map_err(ServeError::AllowList)?;
     let layout = Arc::new(kubelet::layout(&kubelet_dir, &args.driver_name));

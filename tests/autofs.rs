@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use support::container::Container;
+use support::seccomp::Refusal;
 use support::{Node, eventually, in_namespace_as_root};
 
 /// One at a time: automount(8) keeps a named pipe in /run, called after the place of its tree.
@@ -98,13 +99,13 @@ fn cvmfs_csi_44_an_automounters_tree_works_with_propagation_and_only_so() {
 fn kubernetes_110973_an_untriggered_place_is_mounted_before_it_is_bound() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     in_namespace_as_root(|| {
-        for args in [&[][..], &["--old-calls"]] {
-            let node = Node::start_with(args);
+        for refusal in [Refusal::NONE, Refusal::all()] {
+            let node = Node::start_refusing(&refusal, &[]);
             let Some(automount) = Automount::start(&node) else { return };
             assert_eq!(fs_type(&automount.at.join("repo")), None);
             let pod = node.inline("p", &[("volume", "data"), ("subPath", "auto/repo")]);
             node.publish(&pod).unwrap();
-            assert_eq!(fs_type(&node.target("p")).as_deref(), Some("tmpfs"), "{args:?}");
+            assert_eq!(fs_type(&node.target("p")).as_deref(), Some("tmpfs"), "{refusal}");
             fs::write(automount.at.join("repo/software"), "").unwrap();
             assert!(node.target("p").join("software").exists());
             node.unpublish(&pod).unwrap();

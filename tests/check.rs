@@ -9,14 +9,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use mounts::Errno;
 use nix::mount::MsFlags;
 use serde_json::Value;
 use support::fuse::Fuse;
+use support::seccomp::{Call, Refusal};
 use support::{Node, change, in_namespace, table, tmpfs};
 
 /// The check of a node whose kubelet is this test.
 fn check(node: &Node, config: &str, args: &[&str]) -> Output {
+    check_refusing(&Refusal::NONE, node, config, args)
+}
+
+fn check_refusing(refusal: &Refusal, node: &Node, config: &str, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hostmount"));
+    refusal.put_on(&mut command);
     command.args(["check", "--config", config]).args(args).env("HOSTMOUNT_KUBELET_DIR", node.root.join("kubelet"));
     if !args.iter().any(|arg| arg.starts_with("--pid")) {
         command.args(["--pid", &std::process::id().to_string()]);
@@ -62,9 +69,17 @@ fn a_good_node_passes_and_nothing_is_changed() {
         assert!(text.contains("data: /mnt/data (on the mount /mnt, tmpfs): is there and alive, shared:"), "{text}");
         assert!(text.contains("\n0 faults, "), "{text}");
 
-        let old = json(&check(&node, &config, &["--json", "--old-calls"]));
+        let old = json(&check_refusing(&Refusal::all(), &node, &config, &["--json"]));
         assert_eq!(items(&old, Some("data")), ["source ok"], "the fall-backs find the same");
         assert!(items(&old, None).iter().any(|item| item == "kernelCalls warning"), "{old:#}");
+        for call in Call::ALL {
+            let one = json(&check_refusing(&Refusal::of(call, Errno::EPERM), &node, &config, &["--json"]));
+            let looked_at = format!("kernel call {}", call.name());
+            let of_call = one["items"].as_array().unwrap().iter().find(|item| item["lookedAt"] == *looked_at);
+            let found = of_call.and_then(|item| item["found"].as_str()).unwrap_or_else(|| panic!("{one:#}"));
+            let why = ["answers EPERM: a seccomp profile refuses it", "this Linux is older than"];
+            assert!(why.iter().any(|why| found.contains(why)), "{found}");
+        }
         assert_eq!(table(), before);
     });
 }

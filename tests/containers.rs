@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
+use support::seccomp::Refusal;
 use support::{Node, eventually, in_namespace, tmpfs};
 use wire::csi::NodePublishVolumeRequest;
 
@@ -226,7 +227,7 @@ fn whoever_only_connects_is_not_taken_for_the_kubelet() {
     }
     in_namespace(|| {
         // Without names of mounts each one wakes the plugin, as where a seccomp profile doesn't know statmount(2).
-        let node = Node::start_with(&[OFTEN.as_slice(), &["--old-calls"]].concat());
+        let node = Node::start_refusing(&Refusal::all(), &OFTEN);
         read_only(&node, "a");
         let container = Container::start(&node, "a", OFF, "", "");
         eventually("the metric counts the volume", || weaker(&node) == [1.0, 1.0, 1.0, 0.0]);

@@ -6,14 +6,13 @@ mod kernel;
 use std::cell::Cell;
 use std::path::Path;
 
-use ::kernel::calls::Calls;
 use allowlist::config::Missing;
 use engine::mount_error::MountError;
 use engine::observe::SourcePath;
 use engine::staging_area::StagingArea;
 use engine::{AttachJob, Attached, Context};
 use kernel::killed::{self, Hook};
-use kernel::{ALL_FLAGS, NO_FLAGS, Node, SourceKind, files, in_namespace};
+use kernel::{ALL_FLAGS, NO_FLAGS, Node, SourceKind, files, in_namespace, in_namespace_both_ways};
 use mounts::propagation::MountPropagation;
 use mounts::{Errno, MountAttrs};
 use plan::Step;
@@ -39,36 +38,32 @@ struct Case {
     ceiling: MountPropagation,
     attrs: MountAttrs,
     target_exists: bool,
-    calls: Calls,
 }
 
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
     for kind in SourceKind::ALL {
-        for calls in [Calls::ALL, Calls::NONE] {
-            for target_exists in [false, true] {
-                let base = Case {
-                    op: Op::Stage,
-                    kind,
-                    relation: MountPropagation::None,
-                    staged: true,
-                    ceiling: MountPropagation::Bidirectional,
-                    attrs: NO_FLAGS,
-                    target_exists,
-                    calls,
-                };
-                for ceiling in MountPropagation::ALL {
-                    let base = Case { ceiling, ..base };
-                    all.extend([base, Case { op: Op::Unstage, ..base }]);
-                }
-                for &relation in kind.gives() {
-                    for staged in [false, true] {
-                        for attrs in [NO_FLAGS, ALL_FLAGS] {
-                            // The usual one, and the one that makes a volume the slave of the staged copy.
-                            let ceiling = if target_exists { MountPropagation::HostToContainer } else { base.ceiling };
-                            let base = Case { relation, staged, ceiling, attrs, ..base };
-                            all.extend([Case { op: Op::Publish, ..base }, Case { op: Op::Unpublish, ..base }]);
-                        }
+        for target_exists in [false, true] {
+            let base = Case {
+                op: Op::Stage,
+                kind,
+                relation: MountPropagation::None,
+                staged: true,
+                ceiling: MountPropagation::Bidirectional,
+                attrs: NO_FLAGS,
+                target_exists,
+            };
+            for ceiling in MountPropagation::ALL {
+                let base = Case { ceiling, ..base };
+                all.extend([base, Case { op: Op::Unstage, ..base }]);
+            }
+            for &relation in kind.gives() {
+                for staged in [false, true] {
+                    for attrs in [NO_FLAGS, ALL_FLAGS] {
+                        // The usual one, and the one that makes a volume the slave of the staged copy.
+                        let ceiling = if target_exists { MountPropagation::HostToContainer } else { base.ceiling };
+                        let base = Case { relation, staged, ceiling, attrs, ..base };
+                        all.extend([Case { op: Op::Publish, ..base }, Case { op: Op::Unpublish, ..base }]);
                     }
                 }
             }
@@ -152,8 +147,8 @@ fn all_sources(node: &Node) -> Vec<std::collections::BTreeSet<std::path::PathBuf
 
 #[test]
 fn a_failed_step_leaves_everything_as_it_was_and_the_next_call_succeeds() {
-    in_namespace("a_failed_step_leaves_everything_as_it_was_and_the_next_call_succeeds", || {
-        let mut node = Node::new();
+    in_namespace_both_ways("a_failed_step_leaves_everything_as_it_was_and_the_next_call_succeeds", || {
+        let node = Node::new();
         let initial = node.tree();
         let sources = all_sources(&node);
         assert!(sources.iter().all(|files| files.len() == 4), "{sources:?}");
@@ -161,7 +156,6 @@ fn a_failed_step_leaves_everything_as_it_was_and_the_next_call_succeeds() {
         let empty = node.tree();
         let mut tried = 0;
         for case in cases() {
-            node.site.calls = case.calls;
             let (steps, wanted) = undisturbed(&case, &node, &workshop);
             assert_eq!(node.tree(), empty, "{case:?}: after an undisturbed run");
             for (n, step) in steps.iter().enumerate() {
@@ -205,7 +199,7 @@ fn a_failed_step_leaves_everything_as_it_was_and_the_next_call_succeeds() {
         workshop.close(&node.site).unwrap();
         assert_eq!(node.tree(), initial);
         println!("{tried} faults");
-        assert!(tried > 1000, "{tried}");
+        assert!(tried > 500, "{tried}");
     });
 }
 
@@ -215,7 +209,7 @@ fn crash_child() {
     killed::child(|order, step| {
         let (base, case) = order.split_once(' ').unwrap();
         let case = cases()[case.parse::<usize>().unwrap()];
-        let node = Node::at(Path::new(base)).with_calls(case.calls);
+        let node = Node::at(Path::new(base));
         let workshop = node.workshop();
         let _ = case.run(&node, &workshop, step);
     });
@@ -223,12 +217,11 @@ fn crash_child() {
 
 #[test]
 fn a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend() {
-    in_namespace("a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend", || {
-        let mut node = Node::new();
+    in_namespace_both_ways("a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend", || {
+        let node = Node::new();
         let (initial, sources) = (node.tree(), all_sources(&node));
         let mut tried = 0;
         for (number, case) in cases().into_iter().enumerate() {
-            node.site.calls = case.calls;
             let workshop = node.workshop();
             let (steps, wanted) = undisturbed(&case, &node, &workshop);
             workshop.close(&node.site).unwrap();
@@ -253,58 +246,55 @@ fn a_killed_plugin_leaves_nothing_that_the_next_one_does_not_mend() {
             }
         }
         println!("{tried} crashes");
-        assert!(tried > 200, "{tried}");
+        assert!(tried > 100, "{tried}");
     });
 }
 
 #[test]
 fn a_deleted_source_is_replaced_and_a_made_one_forgotten_whatever_fails() {
-    in_namespace("a_deleted_source_is_replaced_and_a_made_one_forgotten_whatever_fails", || {
-        let mut node = Node::new();
+    in_namespace_both_ways("a_deleted_source_is_replaced_and_a_made_one_forgotten_whatever_fails", || {
+        let node = Node::new();
         let workshop = node.workshop();
         let empty = node.tree();
         let entry = node.base.join("Shared");
         let (source, target) = (entry.join("gone/sub"), node.target("target"));
         let missing = Missing::Create { mode: 0o700, uid: 0, gid: 0 };
-        for calls in [Calls::ALL, Calls::NONE] {
-            node.site.calls = calls;
-            for relation in MountPropagation::ALL {
-                let job = node.job(&source, target.clone(), relation);
-                let job = AttachJob { source: SourcePath { missing, ..job.source.clone() }, ..job };
-                // Steps of clearing the target: one; of attaching: at most three.
-                for n in 1..=4 {
-                    for errno in ERRNOS {
-                        let what = format!("{relation} {calls}: {errno} at step {n}");
-                        assert_eq!(node.attach(&workshop, &job), Ok(true), "{what}");
-                        std::fs::remove_dir_all(entry.join("gone")).unwrap();
-                        let (mut count, mut hit) = (0, None);
-                        let result = node.attach_with(&workshop, &job, &mut |run, step| {
-                            count += 1;
-                            if count == n {
-                                hit = Some(step);
-                                return Err(errno);
-                            }
-                            run.run(step)
-                        });
-                        match (hit, &result) {
-                            (None, Ok(true)) => {}
-                            // Busy is no failure of the first try, and not mounted is what was wanted.
-                            (Some(Step::UnmountIdle(_)), _) if matches!(errno, Errno::EBUSY | Errno::EINVAL) => {}
-                            // The new one is beneath the old one by then, and in use.
-                            (Some(Step::UnmountIdle(_)), Err(_)) if relation == MountPropagation::HostToContainer => {
-                                assert!(source.exists(), "{what}: {result:?}");
-                            }
-                            (Some(_), Err(_)) => assert!(!entry.join("gone").exists(), "{what}: {result:?}"),
-                            _ => panic!("{what}: {hit:?} {result:?}"),
+        for relation in MountPropagation::ALL {
+            let job = node.job(&source, target.clone(), relation);
+            let job = AttachJob { source: SourcePath { missing, ..job.source.clone() }, ..job };
+            // Steps of clearing the target: one; of attaching: at most three.
+            for n in 1..=4 {
+                for errno in ERRNOS {
+                    let what = format!("{relation}: {errno} at step {n}");
+                    assert_eq!(node.attach(&workshop, &job), Ok(true), "{what}");
+                    std::fs::remove_dir_all(entry.join("gone")).unwrap();
+                    let (mut count, mut hit) = (0, None);
+                    let result = node.attach_with(&workshop, &job, &mut |run, step| {
+                        count += 1;
+                        if count == n {
+                            hit = Some(step);
+                            return Err(errno);
                         }
-                        let again = node.attach(&workshop, &job);
-                        assert_eq!(again, Ok(result.is_err()), "{what}: after {result:?}");
-                        std::fs::write(source.join("seen"), "").unwrap();
-                        assert!(target.as_path().join("seen").exists(), "{what}");
-                        node.detach(&target, true).unwrap();
-                        assert_eq!(node.tree(), empty, "{what}");
-                        std::fs::remove_dir_all(entry.join("gone")).unwrap();
+                        run.run(step)
+                    });
+                    match (hit, &result) {
+                        (None, Ok(true)) => {}
+                        // Busy is no failure of the first try, and not mounted is what was wanted.
+                        (Some(Step::UnmountIdle(_)), _) if matches!(errno, Errno::EBUSY | Errno::EINVAL) => {}
+                        // The new one is beneath the old one by then, and in use.
+                        (Some(Step::UnmountIdle(_)), Err(_)) if relation == MountPropagation::HostToContainer => {
+                            assert!(source.exists(), "{what}: {result:?}");
+                        }
+                        (Some(_), Err(_)) => assert!(!entry.join("gone").exists(), "{what}: {result:?}"),
+                        _ => panic!("{what}: {hit:?} {result:?}"),
                     }
+                    let again = node.attach(&workshop, &job);
+                    assert_eq!(again, Ok(result.is_err()), "{what}: after {result:?}");
+                    std::fs::write(source.join("seen"), "").unwrap();
+                    assert!(target.as_path().join("seen").exists(), "{what}");
+                    node.detach(&target, true).unwrap();
+                    assert_eq!(node.tree(), empty, "{what}");
+                    std::fs::remove_dir_all(entry.join("gone")).unwrap();
                 }
             }
         }
@@ -338,43 +328,41 @@ fn an_unstage_that_finds_its_mount_gone_looks_what_is_left() {
 
 #[test]
 fn a_symlink_that_takes_the_targets_place_is_not_followed() {
-    in_namespace("a_symlink_that_takes_the_targets_place_is_not_followed", || {
-        let mut node = Node::new();
+    in_namespace_both_ways("a_symlink_that_takes_the_targets_place_is_not_followed", || {
+        let node = Node::new();
         let workshop = node.workshop();
         let elsewhere = node.base.join("elsewhere");
         std::fs::create_dir(&elsewhere).unwrap();
         let target = node.target("target");
         let empty = node.tree();
-        for (calls, said) in [(Calls::ALL, Errno::EINVAL), (Calls::NONE, Errno::ELOOP)] {
-            node.site.calls = calls;
-            for relation in MountPropagation::ALL {
-                let job = node.job(&node.base.join("Shared"), target.clone(), relation);
-                let result = node.attach_with(&workshop, &job, &mut |run, step| {
-                    if step == Step::Move {
-                        std::fs::remove_dir(target.as_path()).unwrap();
-                        std::os::unix::fs::symlink(&elsewhere, target.as_path()).unwrap();
-                    }
-                    run.run(step)
-                });
-                let Err(MountError::Step { failed }) = result else { panic!("{relation} {calls}: {result:?}") };
-                assert_eq!((failed.step, failed.errno), (Step::Move, said), "{relation} {calls}");
-                assert_eq!(node.tree(), empty, "{relation} {calls}");
-                assert!(files(&elsewhere).is_empty(), "{relation} {calls}");
-                // Whoever put it there has it still.
-                std::fs::remove_file(target.as_path()).unwrap();
-            }
+        let old = node.site.calls.missing().contains(&"move_mount");
+        let said = if old { Errno::ELOOP } else { Errno::EINVAL };
+        for relation in MountPropagation::ALL {
+            let job = node.job(&node.base.join("Shared"), target.clone(), relation);
+            let result = node.attach_with(&workshop, &job, &mut |run, step| {
+                if step == Step::Move {
+                    std::fs::remove_dir(target.as_path()).unwrap();
+                    std::os::unix::fs::symlink(&elsewhere, target.as_path()).unwrap();
+                }
+                run.run(step)
+            });
+            let Err(MountError::Step { failed }) = result else { panic!("{relation}: {result:?}") };
+            assert_eq!((failed.step, failed.errno), (Step::Move, said), "{relation}");
+            assert_eq!(node.tree(), empty, "{relation}");
+            assert!(files(&elsewhere).is_empty(), "{relation}");
+            // Whoever put it there has it still.
+            std::fs::remove_file(target.as_path()).unwrap();
         }
     });
 }
 
 #[test]
 fn a_call_that_nobody_waits_for_is_undone_at_every_step() {
-    in_namespace("a_call_that_nobody_waits_for_is_undone_at_every_step", || {
-        let mut node = Node::new();
+    in_namespace_both_ways("a_call_that_nobody_waits_for_is_undone_at_every_step", || {
+        let node = Node::new();
         let workshop = node.workshop();
         let sources = all_sources(&node);
         for case in cases().into_iter().filter(Case::is_attach) {
-            node.site.calls = case.calls;
             case.prepare(&node, &workshop);
             let (tree, existed) = (node.tree(), node.target("target").as_path().exists());
             let job = if case.op == Op::Stage { case.stage_job(&node) } else { case.publish_job(&node) };

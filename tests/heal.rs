@@ -13,6 +13,7 @@ use mounts::mountinfo;
 use nix::mount::{MsFlags, mount};
 use support::container::Container;
 use support::fuse::Daemon;
+use support::seccomp::Refusal;
 use support::{Node, eventually, in_namespace, mounts_beneath, tmpfs, unmount};
 use wire::csi;
 
@@ -111,9 +112,9 @@ fn fifty_deaths_and_recoveries_leave_one_live_layer() {
 
 /// As on an older kernel, where the mount table is polled.
 #[test]
-fn fifty_deaths_and_recoveries_with_the_old_calls() {
+fn fifty_deaths_and_recoveries_without_the_newer_calls() {
     in_namespace(|| {
-        let node = Node::start_with(&["--log-level=hostmount=debug", "--old-calls"]);
+        let node = Node::start_refusing(&Refusal::all(), &["--log-level=hostmount=debug"]);
         fifty_deaths(&node);
         assert!(!node.log().contains("mount events by fanotify"));
     });
@@ -269,8 +270,8 @@ fn a_directory_that_only_root_can_have_replaced_is_given_to_the_pods() {
 }
 
 #[test]
-fn a_directory_that_only_root_can_have_replaced_is_given_to_the_pods_with_the_old_calls() {
-    in_namespace(|| a_replaced_directory_is_given(&Node::start_with(&["--old-calls"])));
+fn a_directory_that_only_root_can_have_replaced_is_given_to_the_pods_without_the_newer_calls() {
+    in_namespace(|| a_replaced_directory_is_given(&Node::start_refusing(&Refusal::all(), &[])));
 }
 
 #[test]

@@ -126,13 +126,8 @@ fn what_is_offered_to_pods_with_user_namespaces_the_kernel_maps_and_what_is_refu
         // What is mapped is not mapped a second time.
         let mapped = place("mapped");
         let copy = map(&places[0], &namespace).unwrap();
-        ::kernel::mount::move_to(
-            ::kernel::calls::Calls::probe(),
-            &copy,
-            File::open(root).unwrap(),
-            mapped.file_name().unwrap(),
-        )
-        .unwrap();
+        let calls = ::kernel::calls::Calls::probe();
+        calls.move_to(&copy, File::open(root).unwrap(), mapped.file_name().unwrap()).unwrap();
         assert_eq!(map(&mapped, &namespace).map(drop), Err(Errno::EPERM));
         assert_eq!(judged(&mapped), Err(NotMappable::Mapped));
     });

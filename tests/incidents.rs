@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use support::fuse::Fuse;
+use support::seccomp::Refusal;
 use support::{Node, in_namespace, mounts_beneath, table, tmpfs};
 use tonic::Code;
 
@@ -115,8 +116,8 @@ fn unpublish_of_a_peer_leaves_the_nodes_nested_mounts() {
 #[test]
 fn cve_2021_25741_a_swapped_symlink_never_escapes() {
     in_namespace(|| {
-        for args in [&["--log-level=error"][..], &["--log-level=error", "--old-calls"]] {
-            let node = Node::start_with(args);
+        for refusal in [Refusal::NONE, Refusal::all()] {
+            let node = Node::start_refusing(&refusal, &["--log-level=error"]);
             let data = node.root.join("data");
             fs::create_dir(data.join("swap")).unwrap();
             let stop = Arc::new(AtomicBool::new(false));
@@ -149,7 +150,7 @@ fn cve_2021_25741_a_swapped_symlink_never_escapes() {
             }
             stop.store(true, Ordering::Relaxed);
             let swaps = swapping.unwrap().join().unwrap();
-            println!("0 escapes in {tries} tries ({published} published) during {swaps} swaps {args:?}");
+            println!("0 escapes in {tries} tries ({published} published) during {swaps} swaps {refusal:?}");
             assert!(published > 10 && tries > published && swaps > 100, "{tries} {published} {swaps}");
             drop(node);
             support::unmount(Path::new("/mnt"));

@@ -7,9 +7,10 @@
 //! counted alone, many times; the middle one counts, less what asking for the count costs.
 //!
 //! Valgrind of Debian 12 knows none of openat2, move_mount, mount_setattr and statmount, and of later ones each version
-//! knows others; so the fall-backs are taken (`--old-calls`), which differ in `sys` only. They read mountinfo: the caller's
-//! mount namespace has three mounts, whatever the machine has. And it is the build of the tests that is counted, since an
-//! optimised one would be made for this alone, which takes minutes: what is too much in one is too much in the other.
+//! knows others; so all are refused (`support/seccomp.rs`) and the fall-backs are taken, which differ in `kernel` only. They
+//! read mountinfo: the caller's mount namespace has three mounts, whatever the machine has. And it is the build of the tests
+//! that is counted, since an optimised one would be made for this alone, which takes minutes: what is too much in one is too
+//! much in the other.
 //! `cargo test --release --test instructions -- --nocapture` prints the figures of an optimised build, without
 //! comparing them.
 //!
@@ -37,6 +38,7 @@ use hostmount::{serve, telemetry};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pivot_root};
+use support::seccomp::Refusal;
 use support::{capability, in_namespace, tmpfs};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::Request;
@@ -175,6 +177,7 @@ fn a_call_costs_what_is_written_down() {
         let mut plugin = played("served", "valgrind", |command| {
             command.args(["--tool=callgrind", "--compress-strings=no", "--dump-before=*this_part_ends*"]);
             command.arg(format!("--callgrind-out-file={SHARED}/out/part")).arg(std::env::current_exe().unwrap());
+            Refusal::all().put_on(command);
         });
         let mut caller = played("caller", "unshare", |command| {
             command.args(["--mount", "--propagation", "private"]).arg(std::env::current_exe().unwrap());
@@ -241,7 +244,7 @@ fn served() {
     }
     let endpoint = format!("--endpoint=unix://{SHARED}/csi.sock");
     let config = format!("--config={SHARED}/entries.yaml");
-    let words = ["hostmount", "serve", "--node-id=n", "--kubelet-dir=/kubelet", "--old-calls", &endpoint, &config];
+    let words = ["hostmount", "serve", "--node-id=n", "--kubelet-dir=/kubelet", &endpoint, &config];
     let cli = Cli::parse_from(words);
     let cli::Command::Serve(args) = cli.command else { panic!("serve") };
     telemetry::start(&cli.log_level, cli.log_format).unwrap();

@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proptest::prelude::*;
 use support::fuse::Fuse;
+use support::seccomp::Refusal;
 use support::{Node, capability, in_namespace, mounts_beneath, table, tmpfs, unmount};
 use tonic::Code;
 use wire::csi;
@@ -28,8 +29,8 @@ fn mount_marked(at: &Path) {
 }
 
 /// What crosses, for each propagation, between the source and the target, after a mount on either side.
-fn what_crosses(args: &[&str], staged: bool) {
-    let node = Node::start_with(args);
+fn what_crosses(refusal: &Refusal, staged: bool) {
+    let node = Node::start_refusing(refusal, &[]);
     let data = node.root.join("data");
     for dir in ["before", "late", "inside"] {
         fs::create_dir_all(data.join(dir)).unwrap();
@@ -80,24 +81,24 @@ fn what_crosses(args: &[&str], staged: bool) {
 
 #[test]
 fn inline_volumes_let_cross_what_they_should() {
-    in_namespace(|| what_crosses(&[], false));
+    in_namespace(|| what_crosses(&Refusal::NONE, false));
 }
 
 #[test]
 fn staged_volumes_let_cross_what_they_should() {
-    in_namespace(|| what_crosses(&[], true));
+    in_namespace(|| what_crosses(&Refusal::NONE, true));
 }
 
 #[test]
 fn the_fall_backs_for_old_kernels_do_the_same() {
-    in_namespace(|| what_crosses(&["--old-calls"], false));
+    in_namespace(|| what_crosses(&Refusal::all(), false));
 }
 
 #[test]
-fn read_only_holds_for_nested_mounts_too_with_new_and_old_calls() {
+fn read_only_holds_for_nested_mounts_too_with_and_without_the_newer_calls() {
     in_namespace(|| {
-        for args in [&[][..], &["--old-calls"]] {
-            let node = Node::start_with(args);
+        for refusal in [Refusal::NONE, Refusal::all()] {
+            let node = Node::start_refusing(&refusal, &[]);
             mount_marked(&node.root.join("flat/x"));
             let mut request = node.inline("p1", &[("volume", "flat")]);
             request.readonly = true;
@@ -105,7 +106,7 @@ fn read_only_holds_for_nested_mounts_too_with_new_and_old_calls() {
             let target = node.target("p1");
             for at in ["new", "x/new"] {
                 let error = fs::write(target.join(at), "").unwrap_err();
-                assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{at} {args:?}");
+                assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{at} {refusal}");
             }
             let options = fs::read_to_string("/proc/self/mountinfo").unwrap();
             let of_target: Vec<_> = options.lines().filter(|l| l.contains("/pods/p1/")).collect();

@@ -74,13 +74,13 @@ impl Direct {
         let slave = Change { propagation: Some(PropagationKind::Slave), attrs: MountAttrs::default() };
 
         let begin = Instant::now();
-        let parent = path::open_beneath(calls, &self.kubelet, parent)?;
-        let source = path::open_beneath(calls, &self.root, &self.source)?;
+        let parent = calls.open_beneath(&self.kubelet, parent)?;
+        let source = calls.open_beneath(&self.root, &self.source)?;
         path::make_dir(&parent, name, 0o750)?;
         mount::bind_recursive(&source, &ground)?;
         let copy = path::open_child(&slot.parent, &slot.name)?;
-        mount::change(&self.site.proc, calls, &copy, slave, true)?;
-        mount::move_to(calls, &copy, &parent, name)?;
+        calls.change(&self.site.proc, &copy, slave, true)?;
+        calls.move_to(&copy, &parent, name)?;
         drop((copy, source, parent));
         Ok(micros(begin))
     }
@@ -89,7 +89,7 @@ impl Direct {
     fn unpublish(&self, target: usize) -> Outcome<f64> {
         let (parent, name) = (self.parent(target)?, OsStr::new(NAME));
         let begin = Instant::now();
-        let parent = path::open_beneath(self.site.calls, &self.kubelet, parent)?;
+        let parent = self.site.calls.open_beneath(&self.kubelet, parent)?;
         mount::unmount(&parent, name, Unmount::IfIdle)?;
         path::remove_dir(&parent, name)?;
         drop(parent);

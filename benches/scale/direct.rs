@@ -100,23 +100,23 @@ impl DirectCalls {
                 let parent = self.parent_of(target)?;
                 let source = source.strip_prefix("/")?;
                 let begin = Instant::now();
-                let parent = path::open_beneath(calls, &self.kubelet, &parent)?;
-                let source = path::open_beneath(calls, &self.root, source)?;
+                let parent = calls.open_beneath(&self.kubelet, &parent)?;
+                let source = calls.open_beneath(&self.root, source)?;
                 path::make_dir(&parent, name, 0o750)?;
                 mount::bind_recursive(&source, &ground)?;
                 let copy = path::open_child(&slot.parent, &slot.name)?;
                 if *slave {
                     let change = Change { propagation: Some(PropagationKind::Slave), attrs: MountAttrs::default() };
-                    mount::change(&self.site.proc, calls, &copy, change, true)?;
+                    calls.change(&self.site.proc, &copy, change, true)?;
                 }
-                mount::move_to(calls, &copy, &parent, name)?;
+                calls.move_to(&copy, &parent, name)?;
                 drop((copy, source, parent));
                 Ok(begin.elapsed().as_secs_f64() * 1e6)
             }
             Order::Unpublish { target } => {
                 let parent = self.parent_of(target)?;
                 let begin = Instant::now();
-                let parent = path::open_beneath(calls, &self.kubelet, &parent)?;
+                let parent = calls.open_beneath(&self.kubelet, &parent)?;
                 mount::unmount(&parent, name, Unmount::IfIdle)?;
                 path::remove_dir(&parent, name)?;
                 drop(parent);

@@ -90,16 +90,16 @@ impl Run for Work<'_> {
             }
             Step::Change(change) => {
                 let copy = self.copy()?;
-                mount::change(proc, *calls, &copy, change, true)?;
+                calls.change(proc, &copy, change, true)?;
                 self.copy = Some(copy);
                 Ok(())
             }
-            Step::Move => mount::move_to(*calls, self.copy()?, &self.target.parent, &self.target.name),
-            Step::MoveBeneath => mount::move_beneath(self.copy()?, self.top(MountPoint::Target)?),
+            Step::Move => calls.move_to(self.copy()?, &self.target.parent, &self.target.name),
+            Step::MoveBeneath => calls.move_beneath(self.copy()?, self.top(MountPoint::Target)?),
             Step::UnmountIdle(place) => self.unmount(place, Unmount::IfIdle),
             Step::MakePrivate(place) => {
                 let private = Change { propagation: Some(PropagationKind::Private), ..Change::default() };
-                mount::change(proc, *calls, self.top(place)?, private, true)
+                calls.change(proc, self.top(place)?, private, true)
             }
             Step::Detach(place) => self.unmount(place, Unmount::Detach),
             // Made by `make_source`, before there is a source to bind.

@@ -18,9 +18,7 @@ use std::path::{Path, PathBuf};
 
 use allowlist::config::Missing;
 use allowlist::names::{KubeletPath, SubPath};
-use kernel::calls::Calls;
 use kernel::stat::{self, Usage};
-use kernel::{mount as sys_mount, statmount};
 use mounts::mountinfo::{self, Table};
 use mounts::propagation::MountPropagation;
 use mounts::{Errno, MountAttrs};
@@ -326,7 +324,7 @@ fn attach_found(
         };
         checked.map_err(|difference| match take_back(&mut run, &attach.steps) {
             Ok(()) => MountError::Drift { path: place(), difference },
-            Err((step, errno)) => step_failed(step, errno),
+            Err(why) => failed(why),
         })
     });
     if let (Err(_), Some(before)) = (&checked, noted) {
@@ -362,8 +360,8 @@ fn stopped(site: &Site, place: &Path, why: Stopped) -> MountError {
 
 /// Makes a copy by the steps in `made`, puts it beneath the only mount at a target, and takes that one off.
 ///
-/// Before Linux 6.5 nothing can be put beneath a mount: there the old one goes just before the move, and a process that
-/// is killed between the two leaves the target bare.
+/// Where nothing can be put beneath a mount (before Linux 6.5), the old one goes just before the move, and a process that is
+/// killed between the two leaves the target bare.
 fn replace(
     site: &Site,
     target: &TargetPlace,
@@ -372,13 +370,13 @@ fn replace(
     stopped: &dyn Fn(Stopped) -> MountError,
 ) -> Result<(), MountError> {
     run_all(run, made, cancelled).map_err(stopped)?;
-    let mut step = Step::MoveBeneath;
-    let mut moved = run.run(step);
-    if moved == Err(Errno::EINVAL) && !sys_mount::can_move_beneath() {
-        step = Step::Move;
-        moved = take_off(site, target, run).map_or(Err(Errno::EBUSY), |_| run.run(step));
-    }
-    if let Err(errno) = moved {
+    let step = |run: &mut dyn Run, step| run.run(step).map_err(|errno| (step, errno));
+    let replaced = site.calls.replace(
+        run,
+        |run| step(run, Step::MoveBeneath),
+        |run| take_off(site, target, run).and_then(|_| step(run, Step::Move)),
+    );
+    if let Err((step, errno)) = replaced {
         return Err(stopped(Stopped::Failed(Failed { step, errno, undo: take_back(run, made) })));
     }
     while take_layer(site, target, run)? {}
@@ -429,7 +427,7 @@ fn find_staging(site: &Site, job: &AttachJob) -> Result<Option<(Mounted, OwnedFd
 fn other_writer(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<Option<PathBuf>, MountError> {
     let fail = |errno| MountError::Source { path: job.source.full(), errno };
     let table = mountinfo::parse(&site.proc.mountinfo().map_err(fail)?);
-    let id = stat::mount_id(&site.proc, Calls::NONE, &open.fd).map_err(fail)?;
+    let id = stat::mountinfo_id(&site.proc, &open.fd).map_err(fail)?;
     Ok(table
         .bound_from(id, &job.source.full())
         .map(|m| &m.mount_point)
@@ -446,7 +444,7 @@ fn other_writer(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<Optio
 fn can_be_mapped(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<(), MountError> {
     let fail = |errno| MountError::Source { path: job.source.full(), errno };
     let table = mountinfo::parse(&site.proc.mountinfo().map_err(fail)?);
-    let id = stat::mount_id(&site.proc, Calls::NONE, &open.fd).map_err(fail)?;
+    let id = stat::mountinfo_id(&site.proc, &open.fd).map_err(fail)?;
     // It isn't in the table if it was unmounted meanwhile, or the table was torn: the kubelet's next try tells.
     Ok(idmap::judge(&table, id, &job.source.full()).ok_or_else(|| fail(Errno::ESTALE))??)
 }
@@ -465,7 +463,7 @@ pub fn detach(context: &mut Context<'_>, path: &KubeletPath, remove: bool) -> Re
         return clear(site, &target, &mut run);
     }
     loop {
-        let unmounted = take_off(site, &target, &mut run)?;
+        let unmounted = take_off(site, &target, &mut run).map_err(failed)?;
         match run.run(Step::RemoveTarget) {
             Ok(()) => return Ok(()),
             // There is another layer. Asking the kernel for one each time would cost every volume a call.
@@ -474,41 +472,41 @@ pub fn detach(context: &mut Context<'_>, path: &KubeletPath, remove: bool) -> Re
                 return Err(MountError::TargetNotEmpty { path: path.as_path().to_owned() });
             }
             Err(Errno::ENOTDIR) => return Err(MountError::TargetNotDirectory { path: path.as_path().to_owned() }),
-            Err(errno) => return Err(step_failed(Step::RemoveTarget, errno)),
+            Err(errno) => return Err(failed((Step::RemoveTarget, errno))),
         }
     }
 }
 
 /// Unmounts every layer at a target.
 fn clear(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<(), MountError> {
-    while take_off(site, target, run)? {}
+    while take_off(site, target, run).map_err(failed)? {}
     Ok(())
 }
 
 /// Unmounts the top layer at a target, unless it is the only one. Whether it was not.
 fn take_layer(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, MountError> {
-    let fail = |errno| step_failed(Step::UnmountIdle(MountPoint::Target), errno);
+    let fail = |errno| failed((Step::UnmountIdle(MountPoint::Target), errno));
     let (table, id) = top_and_below(site, target).map_err(fail)?;
     let point = |id| table.mounts.iter().find(|m| m.id == id).map(|m| (&m.mount_point, m.parent));
     let stacked = point(id).is_some_and(|(at, parent)| point(parent).is_some_and(|(below, _)| at == below));
-    Ok(stacked && take_off(site, target, run)?)
+    Ok(stacked && take_off(site, target, run).map_err(failed)?)
 }
 
-fn step_failed(step: Step, errno: Errno) -> MountError {
+fn failed((step, errno): (Step, Errno)) -> MountError {
     MountError::Step { failed: Failed { step, errno, undo: Ok(()) } }
 }
 
 /// Unmounts the top layer at a target, with what is mounted beneath it. Whether there was one.
-fn take_off(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, MountError> {
+fn take_off(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, (Step, Errno)> {
     let gone = |errno| matches!(errno, Errno::EINVAL | Errno::ENOENT);
     let idle = Step::UnmountIdle(MountPoint::Target);
     match run.run(idle) {
         Ok(()) => return Ok(true),
         Err(errno) if gone(errno) => return Ok(false),
         Err(Errno::EBUSY) => {}
-        Err(errno) => return Err(step_failed(idle, errno)),
+        Err(errno) => return Err((idle, errno)),
     }
-    let (table, id) = table_and_top(site, target).map_err(|errno| step_failed(idle, errno))?;
+    let (table, id) = table_and_top(site, target).map_err(|errno| (idle, errno))?;
     for step in plan::detach_steps(&table, id) {
         match run.run(step) {
             Ok(()) => {}
@@ -516,29 +514,25 @@ fn take_off(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool
             Err(errno) if gone(errno) => match run.run(idle) {
                 Ok(()) => return Ok(true),
                 Err(now) if gone(now) => return Ok(false),
-                Err(_) => return Err(step_failed(step, errno)),
+                Err(_) => return Err((step, errno)),
             },
-            Err(errno) => return Err(step_failed(step, errno)),
+            Err(errno) => return Err((step, errno)),
         }
     }
     Ok(true)
 }
 
-/// The top mount at a target and what it is mounted on, and the id of the former; where the kernel can't be asked for
-/// them alone, the mount table.
+/// The top mount at a target and what it is mounted on, and the id of the former.
 fn top_and_below(site: &Site, target: &TargetPlace) -> Result<(Table, u64), Errno> {
-    if !site.calls.statmount {
-        return table_and_top(site, target);
-    }
     let top = kernel::path::open_child(&target.parent, &target.name)?;
-    let id = stat::mount_id(&site.proc, site.calls, &top)?;
-    Ok((statmount::ways_to(&[id])?, id))
+    let id = site.calls.mount_id(&site.proc, &top)?;
+    Ok((site.calls.ways_to(&site.proc, &[id])?, id))
 }
 
 /// The mount table, and in it the id of the top mount at a target.
 fn table_and_top(site: &Site, target: &TargetPlace) -> Result<(Table, u64), Errno> {
     let top = kernel::path::open_child(&target.parent, &target.name)?;
-    let id = stat::mount_id(&site.proc, Calls::NONE, &top)?;
+    let id = stat::mountinfo_id(&site.proc, &top)?;
     Ok((mountinfo::parse(&site.proc.mountinfo()?), id))
 }
 

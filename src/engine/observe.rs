@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use allowlist::config::Missing;
 use allowlist::names::{AbsPath, KubeletPath, SubPath};
 use kernel::path::{self, Use};
-use kernel::stat::{self, AtName, Known, Seen};
+use kernel::stat::{self, AtName, Known, Opened, Seen};
 use mounts::Errno;
 use plan::{Found, Gone, Mounted, Source};
 
@@ -66,12 +66,12 @@ pub fn source_error(place: &Path, errno: Errno) -> MountError {
 /// The `Source…` variants of [`MountError`].
 pub fn open_source(site: &Site, wanted: &SourcePath) -> Result<OpenSource, MountError> {
     let open = || {
-        let entry = path::open_absolute(site.calls, wanted.entry.as_path(), Use::Name)?;
+        let entry = site.calls.open_absolute(wanted.entry.as_path(), Use::Name)?;
         let fd = match &wanted.sub_path {
-            Some(sub) => path::open_beneath(site.calls, &entry, sub.as_path())?,
+            Some(sub) => site.calls.open_beneath(&entry, sub.as_path())?,
             None => entry,
         };
-        let Seen { dir, mount } = stat::seen(&site.proc, site.calls, &fd)?;
+        let Seen { dir, mount } = site.calls.seen(&site.proc, &fd)?;
         Ok(OpenSource { fd, source: Source { dir: dir?.id, mount } })
     };
     open().map_err(|errno| source_error(&wanted.full(), errno))
@@ -100,10 +100,7 @@ pub fn open_target(site: &Site, target: &KubeletPath) -> Result<Option<TargetPla
     };
     // By one call, which is enough where no symlink leads to the kubelet's directory. Only there one may; so whatever else
     // comes of it is told by the two calls that know where it is.
-    if site.calls.openat2
-        && let Some(Ok(parent)) =
-            target.as_path().parent().map(|whole| path::open_absolute(site.calls, whole, Use::Attributes))
-    {
+    if let Some(Ok(parent)) = target.as_path().parent().map(|whole| site.calls.open_absolute(whole, Use::Attributes)) {
         return Ok(Some(TargetPlace { parent, name: name.to_owned() }));
     }
     let kubelet = path::open_trusted(site.layout.base.as_path())
@@ -111,7 +108,7 @@ pub fn open_target(site: &Site, target: &KubeletPath) -> Result<Option<TargetPla
     let parent = if parent.as_os_str().is_empty() {
         kubelet
     } else {
-        match path::open_beneath(site.calls, &kubelet, parent) {
+        match site.calls.open_beneath(&kubelet, parent) {
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
             other => other.map_err(fail)?,
         }
@@ -134,16 +131,12 @@ pub enum Look {
 /// # Errors
 /// What the kernel says.
 pub fn look(site: &Site, place: &TargetPlace) -> Result<Look, Errno> {
-    Ok(match stat::at_name_as_known(site.calls, &place.parent, &place.name) {
-        Ok(Some(Known::Mount)) => Look::Mount,
+    Ok(match site.calls.at_name_as_known(&site.proc, &place.parent, &place.name) {
+        Ok(Known::Mount) => Look::Mount,
         // Who says so can only be a mount.
         Err(errno) if stat::is_dead(errno) => Look::Mount,
-        Ok(Some(Known::Directory)) => Look::Unmounted(found_directory(place)?),
-        Ok(Some(Known::Other { symlink })) => Look::Unmounted(Found::Other { symlink }),
-        Ok(None) => match open_name(site, place)? {
-            Named::Unmounted(found, _) => Look::Unmounted(found),
-            Named::Mount(_) => Look::Mount,
-        },
+        Ok(Known::Directory) => Look::Unmounted(found_directory(place)?),
+        Ok(Known::Other { symlink }) => Look::Unmounted(Found::Other { symlink }),
         Err(Errno::ENOENT) => Look::Unmounted(Found::Nothing),
         Err(errno) => return Err(errno),
     })
@@ -154,11 +147,10 @@ pub fn look(site: &Site, place: &TargetPlace) -> Result<Look, Errno> {
 /// # Errors
 /// What the kernel says.
 pub fn find(site: &Site, place: &TargetPlace) -> Result<Found, Errno> {
-    match stat::at_name(site.calls, &place.parent, &place.name) {
-        Ok(Some(AtName::Mount(seen))) => Ok(Found::Mount(mounted(seen))),
-        Ok(Some(AtName::Directory)) => found_directory(place),
-        Ok(Some(AtName::Other { symlink })) => Ok(Found::Other { symlink }),
-        Ok(None) => find_open(site, place).map(|(found, _root)| found),
+    match site.calls.at_name(&site.proc, &place.parent, &place.name) {
+        Ok(AtName::Mount(seen)) => Ok(Found::Mount(mounted(seen))),
+        Ok(AtName::Directory) => found_directory(place),
+        Ok(AtName::Other { symlink }) => Ok(Found::Other { symlink }),
         Err(Errno::ENOENT) => Ok(Found::Nothing),
         Err(errno) => Err(errno),
     }
@@ -169,31 +161,13 @@ pub fn find(site: &Site, place: &TargetPlace) -> Result<Found, Errno> {
 /// # Errors
 /// What the kernel says.
 pub fn find_open(site: &Site, place: &TargetPlace) -> Result<(Found, Option<OwnedFd>), Errno> {
-    match open_name(site, place)? {
-        Named::Unmounted(found, fd) => Ok((found, fd)),
-        Named::Mount(fd) => Ok((Found::Mount(mounted(stat::seen(&site.proc, site.calls, &fd)?)), Some(fd))),
-    }
-}
-
-/// What has a name, opened where it is a directory.
-enum Named {
-    Unmounted(Found, Option<OwnedFd>),
-    Mount(OwnedFd),
-}
-
-fn open_name(site: &Site, place: &TargetPlace) -> Result<Named, Errno> {
-    let fd = match path::open_child(&place.parent, &place.name) {
-        Ok(fd) => fd,
-        Err(Errno::ENOENT) => return Ok(Named::Unmounted(Found::Nothing, None)),
-        Err(Errno::ELOOP) => return Ok(Named::Unmounted(Found::Other { symlink: true }, None)),
-        Err(Errno::ENOTDIR) => return Ok(Named::Unmounted(Found::Other { symlink: false }, None)),
-        Err(e) => return Err(e),
-    };
-    let id = |fd: &OwnedFd| stat::mount_id(&site.proc, site.calls, fd);
-    if id(&fd)? == id(&place.parent)? {
-        return Ok(Named::Unmounted(found_directory(place)?, Some(fd)));
-    }
-    Ok(Named::Mount(fd))
+    Ok(match site.calls.open_name(&site.proc, &place.parent, &place.name) {
+        Ok(Opened::Mount(fd)) => (Found::Mount(mounted(site.calls.seen(&site.proc, &fd)?)), Some(fd)),
+        Ok(Opened::Directory(fd)) => (found_directory(place)?, Some(fd)),
+        Ok(Opened::Other { symlink }) => (Found::Other { symlink }, None),
+        Err(Errno::ENOENT) => (Found::Nothing, None),
+        Err(errno) => return Err(errno),
+    })
 }
 
 fn found_directory(place: &TargetPlace) -> Result<Found, Errno> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kernel::mount::{self, Unmount};
-use kernel::{path, stat};
+use kernel::path;
 use mounts::propagation::{Propagation, PropagationKind};
 use mounts::{Change, Errno};
 
@@ -100,11 +100,11 @@ fn clear(site: &Site, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
             Err(Errno::ENOENT) => return Ok(()),
             other => other?,
         };
-        if stat::mount_id(&site.proc, site.calls, &top)? == stat::mount_id(&site.proc, site.calls, parent)? {
+        if site.calls.mount_id(&site.proc, &top)? == site.calls.mount_id(&site.proc, parent)? {
             return Ok(());
         }
         let private = Change { propagation: Some(PropagationKind::Private), ..Change::default() };
-        mount::change(&site.proc, site.calls, &top, private, true)?;
+        site.calls.change(&site.proc, &top, private, true)?;
         mount::unmount(parent, name, Unmount::Detach)?;
     }
 }

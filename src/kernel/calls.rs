@@ -1,59 +1,106 @@
-//! Which of the newer system calls this kernel and this seccomp profile let us make; found once, at start.
+//! The table of the calls that a kernel may lack: for each operation how it is done with the newer call, and how without.
+//!
+//! Which of the two it is, is found once, at start ([`Calls::probe`]), and asked nowhere else: who makes an operation of
+//! [`Calls`] can't tell which call is behind it. `calls/new.rs` and `super::statmount` have the one way, `calls/old.rs`
+//! has the other.
 //!
 //! A kernel that lacks a call says ENOSYS; container runtimes with an older seccomp profile say ENOSYS or EPERM for
 //! the very same call on a newer kernel. Each call is therefore tried with arguments that it must refuse: any error
 //! but those two means that it is there. Seen on a real node: statmount(2) refused by an otherwise current profile.
 
+mod new;
+mod old;
+
+use std::ffi::OsStr;
 use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use linux_raw_sys::general as raw;
+use mounts::mountinfo::{Mount, Table};
+use mounts::{Change, MountFacts};
 use nix::errno::Errno;
 
-/// The calls that have a fall-back, and whether they can be made.
+use super::mount_events::{MountEvents, MountGroup};
+use super::namespace::{self, MountNamespace, Proc};
+use super::path::Use;
+use super::stat::{AtName, Known, Opened, Seen};
+use super::statmount;
+
+/// How an operation is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "one independent fact per system call")]
+enum Way {
+    /// With the newer call.
+    New,
+    /// Without: the kernel, or a seccomp profile, refuses it so.
+    Old(Errno),
+}
+
+/// A call that has a fall-back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Its name.
+    pub name: &'static str,
+    /// The Linux that brought it.
+    pub since: (u32, u32),
+    /// Why it can't be made, if it can't: ENOSYS or EPERM; EINVAL for a flag that the kernel doesn't know.
+    pub refused: Option<Errno>,
+}
+
+/// The calls that have a fall-back, and which of them is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Calls {
     /// openat2(2), Linux 5.6. Else: the path is walked component by component with `O_NOFOLLOW`.
-    pub openat2: bool,
+    openat2: Way,
     /// move_mount(2), Linux 5.2. Else: mount(2) with `MS_MOVE`.
-    pub move_mount: bool,
+    move_mount: Way,
+    /// move_mount(2) with `MOVE_MOUNT_BENEATH`, Linux 6.5. Else: the old mount is taken off before the new one comes.
+    move_mount_beneath: Way,
     /// mount_setattr(2), Linux 5.12. Else: mount(2) for the propagation, and a remount of each mount of the tree
     /// for the flags.
-    pub mount_setattr: bool,
+    mount_setattr: Way,
     /// statmount(2) and listmount(2) with `STATX_MNT_ID_UNIQUE`, Linux 6.8. Else: mountinfo is read and searched, which
-    /// costs time in proportion to the number of mounts.
-    pub statmount: bool,
+    /// costs time in proportion to the number of mounts, and has ids that are given again.
+    statmount: Way,
 }
 
 impl Calls {
-    /// Every call is there.
-    pub const ALL: Self = Self { openat2: true, move_mount: true, mount_setattr: true, statmount: true };
-    /// No call is there: what a kernel of 2018 has.
-    pub const NONE: Self = Self { openat2: false, move_mount: false, mount_setattr: false, statmount: false };
-
     /// Asks the kernel.
     #[must_use]
     pub fn probe() -> Self {
+        let way = |refused: Option<Errno>| refused.map_or(Way::New, Way::Old);
         Self {
-            openat2: refusal(raw::__NR_openat2).is_none(),
-            move_mount: refusal(raw::__NR_move_mount).is_none(),
-            mount_setattr: refusal(raw::__NR_mount_setattr).is_none(),
-            statmount: refusal(raw::__NR_statmount).is_none() && refusal(raw::__NR_listmount).is_none(),
+            openat2: way(refusal(raw::__NR_openat2)),
+            move_mount: way(refusal(raw::__NR_move_mount)),
+            move_mount_beneath: way(new::refusal_of_beneath()),
+            mount_setattr: way(refusal(raw::__NR_mount_setattr)),
+            statmount: way(refusal(raw::__NR_statmount).or_else(|| refusal(raw::__NR_listmount))),
         }
+    }
+
+    /// The table, for people: they can do something about the reason of a refusal.
+    #[must_use]
+    pub const fn rows(self) -> [Row; 5] {
+        const fn row(name: &'static str, since: (u32, u32), way: Way) -> Row {
+            let refused = match way {
+                Way::New => None,
+                Way::Old(why) => Some(why),
+            };
+            Row { name, since, refused }
+        }
+        [
+            row("openat2", (5, 6), self.openat2),
+            row("move_mount", (5, 2), self.move_mount),
+            row("MOVE_MOUNT_BENEATH", (6, 5), self.move_mount_beneath),
+            row("mount_setattr", (5, 12), self.mount_setattr),
+            row("statmount", (6, 8), self.statmount),
+        ]
     }
 
     /// The calls that are missing, by name.
     #[must_use]
     pub fn missing(self) -> Vec<&'static str> {
-        [
-            (self.openat2, "openat2"),
-            (self.move_mount, "move_mount"),
-            (self.mount_setattr, "mount_setattr"),
-            (self.statmount, "statmount"),
-        ]
-        .into_iter()
-        .filter_map(|(there, name)| (!there).then_some(name))
-        .collect()
+        self.rows().into_iter().filter(|row| row.refused.is_some()).map(|row| row.name).collect()
     }
 }
 
@@ -64,23 +111,287 @@ impl fmt::Display for Calls {
     }
 }
 
-/// Each call that has a fall-back: its name, the Linux that brought it, and why it can't be made, if so: ENOSYS or
-/// EPERM. [`Calls::probe`] for people, who can do something about the reason.
-#[must_use]
-pub fn refusals() -> [(&'static str, (u32, u32), Option<Errno>); 4] {
-    [
-        ("openat2", (5, 6), refusal(raw::__NR_openat2)),
-        ("move_mount", (5, 2), refusal(raw::__NR_move_mount)),
-        ("mount_setattr", (5, 12), refusal(raw::__NR_mount_setattr)),
-        ("statmount", (6, 8), refusal(raw::__NR_statmount).or_else(|| refusal(raw::__NR_listmount))),
-    ]
-}
-
 /// Makes the call with a bad descriptor, null pointers and sizes of zero, which each of them refuses without effect.
 fn refusal(number: u32) -> Option<Errno> {
     // SAFETY: every pointer argument is null and every size zero; the calls probed here check both before use.
     let result = unsafe { libc::syscall(i64::from(number), -1, 0, 0, 0, 0) };
     (result == -1).then(Errno::last).filter(|errno| matches!(errno, Errno::ENOSYS | Errno::EPERM))
+}
+
+/// openat2(2).
+impl Calls {
+    /// Opens a directory by its absolute path, following no symlink. Mounts are crossed.
+    ///
+    /// # Errors
+    /// ELOOP: a component is a symlink. EXDEV: the path isn't absolute and plain. ENOENT, ENOTDIR as usual.
+    pub fn open_absolute(self, path: &Path, wanted: Use) -> Result<OwnedFd, Errno> {
+        match self.openat2 {
+            Way::New => new::open_absolute(path, wanted),
+            Way::Old(_) => old::open_absolute(path),
+        }
+    }
+
+    /// Opens a directory beneath another, following neither symlinks nor `..` out of it. Mounts are crossed.
+    ///
+    /// # Errors
+    /// ELOOP: a component is a symlink. EXDEV: the path leads out. ENOENT, ENOTDIR as usual.
+    pub fn open_beneath(self, root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+        match self.openat2 {
+            Way::New => new::open_beneath(root.as_fd(), path),
+            Way::Old(_) => old::open_beneath(root.as_fd(), path),
+        }
+    }
+}
+
+/// move_mount(2).
+impl Calls {
+    /// Moves the mount whose root is `root` onto what a name in a directory leads to. A symlink there isn't followed.
+    ///
+    /// # Errors
+    /// EINVAL: the mount's parent is shared, or `root` is no mount, or the target no directory. ELOOP: the target lies in
+    /// it. A symlink is told as EINVAL by move_mount(2), and as ELOOP where there is none. ENOENT: there is no such name.
+    pub fn move_to(self, root: impl AsFd, parent: impl AsFd, name: &OsStr) -> Result<(), Errno> {
+        match self.move_mount {
+            Way::New => new::move_to(root.as_fd(), parent.as_fd(), name),
+            Way::Old(_) => old::move_to(root.as_fd(), parent.as_fd(), name),
+        }
+    }
+
+    /// Replaces a mount by another. `beneath` has to put the new one beneath the old one ([`Calls::move_beneath`]), so that
+    /// something is mounted there all the time. Where the kernel can't, `bare` has to take the old one off first; a process
+    /// that is killed in between leaves the place bare.
+    pub fn replace<T: ?Sized, R>(
+        self,
+        with: &mut T,
+        beneath: impl FnOnce(&mut T) -> R,
+        bare: impl FnOnce(&mut T) -> R,
+    ) -> R {
+        match self.move_mount_beneath {
+            Way::New => beneath(with),
+            Way::Old(_) => bare(with),
+        }
+    }
+
+    /// Puts a mount beneath the one whose root is `top`, so that it shows when that is unmounted. There is no other way to
+    /// do it: see [`Calls::replace`].
+    ///
+    /// # Errors
+    /// EINVAL: `top` is no mount's root, is locked, or what it is mounted on is shared. Why it can't be done here at all.
+    pub fn move_beneath(self, root: impl AsFd, top: impl AsFd) -> Result<(), Errno> {
+        match self.move_mount_beneath {
+            Way::New => new::move_beneath(root.as_fd(), top.as_fd()),
+            Way::Old(why) => Err(why),
+        }
+    }
+}
+
+/// mount_setattr(2).
+impl Calls {
+    /// Changes the mount that `root` is the root of, and with `recursive` every mount beneath it.
+    ///
+    /// With mount_setattr(2) that is one atomic step. Without, propagation is one step and the flags are one step a
+    /// mount, so a mount that arrives in between may lack them: that is why the call is preferred.
+    ///
+    /// # Errors
+    /// EINVAL: `root` is not the root of a mount. EPERM: a flag is locked by a user namespace.
+    pub fn change(self, proc: &Proc, root: impl AsFd, change: Change, recursive: bool) -> Result<(), Errno> {
+        match self.mount_setattr {
+            Way::New => new::change(root.as_fd(), change, recursive),
+            Way::Old(_) => old::change(proc, root.as_fd(), change, recursive),
+        }
+    }
+}
+
+/// statmount(2): one mount.
+impl Calls {
+    /// The id of the mount that a descriptor lies on: the unique one, or mountinfo's.
+    ///
+    /// # Errors
+    /// What the kernel says; none is usual for an open descriptor.
+    pub fn mount_id(self, proc: &Proc, fd: impl AsFd) -> Result<u64, Errno> {
+        match self.statmount {
+            Way::New => new::mount_id(fd.as_fd()),
+            Way::Old(_) => super::stat::mountinfo_id(proc, fd),
+        }
+    }
+
+    /// What the kernel says of the mount that a descriptor lies on.
+    ///
+    /// # Errors
+    /// ENOENT if the mount isn't in this thread's namespace (any more).
+    pub fn mount(self, proc: &Proc, fd: impl AsFd) -> Result<MountFacts, Errno> {
+        match self.statmount {
+            Way::New => new::mount(fd.as_fd()),
+            Way::Old(_) => old::mount(proc, fd.as_fd()),
+        }
+    }
+
+    /// What a descriptor of a directory leads to.
+    ///
+    /// # Errors
+    /// ENOENT: the mount isn't in this thread's namespace (any more). Else what the file system says, unless it is dead,
+    /// which is part of the answer. It may hang.
+    pub fn seen(self, proc: &Proc, fd: impl AsFd) -> Result<Seen, Errno> {
+        match self.statmount {
+            Way::New => new::seen(fd.as_fd()),
+            Way::Old(_) => old::seen(proc, fd.as_fd()),
+        }
+    }
+
+    /// Opens what has a name in a directory, not following a symlink, and without asking what may be mounted there.
+    ///
+    /// # Errors
+    /// ENOENT: nothing. Else what openat(2) says.
+    pub fn open_name(self, proc: &Proc, parent: impl AsFd, name: &OsStr) -> Result<Opened, Errno> {
+        let parent = parent.as_fd();
+        let fd = match super::path::open_child(parent, name) {
+            Ok(fd) => fd,
+            Err(Errno::ELOOP) => return Ok(Opened::Other { symlink: true }),
+            Err(Errno::ENOTDIR) => return Ok(Opened::Other { symlink: false }),
+            Err(errno) => return Err(errno),
+        };
+        let is_mount = self.mount_id(proc, &fd)? != self.mount_id(proc, parent)?;
+        Ok(if is_mount { Opened::Mount(fd) } else { Opened::Directory(fd) })
+    }
+
+    /// What is at a name in a directory, not following a symlink.
+    ///
+    /// # Errors
+    /// ENOENT: nothing. Else as [`Calls::seen`].
+    pub fn at_name(self, proc: &Proc, parent: impl AsFd, name: &OsStr) -> Result<AtName, Errno> {
+        match self.statmount {
+            Way::New => new::at_name(parent.as_fd(), name),
+            Way::Old(_) => Ok(match self.open_name(proc, parent, name)? {
+                Opened::Directory(_) => AtName::Directory,
+                Opened::Other { symlink } => AtName::Other { symlink },
+                Opened::Mount(fd) => AtName::Mount(self.seen(proc, fd)?),
+            }),
+        }
+    }
+
+    /// What is at a name in a directory, not following a symlink, without asking the file system that may be mounted there:
+    /// it may be dead, or hang.
+    ///
+    /// # Errors
+    /// ENOENT: nothing. Else what statx(2) says, or openat(2).
+    pub fn at_name_as_known(self, proc: &Proc, parent: impl AsFd, name: &OsStr) -> Result<Known, Errno> {
+        match self.statmount {
+            Way::New => new::at_name_as_known(parent.as_fd(), name),
+            Way::Old(_) => Ok(match self.open_name(proc, parent, name)? {
+                Opened::Directory(_) => Known::Directory,
+                Opened::Other { symlink } => Known::Other { symlink },
+                Opened::Mount(_) => Known::Mount,
+            }),
+        }
+    }
+
+    /// The directory that a mount of the calling thread's namespace shows, as mountinfo names it, and whether it has been
+    /// deleted; by the mount's unique id. No file system is asked. None where ids aren't unique: it may be another mount's
+    /// by now.
+    ///
+    /// # Errors
+    /// ENOENT: it isn't in this thread's namespace (any more).
+    pub fn root(self, id: u64) -> Option<Result<(PathBuf, bool), Errno>> {
+        match self.statmount {
+            Way::New => Some(statmount::root(id)),
+            Way::Old(_) => None,
+        }
+    }
+
+    /// A mount by its unique id, as mountinfo would show it to a process at the root of its namespace, which is named by
+    /// its id ([`MountNamespace::id`]; Linux 6.12). Linux 6.13 and later tell the source.
+    ///
+    /// # Errors
+    /// ENOENT: it isn't in that namespace (any more). EPERM: no `CAP_SYS_ADMIN` over it. Why it can't be asked.
+    pub fn mount_in(self, id: u64, namespace: u64) -> Result<Mount, Errno> {
+        match self.statmount {
+            Way::New => statmount::mount_in(id, namespace),
+            Way::Old(why) => Err(why),
+        }
+    }
+}
+
+/// statmount(2) and listmount(2): tables.
+impl Calls {
+    /// The mounts of the calling thread's namespace at the points that are wanted, in mountinfo's order. Where the kernel
+    /// has unique ids, these are told, and what a mount was mounted from is left out.
+    ///
+    /// # Errors
+    /// What listmount(2) and statmount(2) say, or reading mountinfo. A mount that goes away meanwhile is none.
+    pub fn table(self, proc: &Proc, wanted: &mut dyn FnMut(&Path) -> bool) -> Result<Table, Errno> {
+        match self.statmount {
+            Way::New => statmount::select(wanted),
+            Way::Old(_) => old::table(proc, wanted),
+        }
+    }
+
+    /// As much of that table as has the mounts with these ids ([`Calls::mount_id`]), and those that they are mounted on, up
+    /// to the calling thread's root: all that a walk to them passes.
+    ///
+    /// # Errors
+    /// ENOENT: one of them isn't in this thread's namespace (any more).
+    pub fn ways_to(self, proc: &Proc, ids: &[u64]) -> Result<Table, Errno> {
+        match self.statmount {
+            Way::New => statmount::ways_to(ids),
+            Way::Old(_) => old::table(proc, &mut |_| true),
+        }
+    }
+
+    /// Where the mounts of the calling thread's namespace are, one after the other.
+    ///
+    /// # Errors
+    /// As [`Calls::table`].
+    pub fn points(self, proc: &Proc, see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
+        match self.statmount {
+            Way::New => statmount::points(see),
+            Way::Old(_) => old::points(proc, see),
+        }
+    }
+
+    /// Where the mounts with these unique ids are, as seen from the calling thread's root. One that isn't in its namespace
+    /// (any more) is left out.
+    ///
+    /// # Errors
+    /// What statmount(2) says. Why it can't be asked.
+    pub fn points_of(self, ids: &[u64], see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
+        match self.statmount {
+            Way::New => statmount::points_of(ids, see),
+            Way::Old(why) => Err(why),
+        }
+    }
+
+    /// The table of a namespace, equal to what its mountinfo shows, and whether something was mounted or unmounted while it
+    /// was read. The calling thread is in that namespace afterwards.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP: the source of a mount isn't told, because the kernel is older than 6.13 or the mount has none. What
+    /// [`namespace::enter`] says. Why it can't be asked; then the thread is where it was.
+    pub fn table_of(self, proc: &Proc, of: &MountNamespace) -> Result<(Table, bool), Errno> {
+        match self.statmount {
+            Way::New => namespace::enter(proc, of).and_then(|()| statmount::table(proc)),
+            Way::Old(why) => Err(why),
+        }
+    }
+
+    /// A group that is told of the mounts which are attached in its namespaces, by their unique ids: of use only where these
+    /// can be asked for.
+    ///
+    /// # Errors
+    /// As [`MountGroup::new`]. Why the mounts can't be asked for.
+    pub fn mount_group(self) -> Result<MountGroup, Errno> {
+        match self.statmount {
+            Way::New => MountGroup::new(),
+            Way::Old(why) => Err(why),
+        }
+    }
+
+    /// Events of attached mounts of one namespace, by name.
+    ///
+    /// # Errors
+    /// As [`Calls::mount_group`] and [`MountGroup::add`].
+    pub fn mount_events(self, namespace: &MountNamespace) -> Result<MountEvents, Errno> {
+        self.mount_group().and_then(|group| MountEvents::named(group, namespace))
+    }
 }
 
 #[cfg(test)]
@@ -89,16 +400,18 @@ mod tests {
 
     #[test]
     fn missing_calls_are_named() {
-        assert_eq!(Calls::ALL.to_string(), "all there");
-        assert_eq!(Calls::NONE.missing(), ["openat2", "move_mount", "mount_setattr", "statmount"]);
-        assert_eq!(Calls { statmount: false, ..Calls::ALL }.to_string(), "fall-back for statmount");
-    }
-
-    #[test]
-    fn both_ways_of_asking_agree() {
-        let missing: Vec<_> =
-            refusals().into_iter().filter_map(|(name, _, why)| why.is_some().then_some(name)).collect();
-        assert_eq!(missing, Calls::probe().missing());
+        let new = Calls {
+            openat2: Way::New,
+            move_mount: Way::New,
+            move_mount_beneath: Way::New,
+            mount_setattr: Way::New,
+            statmount: Way::New,
+        };
+        assert_eq!(new.to_string(), "all there");
+        let some = Calls { move_mount_beneath: Way::Old(Errno::EINVAL), statmount: Way::Old(Errno::EPERM), ..new };
+        assert_eq!(some.to_string(), "fall-back for MOVE_MOUNT_BENEATH, statmount");
+        let refused = some.rows().map(|row| row.refused);
+        assert_eq!(refused, [None, None, Some(Errno::EINVAL), None, Some(Errno::EPERM)]);
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl MountGroup {
     /// # Errors
     /// EINVAL: a kernel before 6.15. EPERM: the kernel, or a seccomp profile, leaves it to `CAP_SYS_ADMIN` in the first
     /// user namespace. EMFILE: the user has `fs.fanotify.max_user_groups` groups already.
-    pub fn new() -> Result<Self, Errno> {
+    pub(super) fn new() -> Result<Self, Errno> {
         let flags = FAN_REPORT_MNT | libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
         // SAFETY: the call takes two integers.
         let group = unsafe { libc::fanotify_init(flags, 0) };
@@ -134,7 +134,7 @@ impl AsRawFd for WatchedTable {
 /// Mounts that were attached.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attached {
-    /// Their unique ids ([`super::statmount::points_of`]).
+    /// Their unique ids ([`super::calls::Calls::points_of`]).
     pub ids: Vec<u64>,
     /// Whether events were lost.
     pub lost: bool,
@@ -163,7 +163,7 @@ pub struct Polled {
 /// What has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changed {
-    /// Mounts were attached, with these unique ids ([`super::statmount::points_of`]).
+    /// Mounts were attached, with these unique ids ([`super::calls::Calls::points_of`]).
     Attached(Vec<u64>),
     /// Something.
     Unknown,
@@ -171,11 +171,7 @@ pub enum Changed {
 
 impl MountEvents {
     /// Events of attached mounts, by name.
-    ///
-    /// # Errors
-    /// As [`MountGroup::new`].
-    pub fn named(namespace: &MountNamespace) -> Result<Self, Errno> {
-        let group = MountGroup::new()?;
+    pub(super) fn named(group: MountGroup, namespace: &MountNamespace) -> Result<Self, Errno> {
         group.add(namespace)?;
         Ok(Self::Named(Arc::new(group)))
     }

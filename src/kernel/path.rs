@@ -6,15 +6,14 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
-use super::calls::Calls;
 use super::namespace::fd_path;
 
 /// What a directory is opened for.
@@ -26,7 +25,7 @@ pub enum Use {
     Attributes,
 }
 
-fn flags(wanted: Use) -> OFlag {
+pub(super) fn flags(wanted: Use) -> OFlag {
     let access = match wanted {
         Use::Name => OFlag::O_PATH,
         Use::Attributes => OFlag::O_RDONLY,
@@ -41,50 +40,6 @@ fn flags(wanted: Use) -> OFlag {
 /// What open(2) says.
 pub fn open_trusted(path: &Path) -> Result<OwnedFd, Errno> {
     open(path, flags(Use::Name), Mode::empty())
-}
-
-/// Opens a directory by its absolute path, following no symlink. Mounts are crossed.
-///
-/// # Errors
-/// ELOOP: a component is a symlink. EXDEV: the path isn't absolute and plain. ENOENT, ENOTDIR as usual.
-pub fn open_absolute(calls: Calls, path: &Path, wanted: Use) -> Result<OwnedFd, Errno> {
-    let relative = path.strip_prefix("/").map_err(|_| Errno::EXDEV)?;
-    if !relative.components().all(|part| matches!(part, Component::Normal(_))) {
-        return Err(Errno::EXDEV);
-    }
-    if calls.openat2 {
-        return resolve(AT_FDCWD, path, ResolveFlag::empty(), wanted);
-    }
-    open_beneath(calls, open_trusted(Path::new("/"))?, relative)
-}
-
-/// Opens a directory beneath another, following neither symlinks nor `..` out of it. Mounts are crossed.
-///
-/// # Errors
-/// ELOOP: a component is a symlink. EXDEV: the path leads out. ENOENT, ENOTDIR as usual.
-pub fn open_beneath(calls: Calls, root: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
-    if calls.openat2 {
-        return resolve(root, path, ResolveFlag::RESOLVE_BENEATH, Use::Name);
-    }
-    let mut at = root.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
-    for part in path.components() {
-        let Component::Normal(name) = part else { return Err(Errno::EXDEV) };
-        at = open_child(&at, name)?;
-    }
-    Ok(at)
-}
-
-fn resolve(root: impl AsFd, path: &Path, how: ResolveFlag, wanted: Use) -> Result<OwnedFd, Errno> {
-    let resolve = how | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new().flags(flags(wanted)).resolve(resolve);
-    // EAGAIN: a rename or mount somewhere raced with the check for "..": openat2(2) says to try again.
-    for _ in 0..16 {
-        match openat2(&root, path, how) {
-            Err(Errno::EAGAIN) => {}
-            other => return other,
-        }
-    }
-    Err(Errno::EAGAIN)
 }
 
 /// Opens one directory in another, not following a symlink.

@@ -4,27 +4,14 @@ use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::Read;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime};
 
-use linux_raw_sys::general as raw;
-use mounts::propagation::PropagationState;
-use mounts::{DirId, MountAttrs, MountFacts, mountinfo};
+use mounts::{DirId, MountFacts};
 use nix::errno::Errno;
 
-use super::calls::Calls;
 use super::namespace::Proc;
-
-/// The flags of `MOUNT_ATTR_*` bits, as statmount(2) gives them.
-const fn attrs_of(bits: u64) -> MountAttrs {
-    MountAttrs {
-        read_only: bits & raw::MOUNT_ATTR_RDONLY as u64 != 0,
-        nosuid: bits & raw::MOUNT_ATTR_NOSUID as u64 != 0,
-        nodev: bits & raw::MOUNT_ATTR_NODEV as u64 != 0,
-        noexec: bits & raw::MOUNT_ATTR_NOEXEC as u64 != 0,
-    }
-}
 
 /// What one asks a directory for before it is bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +33,7 @@ pub enum Freshness {
     Cached,
 }
 
-fn statx(fd: BorrowedFd<'_>, name: &CStr, flags: i32, mask: u32) -> Result<libc::statx, Errno> {
+pub(super) fn statx(fd: BorrowedFd<'_>, name: &CStr, flags: i32, mask: u32) -> Result<libc::statx, Errno> {
     let mut buffer = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: `fd` is open, `name` is NUL-terminated, and `buffer` has the size of the structure that statx fills.
     let result = unsafe { libc::statx(fd.as_raw_fd(), name.as_ptr(), flags, mask, buffer.as_mut_ptr()) };
@@ -55,9 +42,9 @@ fn statx(fd: BorrowedFd<'_>, name: &CStr, flags: i32, mask: u32) -> Result<libc:
     Ok(unsafe { buffer.assume_init() })
 }
 
-const DIRECTORY: u32 = libc::STATX_TYPE | libc::STATX_INO | libc::STATX_NLINK;
+pub(super) const DIRECTORY: u32 = libc::STATX_TYPE | libc::STATX_INO | libc::STATX_NLINK;
 
-fn directory_of(found: &libc::statx) -> DirStat {
+pub(super) fn directory_of(found: &libc::statx) -> DirStat {
     DirStat {
         id: DirId { device: (found.stx_dev_major, found.stx_dev_minor), inode: found.stx_ino },
         is_dir: u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFDIR,
@@ -87,22 +74,6 @@ pub struct Seen {
     pub mount: MountFacts,
 }
 
-/// What a descriptor of a directory leads to. Where the kernel has the newer calls, it takes one for the directory and
-/// one for the mount.
-///
-/// # Errors
-/// ENOENT: the mount isn't in this thread's namespace (any more). Else what the file system says, unless it is dead, which
-/// is part of the answer. It may hang.
-pub fn seen(proc: &Proc, calls: Calls, fd: impl AsFd) -> Result<Seen, Errno> {
-    let fd = fd.as_fd();
-    if calls.statmount {
-        let Named { dir, mount_id, .. } = named(fd, c"")?;
-        return Ok(Seen { dir, mount: statmount(mount_id)? });
-    }
-    let mount = mount(proc, calls, fd)?;
-    Ok(Seen { dir: unless_dead(directory(fd, Freshness::Live))?, mount })
-}
-
 /// What is at a name in a directory, of which no descriptor is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtName {
@@ -117,40 +88,18 @@ pub enum AtName {
     Mount(Seen),
 }
 
-/// What is at a name in a directory, not following a symlink. None where the kernel lacks the calls for it (Linux 6.8).
-///
-/// # Errors
-/// ENOENT: nothing. Else as [`seen`].
-pub fn at_name(calls: Calls, parent: impl AsFd, name: &OsStr) -> Result<Option<AtName>, Errno> {
-    if !calls.statmount {
-        return Ok(None);
-    }
-    let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
-    let Named { dir, is_mount, mount_id, mode } = named(parent.as_fd(), &name)?;
-    Ok(Some(match mode & libc::S_IFMT {
-        _ if is_mount => AtName::Mount(Seen { dir, mount: statmount(mount_id)? }),
-        libc::S_IFDIR => AtName::Directory,
-        kind => AtName::Other { symlink: kind == libc::S_IFLNK },
-    }))
-}
-
-/// What is at a name in a directory, not following a symlink, without asking the file system that may be mounted there:
-/// it may be dead, or hang. None where the kernel lacks the calls for it (Linux 6.8).
-///
-/// # Errors
-/// ENOENT: nothing. Else what statx(2) says.
-pub fn at_name_as_known(calls: Calls, parent: impl AsFd, name: &OsStr) -> Result<Option<Known>, Errno> {
-    if !calls.statmount {
-        return Ok(None);
-    }
-    let name = CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL)?;
-    let flags = libc::AT_NO_AUTOMOUNT | libc::AT_SYMLINK_NOFOLLOW | libc::AT_STATX_DONT_SYNC;
-    let found = statx(parent.as_fd(), &name, flags, libc::STATX_TYPE)?;
-    Ok(Some(match u32::from(found.stx_mode) & libc::S_IFMT {
-        _ if found.stx_attributes & u64::from(raw::STATX_ATTR_MOUNT_ROOT) != 0 => Known::Mount,
-        libc::S_IFDIR => Known::Directory,
-        kind => Known::Other { symlink: kind == libc::S_IFLNK },
-    }))
+/// What has a name in a directory, opened where it is one.
+#[derive(Debug)]
+pub enum Opened {
+    /// A directory on which nothing is mounted.
+    Directory(OwnedFd),
+    /// Something else.
+    Other {
+        /// Whether it is a symlink.
+        symlink: bool,
+    },
+    /// A mount, by its root.
+    Mount(OwnedFd),
 }
 
 /// What is at a name, as the kernel alone knows it.
@@ -165,33 +114,6 @@ pub enum Known {
         /// Whether it is a symlink.
         symlink: bool,
     },
-}
-
-struct Named {
-    dir: Result<DirStat, Errno>,
-    is_mount: bool,
-    mount_id: u64,
-    mode: u32,
-}
-
-/// Asks the file system; if that is dead, the kernel alone, which knows the mount all the same.
-fn named(parent: BorrowedFd<'_>, name: &CStr) -> Result<Named, Errno> {
-    let flags = libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_SYMLINK_NOFOLLOW;
-    let ask = |sync| statx(parent, name, flags | sync, DIRECTORY | raw::STATX_MNT_ID_UNIQUE);
-    let (dir, found) = match ask(libc::AT_STATX_FORCE_SYNC) {
-        Ok(found) => (Ok(directory_of(&found)), found),
-        Err(errno) if is_dead(errno) => (Err(errno), ask(libc::AT_STATX_DONT_SYNC).map_err(|_| errno)?),
-        Err(errno) => return Err(errno),
-    };
-    let is_mount = found.stx_attributes & u64::from(raw::STATX_ATTR_MOUNT_ROOT) != 0;
-    Ok(Named { dir, is_mount, mount_id: found.stx_mnt_id, mode: found.stx_mode.into() })
-}
-
-fn unless_dead<T>(found: Result<T, Errno>) -> Result<Result<T, Errno>, Errno> {
-    match found {
-        Err(errno) if !is_dead(errno) => Err(errno),
-        other => Ok(other),
-    }
 }
 
 /// When the directory behind a descriptor was made, where its file system keeps that. It takes what the kernel has.
@@ -274,70 +196,16 @@ pub const fn is_dead(errno: Errno) -> bool {
     )
 }
 
-/// The id of the mount that a descriptor lies on.
+/// The id that mountinfo has for the mount which a descriptor lies on. It is given again when the mount is gone.
 ///
 /// # Errors
 /// What the kernel says; none is usual for an open descriptor.
-pub fn mount_id(proc: &Proc, calls: Calls, fd: impl AsFd) -> Result<u64, Errno> {
-    let fd = fd.as_fd();
-    if calls.statmount {
-        let flags = libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
-        return Ok(statx(fd, c"", flags, raw::STATX_MNT_ID_UNIQUE)?.stx_mnt_id);
-    }
+pub fn mountinfo_id(proc: &Proc, fd: impl AsFd) -> Result<u64, Errno> {
     // fdinfo has had the id since Linux 3.15, and asks the file system nothing.
     let mut text = String::new();
-    let info = proc.open(&format!("self/fdinfo/{}", fd.as_raw_fd()))?;
+    let info = proc.open(&format!("self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
     File::from(info).read_to_string(&mut text).map_err(|_| Errno::EIO)?;
     text.lines().find_map(|l| l.strip_prefix("mnt_id:")).and_then(|id| id.trim().parse().ok()).ok_or(Errno::EIO)
-}
-
-/// What the kernel says of the mount that a descriptor lies on.
-///
-/// # Errors
-/// ENOENT if the mount isn't in this thread's namespace (any more).
-pub fn mount(proc: &Proc, calls: Calls, fd: impl AsFd) -> Result<MountFacts, Errno> {
-    let id = mount_id(proc, calls, fd)?;
-    if calls.statmount { statmount(id) } else { from_mountinfo(proc, id) }
-}
-
-fn statmount(id: u64) -> Result<MountFacts, Errno> {
-    let request = raw::mnt_id_req {
-        // The first published size: kernels of 6.8 and 6.9 know no namespace field.
-        size: raw::MNT_ID_REQ_SIZE_VER0,
-        spare: 0,
-        mnt_id: id,
-        param: u64::from(raw::STATMOUNT_MNT_BASIC),
-        mnt_ns_id: 0,
-    };
-    let mut answer = MaybeUninit::<raw::statmount>::zeroed();
-    // SAFETY: `request` outlives the call and has the size it states; `answer` is as large as the size passed.
-    let result = unsafe {
-        libc::syscall(
-            i64::from(raw::__NR_statmount),
-            &raw const request,
-            answer.as_mut_ptr(),
-            size_of::<raw::statmount>(),
-            0,
-        )
-    };
-    Errno::result(result)?;
-    // SAFETY: the structure is plain integers, was zeroed, and the call succeeded.
-    let found = unsafe { answer.assume_init() };
-    let group = |n: u64| (n != 0).then_some(n);
-    Ok(MountFacts {
-        id,
-        propagation: PropagationState {
-            peer_group: group(found.mnt_peer_group),
-            master: group(found.mnt_master),
-            unbindable: found.mnt_propagation & libc::MS_UNBINDABLE != 0,
-        },
-        attrs: attrs_of(found.mnt_attr),
-    })
-}
-
-fn from_mountinfo(proc: &Proc, id: u64) -> Result<MountFacts, Errno> {
-    let found = mountinfo::parse_one(&proc.mountinfo()?, id).ok_or(Errno::ENOENT)?;
-    Ok(MountFacts { id, propagation: found.propagation, attrs: found.attrs() })
 }
 
 /// Bytes and inodes of a file system.

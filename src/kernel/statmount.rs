@@ -150,7 +150,7 @@ fn options(attributes: u64) -> String {
 ///
 /// # Errors
 /// ENOENT: it isn't in that namespace (any more). EPERM: no `CAP_SYS_ADMIN` over it.
-pub fn mount_in(id: u64, namespace: u64) -> Result<mountinfo::Mount, Errno> {
+pub(super) fn mount_in(id: u64, namespace: u64) -> Result<mountinfo::Mount, Errno> {
     let mut answer = Answer::new();
     answer.ask(id, namespace, ALL)?;
     answer.mount()
@@ -161,7 +161,7 @@ pub fn mount_in(id: u64, namespace: u64) -> Result<mountinfo::Mount, Errno> {
 ///
 /// # Errors
 /// ENOENT: it isn't in this thread's namespace (any more).
-pub fn root(id: u64) -> Result<(PathBuf, bool), Errno> {
+pub(super) fn root(id: u64) -> Result<(PathBuf, bool), Errno> {
     let mut answer = Answer::new();
     answer.ask(id, 0, raw::STATMOUNT_MNT_ROOT)?;
     let root = answer.text(answer.fixed.mnt_root)?;
@@ -173,7 +173,7 @@ pub fn root(id: u64) -> Result<(PathBuf, bool), Errno> {
 ///
 /// # Errors
 /// What listmount(2) and statmount(2) say. A mount that goes away meanwhile is none.
-pub fn points(see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
+pub(super) fn points(see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
     points_of(&list()?, see)
 }
 
@@ -182,7 +182,7 @@ pub fn points(see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
 ///
 /// # Errors
 /// What statmount(2) says.
-pub fn points_of(ids: &[u64], see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
+pub(super) fn points_of(ids: &[u64], see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
     let mut answer = Answer::new();
     for &id in ids {
         match answer.ask(id, 0, raw::STATMOUNT_MNT_POINT) {
@@ -199,8 +199,8 @@ pub fn points_of(ids: &[u64], see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
 ///
 /// # Errors
 /// As [`points`].
-pub fn select(wanted: &mut dyn FnMut(&Path) -> bool) -> Result<Table, Errno> {
-    let mut table = Table::default();
+pub(super) fn select(wanted: &mut dyn FnMut(&Path) -> bool) -> Result<Table, Errno> {
+    let mut table = Table { unique_ids: true, ..Table::default() };
     let mut answer = Answer::new();
     for id in in_breaths(list()?) {
         match answer.ask(id, 0, SELECTED) {
@@ -219,8 +219,8 @@ pub fn select(wanted: &mut dyn FnMut(&Path) -> bool) -> Result<Table, Errno> {
 ///
 /// # Errors
 /// ENOENT: one of them isn't in this thread's namespace (any more).
-pub fn ways_to(ids: &[u64]) -> Result<Table, Errno> {
-    let mut table = Table::default();
+pub(super) fn ways_to(ids: &[u64]) -> Result<Table, Errno> {
+    let mut table = Table { unique_ids: true, ..Table::default() };
     let mut answer = Answer::new();
     for &id in ids {
         let mut at = id;
@@ -246,7 +246,7 @@ pub fn ways_to(ids: &[u64]) -> Result<Table, Errno> {
 /// # Errors
 /// EOPNOTSUPP: the source of a mount isn't told, because the kernel is older than 6.13 or the mount has none. ENOSYS,
 /// EPERM: the calls may not be made at all. Else what open(2) and poll(2) say.
-pub fn table(proc: &Proc) -> Result<(Table, bool), Errno> {
+pub(super) fn table(proc: &Proc) -> Result<(Table, bool), Errno> {
     // Opened for poll(2), which tells of changes since; it is not read.
     let watched = File::from(proc.open("thread-self/mountinfo")?);
     let mut table = Table::default();

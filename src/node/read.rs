@@ -11,7 +11,6 @@
 
 use kernel::calls::Calls;
 use kernel::namespace::{self, MountNamespace, Proc};
-use kernel::statmount;
 use model::machine::{LeftOut, UNKNOWN};
 use mounts::Errno;
 use mounts::mountinfo::{Table, parse};
@@ -69,9 +68,9 @@ pub(super) fn read(proc: &Proc, calls: Calls, mut found: Found) -> Result<Read, 
         }
         Read { table, user_namespace, left_out }
     };
-    if calls.statmount
-        && let Some(held) = &held
-        && let Ok(read) = by_statmount(proc, held)
+    // Whatever the error, mountinfo is asked next, and says more about it.
+    if let Some(held) = &held
+        && let Ok(read) = stable(|| calls.table_of(proc, held))
     {
         return Ok(finish(read));
     }
@@ -115,12 +114,6 @@ pub(super) fn read(proc: &Proc, calls: Calls, mut found: Found) -> Result<Read, 
 fn hold(proc: &Proc, found: &Found) -> Option<MountNamespace> {
     let by = |pid: &i32| proc.mount_namespace(*pid).ok().filter(|namespace| namespace.inode == found.inode);
     found.at_root.iter().chain(&found.pids).find_map(by)
-}
-
-/// All errors are equal: mountinfo is read next and tells more.
-fn by_statmount(proc: &Proc, held: &MountNamespace) -> Result<(Table, bool), Errno> {
-    namespace::enter(proc, held)?;
-    stable(|| statmount::table(proc))
 }
 
 fn by_process(proc: &Proc, found: &Found) -> Option<(Table, bool)> {

@@ -33,8 +33,8 @@ use allowlist::config::AllowList;
 use engine::Context;
 use engine::mount_error::MountError;
 use failures::{Failures, Tried};
+use kernel::heap;
 use kernel::mount_events::{Changed, MountEvents, WatchedTable};
-use kernel::{heap, statmount};
 use look::{Candidate, Concerns, KnownVolumes, Sources};
 use mend::Outcome;
 use mounts::Errno;
@@ -204,14 +204,12 @@ fn groups(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
 
 /// Changes of the namespace's mounts, as closely as they are to be had.
 async fn events(service: &Service, pool: &Arc<Pool>) -> Result<MountEvents, Error> {
-    let statmount = service.threads.site().calls.statmount;
-    match pool.mount_events() {
-        Ok(events) if statmount => {
+    match pool.mount_events(service.threads.site().calls) {
+        Ok(events) => {
             tracing::debug!("mount events by fanotify");
             return Ok(events);
         }
-        Ok(_) => {}
-        Err(errno) => tracing::debug!(%errno, "no mount events by fanotify: the mount table is polled"),
+        Err(errno) => tracing::debug!(%errno, "the mount table is polled: no events by fanotify"),
     }
     let opening = service
         .threads
@@ -252,7 +250,8 @@ async fn until_it_matters(
         let looking = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
             let mut seen = Concerns::default();
             // One that is gone by now mattered to nobody.
-            statmount::points_of(&ids, &mut |point| seen.see(&thread.site.layout, &sources, point))?;
+            let site = &thread.site;
+            site.calls.points_of(&ids, &mut |point| seen.see(&site.layout, &sources, point))?;
             Ok::<_, Errno>(seen)
         });
         // What can't be asked about may matter.
@@ -286,8 +285,8 @@ async fn was_moved(
     pool: &Arc<Pool>,
     mut known: KnownVolumes,
 ) -> Result<(KnownVolumes, bool), Error> {
-    let looking = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |_, _| {
-        let moved = known.was_moved();
+    let looking = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
+        let moved = known.was_moved(&thread.site);
         (known, moved)
     });
     Ok(looking.await?)

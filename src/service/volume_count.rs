@@ -9,8 +9,7 @@ use std::sync::Mutex;
 
 use engine::site::Site;
 use kernel::mount_events::WatchedTable;
-use kernel::statmount;
-use mounts::{Errno, mountinfo};
+use mounts::Errno;
 use plan::layout::At;
 
 /// How many volumes are mounted.
@@ -113,11 +112,7 @@ impl Counter {
             Some(At::Staging) => held.staged += usize::from(staged.insert(short(point))),
             _ => {}
         };
-        if site.calls.statmount {
-            statmount::points(&mut see)?;
-        } else {
-            mountinfo::parse(&site.proc.mountinfo()?).mounts.iter().for_each(|mount| see(&mount.mount_point));
-        }
+        site.calls.points(&site.proc, &mut see)?;
         Ok((held, targets))
     }
 }

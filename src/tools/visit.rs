@@ -35,9 +35,6 @@ pub struct VisitArgs {
     /// How many seconds a directory may take to answer.
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = timeout)]
     pub timeout: Duration,
-    /// Do as if the kernel had none of the newer mount calls.
-    #[arg(long, hide = true)]
-    pub old_calls: bool,
 }
 
 /// Why the node can't be looked at.
@@ -74,7 +71,6 @@ impl VisitArgs {
             format!("--timeout={}", self.timeout.as_secs_f64()).into(),
         ];
         all.extend(self.pid.map(|pid| format!("--pid={pid}").into()));
-        all.extend(self.old_calls.then(|| "--old-calls".into()));
         all
     }
 
@@ -84,9 +80,11 @@ impl VisitArgs {
     /// [`VisitError::Proc`].
     pub fn threads(&self) -> Result<Threads, VisitError> {
         let proc = Arc::new(Proc::new().map_err(VisitError::Proc)?);
-        let calls = if self.old_calls { Calls::NONE } else { Calls::probe() };
-        let site =
-            Site { proc, calls, layout: Arc::new(frontend::kubelet::layout(&self.kubelet_dir, &self.driver_name)) };
+        let site = Site {
+            proc,
+            calls: Calls::probe(),
+            layout: Arc::new(frontend::kubelet::layout(&self.kubelet_dir, &self.driver_name)),
+        };
         Ok(Threads::new(site))
     }
 }
@@ -167,10 +165,7 @@ mod tests {
 
     #[test]
     fn a_child_is_told_the_same() {
-        for given in [
-            vec!["x"],
-            vec!["x", "--kubelet-dir=/k d", "--driver-name=d.x", "--timeout=0.25", "--pid=7", "--old-calls"],
-        ] {
+        for given in [vec!["x"], vec!["x", "--kubelet-dir=/k d", "--driver-name=d.x", "--timeout=0.25", "--pid=7"]] {
             let first = Line::parse_from(given).visit;
             let arguments = [OsString::from("x")].into_iter().chain(first.arguments());
             let second = Line::parse_from(arguments).visit;

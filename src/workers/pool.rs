@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use engine::site::Site;
 use engine::staging_area::{Slot, StagingArea};
+use kernel::calls::Calls;
 use kernel::mount_events::MountEvents;
 use kernel::namespace::{self, MountNamespace};
 use mounts::Errno;
@@ -91,9 +92,9 @@ impl Pool {
     /// Events of mounts that are attached in the namespace.
     ///
     /// # Errors
-    /// As [`MountEvents::named`].
-    pub fn mount_events(&self) -> Result<MountEvents, Errno> {
-        MountEvents::named(&self.namespace)
+    /// As [`Calls::mount_events`].
+    pub fn mount_events(&self, calls: Calls) -> Result<MountEvents, Errno> {
+        calls.mount_events(&self.namespace)
     }
 
     /// Takes down that a call has begun to come on a connection.
@@ -177,7 +178,6 @@ mod tests {
     use crate::queue::{Pending, Whose};
     use crate::{NoResult, Threads};
     use allowlist::names::AbsPath;
-    use kernel::calls::Calls;
     use kernel::namespace::Proc;
     use plan::layout::{Layout, Part};
 
@@ -211,7 +211,7 @@ mod tests {
             copies: None,
         };
         let (proc, layout) = (Arc::new(Proc::new().unwrap()), Arc::new(layout));
-        let threads = Threads::new(Site { proc, calls: Calls::ALL, layout });
+        let threads = Threads::new(Site { proc, calls: Calls::probe(), layout });
         let site = threads.site();
         let pool = threads.pool(site.proc.own_mount_namespace().unwrap());
         let (send, counts) = std::sync::mpsc::channel();

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
 pub(crate) mod killed;
+#[path = "../support/seccomp.rs"]
+pub(crate) mod seccomp;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use mounts::MountAttrs;
 use mounts::mountinfo::{self, Mount, Table};
 use mounts::propagation::{MountPropagation, PropagationKind};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use seccomp::{REFUSED, Refusal};
 
 /// The driver's name on the test node.
 pub(crate) const DRIVER: &str = "test.hostmount";
@@ -31,17 +34,36 @@ const INSIDE: &str = "HOSTMOUNT_NS";
 
 /// Runs the body of the test `name` in a user and mount namespace of its own, on a prepared mount thread.
 pub(crate) fn in_namespace(name: &str, body: fn()) {
+    in_namespace_under(&[Refusal::of_environment()], name, body);
+}
+
+/// The same once with the newer calls and once with all of them refused; but only once if the environment says which are.
+pub(crate) fn in_namespace_both_ways(name: &str, body: fn()) {
+    match Refusal::of_environment() {
+        given if given.is_none() => in_namespace_under(&[given, Refusal::all()], name, body),
+        given => in_namespace_under(&[given], name, body),
+    }
+}
+
+fn in_namespace_under(refusals: &[Refusal], name: &str, body: fn()) {
     if std::env::var_os(INSIDE).is_some() {
+        let calls = Calls::probe();
+        println!("{name}: system calls: {calls}");
+        Refusal::of_environment().is_told_by(&calls.to_string());
         return on_mount_thread(body);
     }
-    let status = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--mount", "--propagation", "private", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture"])
-        .env(INSIDE, "1")
-        .status()
-        .expect("unshare(1) of util-linux");
-    assert!(status.success(), "{name}: {status}");
+    for refusal in refusals {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-root-user", "--mount", "--propagation", "private", "--"])
+            .arg(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(INSIDE, "1")
+            .env(REFUSED, refusal.to_string());
+        refusal.put_on(&mut command);
+        let status = command.status().expect("unshare(1) of util-linux");
+        assert!(status.success(), "{name}, {refusal}: {status}");
+    }
 }
 
 /// Runs something on a thread that has entered this process' own mount namespace.
@@ -153,13 +175,8 @@ impl Node {
     pub(crate) fn at(base: &Path) -> Self {
         let kubelet_dir = AbsPath::parse(base.join("kubelet").to_str().unwrap()).unwrap();
         let layout = Arc::new(kubelet::layout(&kubelet_dir, DRIVER));
-        let site = Site { proc: Arc::new(Proc::new().unwrap()), calls: Calls::ALL, layout };
+        let site = Site { proc: Arc::new(Proc::new().unwrap()), calls: Calls::probe(), layout };
         Self { site, base: base.to_owned() }
-    }
-
-    pub(crate) fn with_calls(mut self, calls: Calls) -> Self {
-        self.site.calls = calls;
-        self
     }
 
     fn make_source(&self, kind: SourceKind) {

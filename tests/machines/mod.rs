@@ -298,7 +298,7 @@ pub(crate) fn hostile() -> Machine {
     let text = |at: usize| OsString::from_vec(HOSTILE[at % HOSTILE.len()].to_vec());
     let lossy = |at: usize| text(at).to_string_lossy().into_owned();
     let namespace = |maker: &mut Maker, number: usize| {
-        let mut table = Table { mounts: vec![], skipped: 3 };
+        let mut table = Table { skipped: 3, ..Table::default() };
         let root = maker.mount(&mut table, "/", "ext4", Link::Shared);
         for at in 0..HOSTILE.len() {
             let mut mount = maker.mount(

@@ -3,6 +3,7 @@
 
 pub(crate) mod container;
 pub(crate) mod fuse;
+pub(crate) mod seccomp;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use plan::record::Record;
+use seccomp::Refusal;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use wire::csi;
@@ -63,6 +65,7 @@ pub(crate) struct Node {
     pub(crate) plugin: Child,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    refusal: Refusal,
 }
 
 pub(crate) const ENTRIES: &str = "
@@ -132,6 +135,15 @@ impl Node {
     }
 
     pub(crate) fn start_with_env(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_under(&Refusal::of_environment(), args, env)
+    }
+
+    /// With a plugin to which these calls are refused.
+    pub(crate) fn start_refusing(refusal: &Refusal, args: &[&str]) -> Self {
+        Self::start_under(refusal, args, &[])
+    }
+
+    fn start_under(refusal: &Refusal, args: &[&str], env: &[(&str, &str)]) -> Self {
         let root = PathBuf::from("/mnt");
         tmpfs(&root);
         change(&root, MsFlags::MS_SHARED | MsFlags::MS_REC);
@@ -163,15 +175,24 @@ impl Node {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let args: Vec<String> = args.iter().map(|&a| a.to_owned()).collect();
         let env: Vec<_> = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let plugin = Self::spawn(&root, &args, &env);
-        let node = Self { root, runtime, plugin, args, env };
+        let refusal = refusal.clone();
+        let plugin = Self::spawn(&root, &args, &env, &refusal);
+        let node = Self { root, runtime, plugin, args, env, refusal };
         node.until_ready(true);
+        // A plugin that is told to say nothing of it doesn't.
+        if !node.args.iter().any(|arg| arg == "--log-level=error") {
+            let log = node.log();
+            let line = log.lines().find(|line| line.contains("system calls calls=")).expect("its system calls");
+            println!("{}", &line[line.find("system calls").unwrap()..]);
+            node.refusal.is_told_by(line);
+        }
         node
     }
 
-    fn spawn(root: &Path, args: &[String], env: &[(String, String)]) -> Child {
+    fn spawn(root: &Path, args: &[String], env: &[(String, String)], refusal: &Refusal) -> Child {
         let log = fs::OpenOptions::new().create(true).append(true).open(root.join("plugin.log")).unwrap();
-        Command::new("unshare")
+        let mut command = Command::new("unshare");
+        command
             .args(["--mount", "--propagation", "slave", env!("CARGO_BIN_EXE_hostmount"), "serve", "--node-id", "n1"])
             .arg(format!("--endpoint=unix://{}", root.join("csi.sock").display()))
             .arg(format!("--config={}", root.join("entries.yaml").display()))
@@ -180,9 +201,9 @@ impl Node {
             .envs(env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap()
+            .stderr(log);
+        refusal.put_on(&mut command);
+        command.spawn().unwrap()
     }
 
     pub(crate) fn log(&self) -> String {
@@ -193,7 +214,7 @@ impl Node {
     pub(crate) fn kill_and_restart(&mut self) {
         self.plugin.kill().unwrap();
         self.plugin.wait().unwrap();
-        self.plugin = Self::spawn(&self.root, &self.args, &self.env);
+        self.plugin = Self::spawn(&self.root, &self.args, &self.env, &self.refusal);
         self.until_ready(true);
         let mut client = self.client();
         self.runtime.block_on(client.node_get_info(csi::NodeGetInfoRequest {})).unwrap();
@@ -203,7 +224,7 @@ impl Node {
     pub(crate) fn kill_and_restart_unready(&mut self) {
         self.plugin.kill().unwrap();
         self.plugin.wait().unwrap();
-        self.plugin = Self::spawn(&self.root, &self.args, &self.env);
+        self.plugin = Self::spawn(&self.root, &self.args, &self.env, &self.refusal);
         self.until_ready(false);
     }
 

@@ -1,17 +1,20 @@
 //! Text that the author of a pod may read: only pieces that the author knows. Pure.
 //!
-//! Pods' events are read by who creates pods, and hold the messages of gRPC statuses. A path of the node in them tells tenants
-//! what there is beside their own, and a stranger's pod is enough to ask for it. So each refusal has two texts: that of `Display`
-//! for the administrator, with paths and commands, which goes to the log, and an [`AuthorText`], of which alone a status or an
-//! event is made. It takes [`Known`] pieces only, and neither a path nor a text of unknown origin is one:
+//! The messages of gRPC statuses end up in pod events, which everybody who creates pods can read. A path of the node in
+//! them would tell tenants what exists beside their own files, and anyone may create a pod to ask. So each refusal has
+//! two texts. `Display`, with paths and commands, is for the administrator and goes to the log. An [`AuthorText`] is
+//! for statuses and events, which are made of nothing else. It takes [`Known`] pieces only; a path or a text of unknown
+//! origin isn't one:
 //!
 //! ```
-//! use hostmount_allowlist::author::AuthorText; let tried = 3_usize; assert_eq!(AuthorText::of(&[&"tried ", &tried, &"
-//! times"]).as_str(), "tried 3 times");
+//! use hostmount_allowlist::author::AuthorText;
+//! let tried = 3_usize;
+//! assert_eq!(AuthorText::of(&[&"tried ", &tried, &" times"]).as_str(), "tried 3 times");
 //! ```
 //!
 //! ```compile_fail
-//! use hostmount_allowlist::author::AuthorText; let tried = std::path::PathBuf::from("/srv/data");
+//! use hostmount_allowlist::author::AuthorText;
+//! let tried = std::path::PathBuf::from("/srv/data");
 //! AuthorText::of(&[&"tried ", &tried, &" times"]);
 //! ```
 #![expect(clippy::disallowed_methods, reason = "it makes pieces of names that authors give")]

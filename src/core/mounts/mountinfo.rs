@@ -43,6 +43,8 @@ pub struct Table {
     pub mounts: Vec<Mount>,
     /// How many lines were left out because they could not be parsed.
     pub skipped: usize,
+    /// Whether the mounts' ids are the unique ones, which no other mount ever gets. Those of mountinfo are given again.
+    pub unique_ids: bool,
 }
 
 impl Table {

@@ -152,14 +152,14 @@ pub struct ByPoint<'t> {
 }
 
 impl<'t> ByPoint<'t> {
-    /// Of a table, whose ids are the unique ones or not. No source lies in the kubelet's directory (the allow-list has no
+    /// Of a table. No source lies in the kubelet's directory (the allow-list has no
     /// such), where most mounts are.
     #[must_use]
-    pub fn of(table: &'t Table, layout: &Layout, unique: bool) -> Self {
+    pub fn of(table: &'t Table, layout: &Layout) -> Self {
         let mut mounts: Vec<&Mount> =
             table.mounts.iter().filter(|mount| !mount.mount_point.starts_with(layout.base.as_path())).collect();
         mounts.sort_unstable_by_key(|mount| point(mount));
-        let newest = table.mounts.iter().map(|mount| mount.id).max().filter(|_| unique).unwrap_or(0);
+        let newest = table.mounts.iter().map(|mount| mount.id).max().filter(|_| table.unique_ids).unwrap_or(0);
         Self { mounts, newest }
     }
 
@@ -194,6 +194,10 @@ mod tests {
 
     const TARGET: &str = "/k/pods/u/volumes/kubernetes.io~csi/v/mount";
 
+    fn unique(table: Table) -> Table {
+        Table { unique_ids: true, ..table }
+    }
+
     /// Each line: id, parent, device, root, mount point, group, type.
     fn table(lines: &[&str]) -> Table {
         let text: String = lines
@@ -214,7 +218,8 @@ mod tests {
         let table = table(lines);
         let walk = Walk::new(&table);
         let top = walk.mount_at(Path::new("/src")).unwrap();
-        let mounts = ByPoint::of(&table, &crate::fixture::layout(), true).on_the_way(Path::new("/src"), top).unwrap();
+        let mounts =
+            ByPoint::of(&unique(table.clone()), &crate::fixture::layout()).on_the_way(Path::new("/src"), top).unwrap();
         let path_mounts = Some(Arc::new(mounts));
         Record { propagation, source_mount: top.id, path_mounts, ..crate::fixture::record() }
     }
@@ -272,7 +277,7 @@ mod tests {
         let walk = Walk::new(&all);
         let top = walk.mount_at(below).unwrap();
         assert_eq!(top.id, 5);
-        let mounts = ByPoint::of(&all, &crate::fixture::layout(), true).on_the_way(below, top).unwrap();
+        let mounts = ByPoint::of(&unique(all.clone()), &crate::fixture::layout()).on_the_way(below, top).unwrap();
         assert!(!mounts.is_new(20, (0, 6), Path::new("/")) && mounts.is_new(20, (0, 8), Path::new("/")));
         let bound = "2 1 1 /disk/src /src shared:2 ext4";
         let record = noted(SLAVE, &[NODE, bound, "9 1 1 /disk/src TARGET shared:9 ext4"]);
@@ -305,9 +310,7 @@ mod tests {
             let lines: Vec<&str> = [NODE].into_iter().chain(lines.iter().map(String::as_str)).collect();
             let table = table(&lines);
             let top = Walk::new(&table).mount_at(Path::new("/src"))?;
-            Some(
-                ByPoint::of(&table, &crate::fixture::layout(), false).on_the_way(Path::new("/src"), top)?.beneath.len(),
-            )
+            Some(ByPoint::of(&table, &crate::fixture::layout()).on_the_way(Path::new("/src"), top)?.beneath.len())
         };
         assert_eq!(stack(1), Some(1));
         assert_eq!(stack(PathMounts::MAX), Some(PathMounts::MAX));

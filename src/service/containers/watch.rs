@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use allowlist::config::AllowList;
 use engine::site::Site;
-use kernel::{path, stat, statmount};
+use kernel::path;
 use mounts::Errno;
-use mounts::mountinfo::{self, Walk};
+use mounts::mountinfo::Walk;
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch::Receiver;
 use workers::Source;
@@ -91,11 +91,7 @@ fn count(site: &Site, volumes: &[Arc<Volume>], list: Option<&AllowList>) -> Resu
 
 /// The node, by the calling thread's mount table; where the kernel can be asked for a single mount, without reading it all.
 fn node(site: &Site) -> Result<Node, Errno> {
-    let table = if site.calls.statmount {
-        let id = |path: &Path| stat::mount_id(&site.proc, site.calls, path::open_trusted(path)?);
-        statmount::ways_to(&[id(&site.layout.workloads)?, id(Path::new("/"))?])?
-    } else {
-        mountinfo::parse(&site.proc.mountinfo()?)
-    };
+    let id = |path: &Path| site.calls.mount_id(&site.proc, path::open_trusted(path)?);
+    let table = site.calls.ways_to(&site.proc, &[id(&site.layout.workloads)?, id(Path::new("/"))?])?;
     Node::of(&Walk::new(&table), &site.layout).ok_or(Errno::ENOENT)
 }

@@ -20,7 +20,7 @@ use allowlist::names::{KubeletPath, PodIdentity};
 use engine::site::Site;
 use engine::{observe, record};
 use kernel::statmount;
-use mounts::mountinfo::{self, Table, Walk};
+use mounts::mountinfo::{Table, Walk};
 use mounts::{DirId, Errno};
 use plan::healing::{self, ByPoint, Change, Now, Published, Verdict};
 use plan::layout::Layout;
@@ -167,14 +167,13 @@ impl KnownVolumes {
     /// What reading the table says.
     pub fn read(site: &Site, gate: &Gate, list: &Arc<AllowList>, known: Self) -> Result<Self, Errno> {
         let layout = &site.layout;
-        let named = site.calls.statmount;
         let table = table(site)?;
         let walk = Walk::new(&table);
         let Self { volumes: before, foreign, mut records, mut shown, next, .. } = known;
         let (mut before, mut foreign) = (before.iter().peekable(), foreign.into_iter().peekable());
         let mut known = Self { list: Some(Arc::clone(list)), next, ..Self::default() };
         let mut directories: HashMap<(Arc<Shown>, bool), u64> = HashMap::new();
-        let by_point = ByPoint::of(&table, layout, named);
+        let by_point = ByPoint::of(&table, layout);
         let mut sources: HashMap<*const Record, Source<'_>> = HashMap::new();
         let mut volumes = Vec::new();
         for Published { path, top, lowest } in statmount::in_breaths(healing::published(&table, &walk, layout)) {
@@ -242,7 +241,7 @@ impl KnownVolumes {
                 }
                 _ => {}
             }
-            if named {
+            if table.unique_ids {
                 directories.entry((Arc::clone(&volume.shown), top.root_deleted)).or_insert(top.id);
             }
             volumes.push(volume);
@@ -305,14 +304,15 @@ impl KnownVolumes {
     }
 
     /// Whether a directory that volumes show was moved or deleted since the table was read, of those whose turn it is.
-    pub(crate) fn was_moved(&mut self) -> bool {
+    pub(crate) fn was_moved(&mut self, site: &Site) -> bool {
         let count = self.directories.len().min(DIRECTORIES);
         let from = self.next;
         self.next = from.wrapping_add(count);
         (from..from + count).any(|n| {
             let Directory { mount, shown, deleted } = &self.directories[n % self.directories.len()];
             // One that is gone has changed the table.
-            statmount::root(*mount).is_ok_and(|(root, gone)| root != shown.root || gone != *deleted)
+            let now = site.calls.root(*mount).and_then(Result::ok);
+            now.is_some_and(|(root, gone)| root != shown.root || gone != *deleted)
         })
     }
 }
@@ -337,11 +337,10 @@ fn note_path_mounts((site, gate): (&Site, &Gate), volume: &Volume, source: &Sour
     let Ok(Some(place)) = observe::open_target(site, &volume.path) else { return true };
     let Ok(Some(record)) = place.record() else { return true };
     // Since the table was read it may have been published anew, from a source with more on the way to it.
-    let same = if site.calls.statmount {
-        statmount::root(volume.id).is_ok()
-    } else {
-        source.now.as_ref().is_some_and(|now| now.mount.id == record.source_mount)
-    };
+    let same = site.calls.root(volume.id).map_or_else(
+        || source.now.as_ref().is_some_and(|now| now.mount.id == record.source_mount),
+        |root| root.is_ok(),
+    );
     if record.clone().in_common() == *volume.record {
         // Of which it can't be told, nothing is kept: it isn't given what is on another mount.
         let path_mounts = source.path_mounts.clone().filter(|_| same);
@@ -356,21 +355,18 @@ fn left(site: &Site, volumes: &[Arc<Volume>]) -> Vec<DirId> {
     records.flat_map(|record| record.left).collect()
 }
 
-/// The mount table with all that there is, of which ids don't matter.
+/// The mount table with all that there is.
 pub fn whole_table(site: &Site) -> Result<Table, Errno> {
-    if site.calls.statmount { statmount::select(&mut |_| true) } else { table(site) }
+    site.calls.table(&site.proc, &mut |_| true)
 }
 
-/// The mount table by which volumes are judged, with the ids that the site's calls tell; without what is mounted in volumes,
-/// where that is told apart: there is as much of it as there are volumes.
+/// The mount table by which volumes are judged, without what is mounted in volumes: there is as much of it as there are
+/// volumes.
 ///
 /// # Errors
 /// What reading it says.
 pub fn table(site: &Site) -> Result<Table, Errno> {
-    if !site.calls.statmount {
-        return Ok(mountinfo::parse(&site.proc.mountinfo()?));
-    }
-    statmount::select(&mut |point| !site.layout.is_in_target(point))
+    site.calls.table(&site.proc, &mut |point| !site.layout.is_in_target(point))
 }
 
 #[cfg(test)]

@@ -15,8 +15,7 @@ use engine::observe::{self, OpenSource, SourcePath};
 use engine::site::Site;
 use engine::staging_area::Slot;
 use engine::{AttachJob, Context, TakeSlot, record};
-use kernel::statmount;
-use mounts::mountinfo::{self, Mount, Table, Walk};
+use mounts::mountinfo::{Mount, Table, Walk};
 use mounts::propagation::MountPropagation;
 use mounts::{DirId, Errno};
 use plan::healing::{self, Change, Verdict};
@@ -161,20 +160,17 @@ pub fn mend(
     Ok((outcome, pod))
 }
 
-/// As much of the mount table as judging a volume takes, by the ids that the site's calls tell: the ways to the volume and to
+/// As much of the mount table as judging a volume takes, the ways to the volume and to
 /// its source. Where its peers are asked for, it is the whole one. With a thousand volumes to heal it makes a difference.
 fn table(
     site: &Site,
     (mounted, source): (&Mounted, &OpenSource),
     propagation: MountPropagation,
 ) -> Result<Table, Errno> {
-    if !site.calls.statmount {
-        return Ok(mountinfo::parse(&site.proc.mountinfo()?));
-    }
     if propagation == MountPropagation::Bidirectional {
-        return statmount::select(&mut |_| true);
+        return site.calls.table(&site.proc, &mut |_| true);
     }
-    statmount::ways_to(&[mounted.mount.id, source.source.mount.id])
+    site.calls.ways_to(&site.proc, &[mounted.mount.id, source.source.mount.id])
 }
 
 /// That what this volume is given is given to all whose mounts are peers of its own: they get it with it, with its flags.

@@ -129,7 +129,7 @@ pub fn only_root_writes(site: &Site, walk: &Walk<'_>, place: &Path, left: &[DirI
             _ => path::open_trusted(Path::new("/")),
         };
         let dir = dir.map_err(unknown)?;
-        if stat::mount_id(&site.proc, site.calls, &dir).map_err(unknown)? != mount {
+        if site.calls.mount_id(&site.proc, &dir).map_err(unknown)? != mount {
             return Err(Untrusted::Changed);
         }
         let found = stat::directory(&dir, Freshness::Live).map_err(unknown)?;
@@ -153,7 +153,7 @@ pub fn leads_to(site: &Site, parent: &OwnedFd, place: &Path, source: &OpenSource
     let unknown = |errno| Untrusted::Unknown { at: place.to_owned(), errno };
     let leads = path::open_child(parent, place.file_name().unwrap_or_default()).map_err(unknown)?;
     let found = stat::directory(&leads, Freshness::Live).map_err(unknown)?;
-    let mount = stat::mount_id(&site.proc, site.calls, &leads).map_err(unknown)?;
+    let mount = site.calls.mount_id(&site.proc, &leads).map_err(unknown)?;
     let same = (found.id, mount) == (source.source.dir, source.source.mount.id);
     if same { Ok(()) } else { Err(Untrusted::Changed) }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use allowlist::config::{Entry, Faults};
 use allowlist::names::AbsPath;
+use kernel::calls::Row;
 use model::kubelet::Process;
 use mounts::propagation::PropagationState;
 use mounts::{Errno, MountAttrs};
@@ -34,7 +35,7 @@ pub struct Facts {
     /// The kernel's release.
     pub release: String,
     /// The newer system calls.
-    pub calls: Vec<Call>,
+    pub calls: Vec<Row>,
     /// The rights of this process.
     pub own: Own,
     /// The most mounts that a mount namespace may have (`fs.mount-max`).
@@ -45,17 +46,6 @@ pub struct Facts {
     pub node: Result<Node, Errno>,
     /// The allow-list.
     pub list: List,
-}
-
-/// A system call that has a fall-back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Call {
-    /// Its name.
-    pub name: &'static str,
-    /// The Linux version that introduced it.
-    pub since: (u32, u32),
-    /// The error with which it is refused, if it is.
-    pub refused: Option<Errno>,
 }
 
 /// The rights of this process (proc_pid_status(5)).

@@ -7,7 +7,6 @@ use allowlist::config::{AllowList, Entry};
 use allowlist::names::AbsPath;
 use engine::site::Site;
 use futures_util::StreamExt;
-use kernel::calls;
 use kernel::namespace::Proc;
 use model::kubelet;
 use mounts::Errno;
@@ -17,7 +16,7 @@ use service::config_store;
 use workers::{Source, Threads};
 
 use super::CheckError;
-use super::facts::{Call, DirectoryState, Facts, InContainers, Kubelet, List, Node, Own};
+use super::facts::{DirectoryState, Facts, InContainers, Kubelet, List, Node, Own};
 use super::{containers, look};
 use crate::in_containers::{self, NotLooked};
 use crate::visit::{Visit, VisitArgs};
@@ -33,7 +32,6 @@ const AT_ONCE: usize = 8;
 pub(super) fn gather(config: Option<&Path>, asked: &VisitArgs) -> Result<Facts, CheckError> {
     let threads = asked.threads()?;
     let proc = Arc::clone(&threads.site().proc);
-    let old = |refused: Option<Errno>| if asked.old_calls { Some(Errno::ENOSYS) } else { refused };
     let list = read_list(config, &asked.kubelet_dir);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(CheckError::Runtime)?;
     let (kubelet, visit) = enter(&proc, &threads, asked);
@@ -51,10 +49,7 @@ pub(super) fn gather(config: Option<&Path>, asked: &VisitArgs) -> Result<Facts, 
         kubelet_dir: asked.kubelet_dir.clone(),
         patience: asked.timeout,
         release: text(&proc, "sys/kernel/osrelease"),
-        calls: calls::refusals()
-            .into_iter()
-            .map(|(name, since, refused)| Call { name, since, refused: old(refused) })
-            .collect(),
+        calls: threads.site().calls.rows().into(),
         own: own(&proc),
         mount_max: text(&proc, "sys/fs/mount-max").parse().ok(),
         kubelet,

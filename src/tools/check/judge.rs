@@ -6,9 +6,10 @@ mod containers;
 mod entries;
 mod kubelet;
 
+use kernel::calls::Row;
 use mounts::Errno;
 
-use super::facts::{CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Call, Facts, Node};
+use super::facts::{CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Facts, Node};
 use super::report::{Item, Section};
 
 /// With more mounts than this, reading the whole table makes each publish noticeably slower (2 µs per mount).
@@ -47,7 +48,7 @@ fn calls(facts: &Facts, items: &mut Vec<Item>) {
     items.extend(facts.calls.iter().filter_map(|call| call.refused.map(|errno| missing_call(facts, call, errno))));
 }
 
-fn missing_call(facts: &Facts, call: &Call, errno: Errno) -> Item {
+fn missing_call(facts: &Facts, call: &Row, errno: Errno) -> Item {
     let (major, minor) = call.since;
     let too_old = version(&facts.release).is_some_and(|found| found < call.since);
     let (why, advice) = if too_old {
@@ -63,6 +64,10 @@ fn missing_call(facts: &Facts, call: &Call, errno: Errno) -> Item {
     let (loss, instead) = match call.name {
         "openat2" => (false, "paths are walked name by name instead"),
         "move_mount" => (false, "mount(2) moves mounts instead"),
+        "MOVE_MOUNT_BENEATH" => (
+            false,
+            "a mount that is replaced is taken off first instead: a plugin that is killed just then leaves its place bare",
+        ),
         "mount_setattr" => {
             (true, "flags are set mount by mount instead, so that a mount which comes in meanwhile lacks them")
         }

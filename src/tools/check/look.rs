@@ -11,7 +11,6 @@ use engine::mount_error::MountError;
 use engine::observe::{self, SourcePath};
 use engine::site::Site;
 use frontend::registration;
-use kernel::calls::Calls;
 use kernel::stat::{self, Freshness};
 use kernel::{mount, path};
 use mounts::Errno;
@@ -39,7 +38,7 @@ pub(super) fn directory(site: &Site, at: &Path, table: &Table) -> DirectoryState
     let open = || -> Result<(OwnedFd, PropagationState), Errno> {
         let fd = path::open_trusted(at)?;
         stat::directory(&fd, Freshness::Live)?;
-        let mount = stat::mount(&site.proc, site.calls, &fd)?;
+        let mount = site.calls.mount(&site.proc, &fd)?;
         Ok((fd, mount.propagation))
     };
     match open() {
@@ -52,8 +51,7 @@ pub(super) fn directory(site: &Site, at: &Path, table: &Table) -> DirectoryState
 }
 
 fn found(site: &Site, at: &Path, fd: &OwnedFd, propagation: PropagationState, table: &Table) -> DirectoryState {
-    // mountinfo has the old ids, which the fall-back finds.
-    let id = stat::mount_id(&site.proc, Calls::NONE, fd).ok();
+    let id = stat::mountinfo_id(&site.proc, fd).ok();
     let lies_on = table.mounts.iter().find(|m| Some(m.id) == id);
     let nested = id.map(|id| table.beneath(id)).unwrap_or_default();
     DirectoryState::Directory(Directory {

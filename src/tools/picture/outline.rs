@@ -295,7 +295,7 @@ mod tests {
                     mount.propagation.peer_group = group;
                     mount
                 });
-                namespace.table = Table { mounts: mounts.collect(), skipped: 0 };
+                namespace.table = Table { mounts: mounts.collect(), ..Table::default() };
             }
             let outline = Outline::of(&machine, all);
             let mut seen = Vec::new();

@@ -13,6 +13,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use kernel::calls::Calls;
 use kernel::namespace::Proc;
 use model::machine::{Machine, Namespace, Process};
 use mounts::Errno;
@@ -100,7 +101,7 @@ impl Live {
     /// `/proc` can't be opened or read.
     pub(super) fn begin(poll_only: bool) -> Result<(Self, Option<Errno>, Scan), WatchError> {
         let proc = Proc::new().map_err(WatchError::OpenProc)?;
-        let (namer, refusal) = match Namer::start() {
+        let (namer, refusal) = match Namer::start(Calls::probe()) {
             _ if poll_only => (None, None),
             Ok(namer) => (Some(namer), None),
             Err(errno) => (None, Some(errno)),

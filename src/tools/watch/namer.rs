@@ -3,9 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use kernel::calls::Calls;
 use kernel::mount_events::MountGroup;
 use kernel::namespace::MountNamespace;
-use kernel::statmount;
 use mounts::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -28,6 +28,7 @@ pub(super) struct Inbox {
 
 #[derive(Debug)]
 struct Shared {
+    calls: Calls,
     group: MountGroup,
     /// The namespaces by inode and by the id for statmount(2).
     namespaces: Vec<(u64, u64)>,
@@ -52,12 +53,12 @@ impl Namer {
     /// Starts the thread, which lives as long as the process.
     ///
     /// # Errors
-    /// As [`MountGroup::new`]; EAGAIN if no thread can be started.
-    pub(super) fn start() -> Result<Self, Errno> {
-        let group = MountGroup::new()?;
+    /// As [`Calls::mount_group`]; EAGAIN if no thread can be started.
+    pub(super) fn start(calls: Calls) -> Result<Self, Errno> {
+        let group = calls.mount_group()?;
         let ready = group.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
         let came = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let shared = Shared { group, namespaces: Vec::new(), last: 0, inbox: Inbox::default() };
+        let shared = Shared { calls, group, namespaces: Vec::new(), last: 0, inbox: Inbox::default() };
         let namer = Self { shared: Arc::new(Mutex::new(shared)), came };
         let (shared, came) = (Arc::clone(&namer.shared), Arc::clone(&namer.came));
         let started =
@@ -120,7 +121,7 @@ impl Shared {
         for unique in attached.ids {
             let count = self.namespaces.len();
             let mut order = (0..count).map(|n| (n + self.last) % count);
-            let found = order.find_map(|at| Some((at, statmount::mount_in(unique, self.namespaces[at].1).ok()?)));
+            let found = order.find_map(|at| Some((at, self.calls.mount_in(unique, self.namespaces[at].1).ok()?)));
             match found {
                 Some((at, mount)) => {
                     self.last = at;

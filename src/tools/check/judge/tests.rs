@@ -43,7 +43,7 @@ fn good() -> Facts {
         patience: Duration::from_secs(3),
         release: "6.12.1-amd64".to_owned(),
         calls: [("openat2", (5, 6)), ("mount_setattr", (5, 12)), ("statmount", (6, 8))]
-            .map(|(name, since)| Call { name, since, refused: None })
+            .map(|(name, since)| Row { name, since, refused: None })
             .into(),
         own: Own {
             capabilities: 1 << CAP_SYS_ADMIN | 1 << CAP_SYS_CHROOT | 1 << CAP_SYS_PTRACE,
