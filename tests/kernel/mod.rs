@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
 pub(crate) mod killed;
+#[allow(clippy::duplicate_mod, reason = "two tests use both helpers")]
 #[path = "../support/seccomp.rs"]
 pub(crate) mod seccomp;
 
