@@ -5,27 +5,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use allowlist::config::AllowList;
+use allowlist::names::{AbsPath, EntryName, SubPath, Target, VolumeRef};
+use allowlist::policy::{self, Wish};
 use frontend::csi::request::{self, handle};
 use frontend::csi::status::{CallError, status};
 use model::machine::{Machine, Namespace, Process, names};
+use mounts::mountinfo::{self, Table, Walk};
 use plan::healing;
 use plan::record::Record;
+use pods::target_path;
+use prost::Message;
 use service::refusals::ForAuthor;
 use service::request::Publish;
 use tools::inspect::columns::{Column, View};
-use tools::inspect::draw;
-use tools::inspect::draw::Style;
-use tools::inspect::select;
-use tools::inspect::select::Filter;
+use tools::inspect::draw::{self, Style};
+use tools::inspect::select::{self, Filter};
 use tools::inspect::{json, subtree};
 use tools::mount_tree;
-
-use allowlist::names::{AbsPath, EntryName, KubeletPath, SubPath, VolumeRef};
-use allowlist::policy;
-use allowlist::policy::Wish;
-use mounts::mountinfo;
-use mounts::mountinfo::{Table, Walk};
-use prost::Message;
 use wire::{csi, registration};
 
 fn kubelet_dir() -> AbsPath {
@@ -130,10 +126,10 @@ pub fn names(bytes: &[u8]) {
     if let Ok(path) = AbsPath::parse(text) {
         assert!(path.as_path().is_absolute() && !escapes(path.as_path()), "{text:?}");
     }
-    if let Ok(path) = KubeletPath::parse(text, &kubelet_dir()) {
+    if let Ok(path) = Target::parse(text, &kubelet_dir()) {
         assert!(path.as_path().starts_with("/var/lib/kubelet/") && !escapes(path.as_path()), "{text:?}");
         assert!(path.relative().is_relative());
-        let _ = (path.pod_uid(), path.pod_volume());
+        let _ = (target_path::pod_uid(&path), target_path::pod_volume(&path));
     }
 }
 

@@ -10,12 +10,12 @@ use clap::Parser;
 use hostmount::cli::{Cli, Command};
 use hostmount::serve::{self, ServeError};
 use hostmount::telemetry::{self, TelemetryError};
-use tools::check::CheckError;
-use tools::explain::ExplainError;
-use tools::inspect::InspectError;
-use tools::volumes::VolumesError;
+use tools::check::{self, CheckError};
+use tools::explain::{self, ExplainError};
+use tools::inspect::{self, InspectError};
+use tools::volumes::{self, VolumesError};
 use tools::watch::error::WatchError;
-use tools::{check, explain, inspect, try_out, volumes, watch};
+use tools::{try_out, watch};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

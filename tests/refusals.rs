@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use allowlist::author::{KnownText, author};
-use allowlist::names::{AbsPath, BadName, EntryName, KubeletPath, PodIdentity, SubPath, VolumeKind};
+use allowlist::names::{AbsPath, BadName, EntryName, PodIdentity, SubPath, Target, VolumeKind};
 use allowlist::policy::Denied;
 use engine::apply::Failed;
 use engine::make_source::NotMade;
@@ -201,7 +201,7 @@ fn notices() -> Vec<Notice> {
 
 fn lookups() -> Vec<LookupError> {
     let kubelet = AbsPath::parse("/srv").unwrap();
-    let target = KubeletPath::parse(path().to_str().unwrap(), &kubelet).unwrap();
+    let target = Target::parse(path().to_str().unwrap(), &kubelet).unwrap();
     let name = || "ml/trainer-0".to_owned();
     every!(LookupError:
         NotAPodVolume { path: target },

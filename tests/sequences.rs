@@ -15,7 +15,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use allowlist::config::AllowList;
-use allowlist::names::{EntryName, KubeletPath, User};
+use allowlist::names::{EntryName, Target, User};
 use engine::mount_error::MountError;
 use engine::staging_area::StagingArea;
 use engine::{AttachJob, Context};
@@ -200,13 +200,13 @@ impl World {
         KnownVolumes::read(&self.node.site, &Gate::default(), &self.list, KnownVolumes::default()).unwrap()
     }
 
-    fn target(&self, target: usize) -> KubeletPath {
+    fn target(&self, target: usize) -> Target {
         let path = self.node.kubelet_path(&format!("pods/u{target}/volumes/kubernetes.io~csi/v/mount"));
         std::fs::create_dir_all(path.as_path().parent().unwrap()).unwrap();
         path
     }
 
-    fn staging(&self, source: Source) -> KubeletPath {
+    fn staging(&self, source: Source) -> Target {
         self.node.staging(&format!("s{}", source.number()))
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ::kernel::calls::Calls;
 use ::kernel::namespace::Proc;
-use allowlist::names::{AbsPath, EntryName, KubeletPath, User, VolumeRef};
+use allowlist::names::{AbsPath, EntryName, Target, User, VolumeRef};
 use engine::mount_error::MountError;
 use engine::site::Site;
 use kernel::{bind, in_namespace, order, tmpfs, unmount};
@@ -64,7 +64,7 @@ fn service(list: &str) -> Service {
 }
 
 fn at(id: &str, relative: &str) -> VolumeAt {
-    let path = KubeletPath::parse(&format!("{BASE}/{relative}"), &AbsPath::parse(BASE).unwrap()).unwrap();
+    let path = Target::parse(&format!("{BASE}/{relative}"), &AbsPath::parse(BASE).unwrap()).unwrap();
     VolumeAt { id: id.to_owned(), path }
 }
 

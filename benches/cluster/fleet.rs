@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use allowlist::names::{AbsPath, EntryName, KubeletPath, PodIdentity};
+use allowlist::names::{AbsPath, EntryName, PodIdentity, Target};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
@@ -146,9 +146,9 @@ pub(crate) fn identity(meta: &ObjectMeta) -> Arc<PodIdentity> {
 }
 
 /// The target path of a pod's volume, as the kubelet makes it.
-pub(crate) fn target(uid: &str, volume: &str) -> KubeletPath {
+pub(crate) fn target(uid: &str, volume: &str) -> Target {
     let path = format!("/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/{volume}/mount");
-    KubeletPath::parse(&path, &AbsPath::parse("/var/lib/kubelet").unwrap()).unwrap()
+    Target::parse(&path, &AbsPath::parse("/var/lib/kubelet").unwrap()).unwrap()
 }
 
 /// What one of the node's pods is told of its volume when a file server has died.

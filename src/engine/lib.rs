@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use allowlist::config::Missing;
-use allowlist::names::{KubeletPath, SubPath};
+use allowlist::names::{SubPath, Target};
 use kernel::stat::{self, Usage};
 use mounts::mountinfo::{self, Table};
 use mounts::propagation::MountPropagation;
@@ -39,9 +39,9 @@ pub struct AttachJob {
     /// The node's directory.
     pub source: SourcePath,
     /// Where it shall appear.
-    pub target: KubeletPath,
+    pub target: Target,
     /// Where the volume was staged, if it was.
-    pub staging: Option<KubeletPath>,
+    pub staging: Option<Target>,
     /// What must cross; for staging the entry's ceiling, which is lowered to what the source can give.
     pub relation: MountPropagation,
     /// Whether `relation` may be lowered (staging).
@@ -156,7 +156,7 @@ pub fn attach(
 ///
 /// # Errors
 /// [`MountError`].
-pub fn is_kept(site: &Site, path: &KubeletPath, of: Option<&(Owner, Option<SubPath>)>) -> Result<bool, MountError> {
+pub fn is_kept(site: &Site, path: &Target, of: Option<&(Owner, Option<SubPath>)>) -> Result<bool, MountError> {
     let Some(target) = observe::open_target(site, path)? else { return Ok(false) };
     if look(site, path, &target)? != Look::Mount {
         return Ok(false);
@@ -171,19 +171,19 @@ fn target_of(site: &Site, job: &AttachJob) -> Result<TargetPlace, MountError> {
         .ok_or_else(|| MountError::TargetParentMissing { path: job.target.as_path().to_owned() })
 }
 
-fn target_error(path: &KubeletPath, errno: Errno) -> MountError {
+fn target_error(path: &Target, errno: Errno) -> MountError {
     MountError::Target { path: path.as_path().to_owned(), errno }
 }
 
-fn look(site: &Site, path: &KubeletPath, target: &TargetPlace) -> Result<Look, MountError> {
+fn look(site: &Site, path: &Target, target: &TargetPlace) -> Result<Look, MountError> {
     observe::look(site, target).map_err(|errno| target_error(path, errno))
 }
 
-fn read_record(path: &KubeletPath, target: &TargetPlace) -> Result<Option<Record>, MountError> {
+fn read_record(path: &Target, target: &TargetPlace) -> Result<Option<Record>, MountError> {
     target.record().map_err(|errno| target_error(path, errno))
 }
 
-fn other_arguments(path: &KubeletPath, argument: Argument) -> MountError {
+fn other_arguments(path: &Target, argument: Argument) -> MountError {
     MountError::OtherArguments { path: path.as_path().to_owned(), argument }
 }
 
@@ -454,7 +454,7 @@ fn can_be_mapped(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<(), 
 ///
 /// # Errors
 /// [`MountError`]; the call can be repeated.
-pub fn detach(context: &mut Context<'_>, path: &KubeletPath, remove: bool) -> Result<(), MountError> {
+pub fn detach(context: &mut Context<'_>, path: &Target, remove: bool) -> Result<(), MountError> {
     let site = context.site;
     let Some(target) = observe::open_target(site, path)? else { return Ok(()) };
     let work = Work { site, source: None, staging: None, slot: None, target: &target, copy: None };
@@ -536,7 +536,7 @@ fn table_and_top(site: &Site, target: &TargetPlace) -> Result<(Table, u64), Errn
     Ok((mountinfo::parse(&site.proc.mountinfo()?), id))
 }
 
-fn published(site: &Site, path: &KubeletPath) -> Result<(Mounted, OwnedFd), MountError> {
+fn published(site: &Site, path: &Target) -> Result<(Mounted, OwnedFd), MountError> {
     let not_published = || MountError::NotPublished { path: path.as_path().to_owned() };
     let target = observe::open_target(site, path)?.ok_or_else(not_published)?;
     match observe::find_open(site, &target) {
@@ -551,7 +551,7 @@ fn published(site: &Site, path: &KubeletPath) -> Result<(Mounted, OwnedFd), Moun
 ///
 /// # Errors
 /// [`MountError::NotPublished`], [`MountError::VolumeDead`].
-pub fn usage(site: &Site, path: &KubeletPath) -> Result<Usage, MountError> {
+pub fn usage(site: &Site, path: &Target) -> Result<Usage, MountError> {
     let (mounted, root) = published(site, path)?;
     let dead = |errno| MountError::VolumeDead { path: path.as_path().to_owned(), errno };
     if let Err(Gone::Dead(errno)) = mounted.dir {
@@ -577,6 +577,6 @@ pub fn source_health(site: &Site, source: &SourcePath) -> Result<Option<Gone>, M
 ///
 /// # Errors
 /// [`MountError::NotPublished`].
-pub fn health(site: &Site, path: &KubeletPath) -> Result<Option<Gone>, MountError> {
+pub fn health(site: &Site, path: &Target) -> Result<Option<Gone>, MountError> {
     published(site, path).map(|(mounted, _)| mounted.dir.err())
 }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use allowlist::config::Missing;
-use allowlist::names::{AbsPath, KubeletPath, SubPath};
+use allowlist::names::{AbsPath, SubPath, Target};
 use kernel::path::{self, Use};
 use kernel::stat::{self, AtName, Known, Opened, Seen};
 use mounts::Errno;
@@ -90,7 +90,7 @@ pub struct TargetPlace {
 ///
 /// # Errors
 /// The `Target…` variants of [`MountError`].
-pub fn open_target(site: &Site, target: &KubeletPath) -> Result<Option<TargetPlace>, MountError> {
+pub fn open_target(site: &Site, target: &Target) -> Result<Option<TargetPlace>, MountError> {
     let fail = |errno| match errno {
         Errno::ELOOP | Errno::EXDEV => MountError::TargetSymlink { path: target.as_path().to_owned() },
         _ => MountError::Target { path: target.as_path().to_owned(), errno },

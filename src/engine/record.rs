@@ -5,7 +5,7 @@
 
 use std::ffi::CStr;
 
-use allowlist::names::KubeletPath;
+use allowlist::names::Target;
 use kernel::path;
 use mounts::Errno;
 use plan::record::Record;
@@ -65,6 +65,6 @@ impl TargetPlace {
 /// The record of the volume at a target path; none too where that can't be opened, as while it goes away. It asks
 /// nobody but the kubelet's own file system.
 #[must_use]
-pub fn of(site: &Site, path: &KubeletPath) -> Option<Record> {
+pub fn of(site: &Site, path: &Target) -> Option<Record> {
     observe::open_target(site, path).ok()??.record().ok()?
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use allowlist::author::{AuthorText, KnownText, author};
-use allowlist::names::{EntryName, KubeletPath, PodIdentity};
+use allowlist::names::{EntryName, PodIdentity, Target};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
@@ -21,6 +21,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
+
+use crate::target_path;
 
 /// How many requests are in flight at once.
 const AT_ONCE: usize = 4;
@@ -53,7 +55,7 @@ impl Pace {
 #[derive(Debug, Clone)]
 pub struct Told {
     /// The volume's target path.
-    pub target: KubeletPath,
+    pub target: Target,
     /// The volume's entry.
     pub entry: EntryName,
     /// Major and minor number of the file system that the volume shows.
@@ -161,8 +163,8 @@ impl Events {
 }
 
 /// The text of an event.
-fn note(target: &KubeletPath, entry: &EntryName, text: &AuthorText) -> AuthorText {
-    match target.pod_volume() {
+fn note(target: &Target, entry: &EntryName, text: &AuthorText) -> AuthorText {
+    match target_path::pod_volume(target) {
         Some((_, name)) => author!["volume ", KnownText::new(name), " (entry ", *entry, "): ", *text],
         None => author!["volume of the entry ", *entry, ": ", *text],
     }

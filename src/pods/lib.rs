@@ -10,6 +10,7 @@ pub mod events;
 pub mod known;
 pub mod lookup;
 pub mod object;
+pub mod target_path;
 
 use std::fmt;
 

@@ -21,13 +21,15 @@ use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use allowlist::names::{KubeletPath, PodIdentity};
+use allowlist::names::{PodIdentity, Target};
 use futures_util::StreamExt;
 use kube::runtime::watcher::watcher;
 use kube::{Api, Client};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+
+use crate::target_path;
 
 pub use error::LookupError;
 use watched::Pods;
@@ -136,12 +138,7 @@ impl Lookup {
     ///
     /// # Errors
     /// [`LookupError`], at the latest at the deadline.
-    pub async fn wish(
-        &self,
-        target: &KubeletPath,
-        inline: bool,
-        pod: &Arc<PodIdentity>,
-    ) -> Result<PodWish, LookupError> {
+    pub async fn wish(&self, target: &Target, inline: bool, pod: &Arc<PodIdentity>) -> Result<PodWish, LookupError> {
         self.timed(self.find(target, inline, pod, PodVolumes::any_claim)).await
     }
 
@@ -150,12 +147,7 @@ impl Lookup {
     ///
     /// # Errors
     /// [`LookupError`], at the latest at the deadline.
-    pub async fn pod(
-        &self,
-        target: &KubeletPath,
-        inline: bool,
-        pod: &Arc<PodIdentity>,
-    ) -> Result<PodWish, LookupError> {
+    pub async fn pod(&self, target: &Target, inline: bool, pod: &Arc<PodIdentity>) -> Result<PodWish, LookupError> {
         self.timed(self.find(target, inline, pod, PodVolumes::all_claims)).await
     }
 
@@ -168,12 +160,13 @@ impl Lookup {
 
     async fn find(
         &self,
-        target: &KubeletPath,
+        target: &Target,
         inline: bool,
         said: &Arc<PodIdentity>,
         of_claims: fn(&PodVolumes) -> WishResult,
     ) -> Result<PodWish, LookupError> {
-        let (_, volume) = target.pod_volume().ok_or_else(|| LookupError::NotAPodVolume { path: target.clone() })?;
+        let (_, volume) =
+            target_path::pod_volume(target).ok_or_else(|| LookupError::NotAPodVolume { path: target.clone() })?;
         let pod = self.wait_for(said).await?;
         if said.service_account != pod.service_account {
             return Err(LookupError::OtherAccount { pod: Arc::clone(said), is: pod.service_account.clone() });

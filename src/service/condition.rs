@@ -4,7 +4,7 @@ use std::path::Path;
 
 use allowlist::author::AuthorText;
 use allowlist::config::Missing;
-use allowlist::names::{KubeletPath, VolumeRef};
+use allowlist::names::{Target, VolumeRef};
 use allowlist::policy::{self, Grant};
 use engine::mount_error::MountError;
 use engine::observe::SourcePath;
@@ -12,7 +12,6 @@ use engine::record;
 use engine::site::Site;
 use kernel::stat::Usage;
 use plan::Gone;
-
 use workers::{Hold, MountThread, NoResult, Source};
 
 use crate::error::Error;
@@ -61,7 +60,7 @@ impl Service {
         &self,
         by: By<'_>,
         at: &VolumeAt,
-        look: fn(&Site, &KubeletPath) -> Result<T, MountError>,
+        look: fn(&Site, &Target) -> Result<T, MountError>,
     ) -> Result<T, Error> {
         // Whatever source the volume is of: what hangs is counted there, however many volumes it has.
         let path = at.path.clone();

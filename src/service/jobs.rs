@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use allowlist::names::{EntryName, KubeletPath, SubPath};
+use allowlist::names::{EntryName, SubPath, Target};
 use engine::mount_error::MountError;
 use engine::observe::SourcePath;
 use engine::{AttachJob, Attached, Context};
@@ -36,7 +36,7 @@ impl Service {
 
     /// Enters the gate for a call. The plugin's own work on the volume is waited for a while: the kubelet, turned away, would
     /// come again only after half a second, or a minute.
-    async fn enter(&self, path: &KubeletPath) -> Result<Pass, Busy> {
+    async fn enter(&self, path: &Target) -> Result<Pass, Busy> {
         let enter = || self.gate.enter(path.as_path(), Holder::Call);
         match enter() {
             Err(Busy { holder: Holder::Own, .. }) => {}
@@ -90,7 +90,7 @@ impl Service {
     pub(crate) async fn unless_kept(
         &self,
         by: By<'_>,
-        (path, of): (KubeletPath, Option<(Owner, Option<SubPath>)>),
+        (path, of): (Target, Option<(Owner, Option<SubPath>)>),
         error: Error,
     ) -> Result<(), Error> {
         let whose = match &error {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use allowlist::names::{KubeletPath, User, VolumeKind, VolumeRef};
+use allowlist::names::{Target, User, VolumeKind, VolumeRef};
 use plan::record::Asked;
 
 /// A volume to be staged.
@@ -11,7 +11,7 @@ pub struct Stage {
     /// Which directory.
     pub volume: VolumeRef,
     /// Where.
-    pub staging: KubeletPath,
+    pub staging: Target,
 }
 
 /// A volume to be published.
@@ -22,9 +22,9 @@ pub struct Publish {
     /// Which directory.
     pub volume: VolumeRef,
     /// Where.
-    pub target: KubeletPath,
+    pub target: Target,
     /// Where it was staged; inline volumes aren't.
-    pub staging: Option<KubeletPath>,
+    pub staging: Option<Target>,
     /// What was asked for.
     pub asked: Asked,
     /// Whether one target at most may have it.
@@ -41,7 +41,7 @@ pub struct VolumeAt {
     /// The volume's id, for log and answer.
     pub id: String,
     /// Where.
-    pub path: KubeletPath,
+    pub path: Target,
 }
 
 impl Publish {

@@ -236,10 +236,10 @@ async fn ask(service: &Service, pool: &Arc<Pool>, volume: &Volume) -> Option<Sou
 mod tests {
     use super::*;
     use crate::fixture::record;
-    use allowlist::names::{AbsPath, KubeletPath};
+    use allowlist::names::{AbsPath, Target};
 
     fn volume(name: &str, minor: u32) -> Arc<Volume> {
-        let path = KubeletPath::parse(&format!("/k/{name}"), &AbsPath::parse("/k").unwrap()).unwrap();
+        let path = Target::parse(&format!("/k/{name}"), &AbsPath::parse("/k").unwrap()).unwrap();
         let shown = Arc::new(Shown { device: (0, minor), root: "/".into() });
         Arc::new(Volume { path, record: Arc::new(record()), shown, id: 1, path_mounts: None })
     }

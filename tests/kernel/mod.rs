@@ -14,7 +14,7 @@ use std::sync::Arc;
 use ::kernel::calls::Calls;
 use ::kernel::namespace::{self, Proc};
 use allowlist::config::Missing;
-use allowlist::names::{AbsPath, KubeletPath};
+use allowlist::names::{AbsPath, Target};
 use engine::mount_error::MountError;
 use engine::observe::SourcePath;
 use engine::site::Site;
@@ -210,20 +210,20 @@ impl Node {
         self.base.join(format!("{kind:?}")).join("dir")
     }
 
-    pub(crate) fn kubelet_path(&self, relative: &str) -> KubeletPath {
+    pub(crate) fn kubelet_path(&self, relative: &str) -> Target {
         let full = self.base.join("kubelet").join(relative);
-        KubeletPath::parse(full.to_str().unwrap(), &self.site.layout.base).unwrap()
+        Target::parse(full.to_str().unwrap(), &self.site.layout.base).unwrap()
     }
 
-    pub(crate) fn target(&self, name: &str) -> KubeletPath {
+    pub(crate) fn target(&self, name: &str) -> Target {
         self.kubelet_path(&format!("pods/{name}"))
     }
 
-    pub(crate) fn staging(&self, name: &str) -> KubeletPath {
+    pub(crate) fn staging(&self, name: &str) -> Target {
         self.kubelet_path(&format!("plugins/{name}"))
     }
 
-    pub(crate) fn job(&self, source: &Path, target: KubeletPath, relation: MountPropagation) -> AttachJob {
+    pub(crate) fn job(&self, source: &Path, target: Target, relation: MountPropagation) -> AttachJob {
         AttachJob {
             source: SourcePath {
                 entry: AbsPath::parse(source.to_str().unwrap()).unwrap(),
@@ -243,7 +243,7 @@ impl Node {
     }
 
     /// `ceiling`: the strongest relation that the entry allows.
-    pub(crate) fn stage_job(&self, source: &Path, staging: KubeletPath, ceiling: MountPropagation) -> AttachJob {
+    pub(crate) fn stage_job(&self, source: &Path, staging: Target, ceiling: MountPropagation) -> AttachJob {
         AttachJob { lower: true, ..self.job(source, staging, ceiling) }
     }
 
@@ -262,11 +262,11 @@ impl Node {
         Ok(matches!(made, Attached::Made(_)))
     }
 
-    pub(crate) fn detach(&self, path: &KubeletPath, remove: bool) -> Result<(), MountError> {
+    pub(crate) fn detach(&self, path: &Target, remove: bool) -> Result<(), MountError> {
         self.detach_with(path, remove, &mut |run, step| run.run(step))
     }
 
-    pub(crate) fn detach_with(&self, path: &KubeletPath, remove: bool, step: Hook<'_>) -> Result<(), MountError> {
+    pub(crate) fn detach_with(&self, path: &Target, remove: bool, step: Hook<'_>) -> Result<(), MountError> {
         engine::detach(&mut Context { site: &self.site, cancelled: &|| false, step }, path, remove)
     }
 

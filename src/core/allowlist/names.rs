@@ -5,15 +5,15 @@
 //! left to the kernel (crate `kernel`), since only the kernel can decide about them. Cloning an entry's name or path
 //! allocates nothing: a call passes them to many functions.
 
-mod kubelet_path;
 mod pod;
+mod target;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use kubelet_path::KubeletPath;
 pub use pod::{PodIdentity, User, VolumeKind};
+pub use target::Target;
 
 /// The longest path that the kernel takes in one call, in bytes with the final NUL (`PATH_MAX`, linux/limits.h).
 pub const PATH_MAX: usize = 4096;

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use allowlist::names::KubeletPath;
+use allowlist::names::Target;
 use mounts::mountinfo::{Mount, Table, Walk};
 use mounts::propagation::MountPropagation;
 
@@ -41,7 +41,7 @@ pub enum Change {
 #[derive(Debug, Clone)]
 pub struct Published<'t> {
     /// Its target path.
-    pub path: KubeletPath,
+    pub path: Target,
     /// What is seen there.
     pub top: &'t Mount,
     /// The one that was published: with another one there, it is another volume. Healing mounts on it.
@@ -54,7 +54,7 @@ pub struct Published<'t> {
 pub fn published<'t>(table: &Table, walk: &Walk<'t>, layout: &Layout) -> Vec<Published<'t>> {
     let targets = targets(table, layout).into_iter();
     let found = targets.filter_map(|target| {
-        let path = KubeletPath::parse(target.to_str()?, &layout.base).ok()?;
+        let path = Target::parse(target.to_str()?, &layout.base).ok()?;
         let top = walk.mount_at(target).filter(|top| top.mount_point == target)?;
         Some(Published { path, top, lowest: walk.lowest(top) })
     });

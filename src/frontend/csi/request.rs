@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use allowlist::author::{AuthorText, KnownText, author};
-use allowlist::names::{AbsPath, BadName, EntryName, HANDLE_MAX, KubeletPath, PodIdentity, SubPath, User, VolumeRef};
+use allowlist::names::{AbsPath, BadName, EntryName, HANDLE_MAX, PodIdentity, SubPath, Target, User, VolumeRef};
 use csi::volume_capability::AccessType;
 use csi::volume_capability::access_mode::Mode;
 use mounts::MountAttrs;
 use mounts::propagation::{MountPropagation, UnknownPropagation};
 use plan::record::Asked;
+use pods::target_path;
 use service::refusals::{ASK, ForAuthor};
 use service::request::{Publish, Stage, VolumeAt};
 use text::cut::Cut;
@@ -124,9 +125,9 @@ fn required<'a>(field: &'static str, value: &'a str) -> Result<&'a str, BadReque
     if value.is_empty() { Err(BadRequest::Missing(field)) } else { Ok(value) }
 }
 
-fn kubelet_path(field: &'static str, value: &str, kubelet_dir: &AbsPath) -> Result<KubeletPath, BadRequest> {
+fn kubelet_path(field: &'static str, value: &str, kubelet_dir: &AbsPath) -> Result<Target, BadRequest> {
     let path = required(field, value)?;
-    KubeletPath::parse(path, kubelet_dir).map_err(|reason| BadRequest::Path {
+    Target::parse(path, kubelet_dir).map_err(|reason| BadRequest::Path {
         field,
         path: SHOWN.apply(path).into_owned(),
         reason,
@@ -334,7 +335,7 @@ pub fn publish(message: &csi::NodePublishVolumeRequest, kubelet_dir: &AbsPath) -
         let staging = kubelet_path("staging_target_path", &message.staging_target_path, kubelet_dir)?;
         (volume, Some(staging))
     };
-    if let (Some(pod), Some(path)) = (&context.pod, target.pod_uid())
+    if let (Some(pod), Some(path)) = (&context.pod, target_path::pod_uid(&target))
         && pod.uid != path
     {
         return Err(BadRequest::PodUid { context: SHOWN.apply(&pod.uid).into_owned(), path: path.to_owned() });

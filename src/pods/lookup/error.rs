@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use allowlist::names::{KubeletPath, PodIdentity};
+use allowlist::names::{PodIdentity, Target};
 
 /// Why it isn't known what a pod wants.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -12,7 +12,7 @@ pub enum LookupError {
     #[error("{path} is not the path of a pod's volume, so no pod can be looked up: the kubelet has no such paths")]
     NotAPodVolume {
         /// The target path.
-        path: KubeletPath,
+        path: Target,
     },
     /// The request doesn't name its pod.
     #[error(

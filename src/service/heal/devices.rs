@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use allowlist::config::AllowList;
-use allowlist::names::{EntryName, KubeletPath};
+use allowlist::names::{EntryName, Target};
 use mounts::mountinfo::{Table, Walk};
 use plan::layout::Layout;
 use workers::Device;
@@ -73,7 +73,7 @@ impl Devices {
 
     /// What a published volume shows.
     #[must_use]
-    pub fn of_volume(&self, target: &KubeletPath) -> Option<Device> {
+    pub fn of_volume(&self, target: &Target) -> Option<Device> {
         let at = self.volumes.binary_search_by(|volume| volume.path.as_path().cmp(target.as_path())).ok()?;
         Some(self.volumes[at].shown.device)
     }
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!((of("data", false), of("data", true)), (Some((8, 1)), None), "who knows where its sub-paths lie");
         assert_eq!((of("nfs", false), of("nfs", true)), (Some((0, 40)), Some((0, 40))));
         assert_eq!((of("fuse", true), of("other", false)), (Some((0, 41)), None));
-        let target = |path| KubeletPath::parse(path, &AbsPath::parse("/k").unwrap()).unwrap();
+        let target = |path| Target::parse(path, &AbsPath::parse("/k").unwrap()).unwrap();
         assert_eq!(devices.of_volume(&target("/k/pods/u/volumes/kubernetes.io~csi/v/mount")), None);
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use allowlist::author::AuthorText;
 use allowlist::config::{AllowList, Heal};
-use allowlist::names::{KubeletPath, PodIdentity};
+use allowlist::names::{PodIdentity, Target};
 use engine::site::Site;
 use engine::{observe, record};
 use kernel::statmount;
@@ -39,7 +39,7 @@ const DIRECTORIES: usize = 4096;
 #[derive(Debug, Clone)]
 pub struct Volume {
     /// Its target path.
-    pub path: KubeletPath,
+    pub path: Target,
     /// How it was published, as far as other volumes are published the same way ([`Record::in_common`]).
     pub record: Arc<Record>,
     /// What it shows.

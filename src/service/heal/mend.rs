@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use allowlist::config::{AllowList, Heal, Missing};
-use allowlist::names::{KubeletPath, PodIdentity, VolumeRef};
+use allowlist::names::{PodIdentity, Target, VolumeRef};
 use allowlist::policy::{self, Wish};
 use engine::mount_error::MountError;
 use engine::observe::{self, OpenSource, SourcePath};
@@ -66,7 +66,7 @@ pub fn mend(
     context: &mut Context<'_>,
     take_slot: &mut TakeSlot<'_>,
     list: &AllowList,
-    (path, looked): (&KubeletPath, &Looked),
+    (path, looked): (&Target, &Looked),
 ) -> Result<(Outcome, Option<Arc<PodIdentity>>), MountError> {
     let site = context.site;
     let fail = |errno| MountError::Target { path: path.as_path().to_owned(), errno };
@@ -188,7 +188,7 @@ fn peers_are_given_the_same(
     let mut flags = None;
     for mount in table.mounts.iter().filter(is_peer) {
         // What is no volume of ours is asked for by `healing::judge`.
-        let path = mount.mount_point.to_str().and_then(|at| KubeletPath::parse(at, &site.layout.base).ok());
+        let path = mount.mount_point.to_str().and_then(|at| Target::parse(at, &site.layout.base).ok());
         let Some((path, record)) = path.and_then(|path| record::of(site, &path).map(|record| (path, record))) else {
             continue;
         };
@@ -214,7 +214,7 @@ fn source_of(record: &Record) -> SourcePath {
 }
 
 /// How a volume is to be healed: as it would be published now.
-pub fn wanted(list: &AllowList, path: &KubeletPath, record: &Record) -> Result<AttachJob, Unwanted> {
+pub fn wanted(list: &AllowList, path: &Target, record: &Record) -> Result<AttachJob, Unwanted> {
     let owner = &record.owner;
     if list.get(&owner.entry).is_some_and(|entry| entry.heal == Heal::Off) {
         return Err(Unwanted::Off);
@@ -259,7 +259,7 @@ mod tests {
     fn given(entry: &str, record: &Record) -> Result<MountAttrs, Unwanted> {
         let kubelet = AbsPath::parse("/k").unwrap();
         let list = AllowList::parse(&format!("entries: [{entry}]"), &kubelet).unwrap_or_else(|e| panic!("{e}"));
-        let path = KubeletPath::parse("/k/pods/u/volumes/kubernetes.io~csi/v/mount", &kubelet).unwrap();
+        let path = Target::parse("/k/pods/u/volumes/kubernetes.io~csi/v/mount", &kubelet).unwrap();
         wanted(&list, &path, record).map(|job| job.attrs)
     }
 

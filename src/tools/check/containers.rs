@@ -12,6 +12,7 @@ use mounts::MountAttrs;
 use mounts::mountinfo::{Table, Walk};
 use plan::healing::{self, Published};
 use plan::record::Shown;
+use pods::target_path;
 use service::containers::scan::Node;
 use service::containers::{Container, Sought, judge};
 
@@ -70,7 +71,7 @@ fn volume(
     if VolData::beside(path.as_path()).is_some_and(|written| written.driver != driver) {
         return None;
     }
-    let (uid, _) = path.pod_volume()?;
+    let (uid, _) = target_path::pod_volume(&path)?;
     let entry = entries.iter().find(|entry| entry.name == record.owner.entry);
     let pod = record.owner.user.pod().map_or_else(|| uid.to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
     let shown = walk.stack(top).into_iter().map(Shown::by).collect();

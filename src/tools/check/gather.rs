@@ -15,9 +15,8 @@ use node::processes::text;
 use service::config_store;
 use workers::{Source, Threads};
 
-use super::CheckError;
 use super::facts::{DirectoryState, Facts, InContainers, Kubelet, List, Node, Own};
-use super::{containers, look};
+use super::{CheckError, containers, look};
 use crate::in_containers::{self, NotLooked};
 use crate::visit::{Visit, VisitArgs};
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use allowlist::config::{AllowList, Missing};
-use allowlist::names::{KubeletPath, VolumeRef};
+use allowlist::names::{Target, VolumeRef};
 use engine::mount_error::MountError;
 use engine::observe::{self, SourcePath};
 use engine::record;
@@ -25,6 +25,7 @@ use node::kubelet;
 use plan::Gone;
 use plan::healing::{self, Change, Now, Published, Verdict};
 use plan::record::{Record, Shown};
+use pods::target_path;
 use service::config_store;
 use service::containers::judge::{self, Flag};
 use service::containers::scan::{Node, PLACES_MAX};
@@ -42,7 +43,7 @@ use crate::visit::{Visit, VisitArgs};
 /// A volume, and what is needed to check its health.
 struct Found {
     volume: PublishedVolume,
-    path: KubeletPath,
+    path: Target,
     shown: Shown,
     source: Option<SourcePath>,
     sought: Sought,
@@ -153,7 +154,7 @@ fn volume(
         None if record.is_none() => return None,
         _ => {}
     }
-    let (uid, name) = path.pod_volume()?;
+    let (uid, name) = target_path::pod_volume(&path)?;
     let pod = record.as_ref().and_then(|record| record.owner.user.pod().map(AsRef::as_ref));
     let inline = written.as_ref().and_then(|written| written.inline);
     // A claim's handle names the entry, also without a record.
@@ -209,7 +210,7 @@ fn volume(
 /// Whether a volume would be healed. `whole` is the whole mount table, `walk` belongs to the one with unique mount ids.
 fn healing(
     (site, list): (&Site, &AllowList),
-    path: &KubeletPath,
+    path: &Target,
     noted: Option<(&Record, Verdict)>,
     (whole, (_, walk)): ((&Table, &Walk<'_>), (&Table, &Walk<'_>)),
 ) -> Healing {
@@ -235,7 +236,7 @@ fn healing(
 
 /// When the kubelet made the volume's directory, just before the publish. The volume itself is not asked: its file system may
 /// be dead.
-fn created(site: &Site, path: &KubeletPath) -> Option<Timestamp> {
+fn created(site: &Site, path: &Target) -> Option<Timestamp> {
     let place = observe::open_target(site, path).ok()??;
     let born = stat::birth_time(&place.parent).ok()??;
     let second = i64::try_from(born.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs()).ok()?;

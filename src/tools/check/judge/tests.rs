@@ -7,6 +7,7 @@ use allowlist::config::AllowList;
 use allowlist::names::AbsPath;
 use model::kubelet::Process;
 use mounts::propagation::PropagationState;
+use node::kubelet::FoundBy;
 
 use super::super::facts::{
     CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Directory, DirectoryState, InContainers, Kubelet, List, Own, Socket,
@@ -15,7 +16,6 @@ use super::super::facts::{
 use super::super::report::Verdict;
 use super::*;
 use crate::in_containers::NotLooked;
-use node::kubelet::FoundBy;
 
 fn state(peer_group: Option<u64>, master: Option<u64>) -> PropagationState {
     PropagationState { peer_group, master, unbindable: false }
