@@ -120,7 +120,7 @@ mod tests {
         rows.iter().for_each(|row| columns.widen(row));
         let mut out = String::new();
         rows.iter().for_each(|row| {
-            columns.line(&mut out, row, |at, text| if at == 0 { text.into() } else { format!("<{text}>") })
+            columns.line(&mut out, row, |at, text| if at == 0 { text.into() } else { format!("<{text}>") });
         });
         assert_eq!(out, "a    <9>\nb <1000>\nc\n");
     }
