@@ -1,5 +1,5 @@
 //! The form of the log. What may not be logged is kept out where log lines are made: no request is ever logged whole, and
-//! [`wire`] prints no values of maps that may hold secrets.
+//! the crate `wire` prints no values of maps that may hold secrets.
 
 use std::io::{self, IsTerminal};
 
