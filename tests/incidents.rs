@@ -150,7 +150,7 @@ fn cve_2021_25741_a_swapped_symlink_never_escapes() {
             }
             stop.store(true, Ordering::Relaxed);
             let swaps = swapping.unwrap().join().unwrap();
-            println!("0 escapes in {tries} tries ({published} published) during {swaps} swaps {args:?}");
+            println!("0 escapes in {tries} tries ({published} published) during {swaps} swaps {refusal:?}");
             assert!(published > 10 && tries > published && swaps > 100, "{tries} {published} {swaps}");
             drop(node);
             support::unmount(Path::new("/mnt"));

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
 pub(crate) mod killed;
+#[allow(clippy::duplicate_mod, reason = "a test that uses the support of both has it twice")]
 #[path = "../support/seccomp.rs"]
 pub(crate) mod seccomp;
 
