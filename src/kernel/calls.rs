@@ -377,7 +377,7 @@ impl Calls {
     /// can be asked for.
     ///
     /// # Errors
-    /// As [`MountGroup::new`]. Why the mounts can't be asked for.
+    /// What fanotify_init(2) says, or why the mounts can't be asked for.
     pub fn mount_group(self) -> Result<MountGroup, Errno> {
         match self.statmount {
             Way::New => MountGroup::new(),

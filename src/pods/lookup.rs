@@ -8,7 +8,7 @@
 //! A Pod doesn't say which of its claims a PersistentVolume is bound to. Only if its claims want different things is
 //! the PersistentVolume requested.
 //!
-//! The kubelet names the pod in the volume context (`podInfoOnMount`) by namespace, name and uid; [`KnownPods`] finds
+//! The kubelet names the pod in the volume context (`podInfoOnMount`) by namespace, name and uid; [`KnownPods`](crate::known::KnownPods) finds
 //! it by all three. Without that, nothing is looked up and nothing is published: users could write these values
 //! themselves.
 

@@ -9,7 +9,7 @@
 //!
 //! Nothing is polled that grows with the number of pods. The kernel tells of mounts ([`kernel::mount_events`]); if one
 //! covers a source, or is a volume that we don't know yet, one reading of the mount table tells which volumes show
-//! something else than their source's path does now ([`find`]), and only those are looked at ([`mend`]). Directories can
+//! something else than their source's path does now ([`plan::healing`]), and only those are looked at ([`mend`]). Directories can
 //! be replaced without any mount, which no mount event tells: every 15 s the kernel is asked for the name of each that
 //! volumes show, and the table is read if one has changed, or if anything was mounted meanwhile ([`look`]).
 

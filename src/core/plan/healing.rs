@@ -33,7 +33,7 @@ pub enum Change {
     /// A file system of the same type was mounted there since.
     Mounted,
     /// On the mount on which it lay, another directory has its name now. Who may write the directories above it can do
-    /// that, so it has to be asked who that is ([`super::replaced`]).
+    /// that, so it has to be asked who that is (`service::heal::replaced`).
     Replaced,
 }
 
