@@ -372,9 +372,8 @@ fn a_call_that_nobody_waits_for_is_undone_at_every_step() {
                     asked.set(asked.get() + 1);
                     asked.get() > patience
                 };
-                let step: Hook<'_> = &mut |run, step| run.run(step);
                 let result = engine::attach(
-                    &mut Context { site: &node.site, cancelled: &cancelled, step },
+                    &mut Context::new(&node.site, &cancelled),
                     &mut || Ok(workshop.slot(&node.site, 0).unwrap()),
                     &job,
                 );

@@ -235,7 +235,7 @@ impl World {
             }
             Op::Unstage { source } => node.detach_with(&self.staging(source), false, hook).map(|()| None),
             Op::Heal { target } => {
-                let mut context = Context { site: &node.site, cancelled: &|| false, step: hook };
+                let mut context = Context { site: &node.site, cancelled: &|| false, hook: Some(hook) };
                 let mut take = || Ok(workshop.slot(&node.site, 0).unwrap());
                 let (target, book) = (self.target(target), self.look());
                 let Some(due) = book.candidates.iter().find(|due| due.volume.path == target) else { return Ok(None) };

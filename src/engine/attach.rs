@@ -110,7 +110,7 @@ fn put(
     let site = context.site;
     let slot = match observe::open_source(site, &job.source) {
         Err(MountError::SourceMissing { .. }) if job.source.missing != Missing::Fail => {
-            let made = make_source::make(context.step, context.cancelled, &job.source)?;
+            let made = make_source::make(context.hook.as_deref_mut(), context.cancelled, &job.source)?;
             let result = open_made(site, &job.source, &made)
                 .and_then(|open| attach_found(context, take_slot, job, (target, found), &open));
             if result.is_err() {
@@ -194,7 +194,7 @@ fn attach_found(
         target,
         copy: None,
     };
-    let mut run = Hooked { work, step: &mut *context.step };
+    let mut run = Hooked { work, hook: context.hook.as_mut() };
     let attach = match attach.clear {
         Clear::Nothing => attach,
         // What was beneath a layer may be just what is wished: a peer's healing reaches its peers' targets too.

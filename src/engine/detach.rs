@@ -21,7 +21,7 @@ pub fn detach(context: &mut Context<'_>, path: &Target, remove: bool) -> Result<
     let site = context.site;
     let Some(target) = observe::open_target(site, path)? else { return Ok(()) };
     let work = Work { site, source: None, staging: None, slot: None, target: &target, copy: None };
-    let mut run = Hooked { work, step: &mut *context.step };
+    let mut run = Hooked { work, hook: context.hook.as_mut() };
     if !remove {
         return clear(site, &target, &mut run);
     }

@@ -24,7 +24,7 @@ use mounts::{Errno, MountAttrs};
 use plan::Step;
 use plan::record::Owner;
 
-use crate::apply::{Run, Work};
+use crate::apply::Run;
 use crate::observe::SourcePath;
 use crate::site::Site;
 use crate::staging_area::Slot;
@@ -64,8 +64,19 @@ pub struct Context<'a> {
     pub site: &'a Site,
     /// Whether nobody waits any more.
     pub cancelled: &'a dyn Fn() -> bool,
-    /// Runs each step; the identity, except in tests that make a step fail.
-    pub step: &'a mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>,
+    /// Runs each step, in tests that make one fail.
+    pub hook: Option<Hook<'a>>,
+}
+
+/// Runs a step in the place of [`Run::run`], which it is given.
+pub type Hook<'a> = &'a mut (dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno> + 'a);
+
+impl<'a> Context<'a> {
+    /// A job's context.
+    #[must_use]
+    pub const fn new(site: &'a Site, cancelled: &'a dyn Fn() -> bool) -> Self {
+        Self { site, cancelled, hook: None }
+    }
 }
 
 impl std::fmt::Debug for Context<'_> {
@@ -77,14 +88,18 @@ impl std::fmt::Debug for Context<'_> {
 /// Gives the thread's place in the staging area, or says where none can be made and why.
 pub type TakeSlot<'a> = dyn FnMut() -> Result<Slot, (PathBuf, Errno)> + 'a;
 
-pub(crate) struct Hooked<'a, 'b> {
-    pub(crate) work: Work<'a>,
-    pub(crate) step: &'b mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>,
+/// What is done, run by a hook, if there is one.
+pub(crate) struct Hooked<'h, 'a, W> {
+    pub(crate) work: W,
+    pub(crate) hook: Option<&'h mut Hook<'a>>,
 }
 
-impl Run for Hooked<'_, '_> {
+impl<W: Run> Run for Hooked<'_, '_, W> {
     fn run(&mut self, step: Step) -> Result<(), Errno> {
-        (self.step)(&mut self.work, step)
+        match &mut self.hook {
+            Some(hook) => hook(&mut self.work, step),
+            None => self.work.run(step),
+        }
     }
 }
 

@@ -170,8 +170,8 @@ impl Drop for Turn {
     }
 }
 
-/// What runs each step; the identity, except in tests that make a step fail.
-type Hook<'a> = &'a mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>;
+/// What runs each step.
+type RunStep<'a> = &'a mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>;
 
 /// The system calls of making one directory.
 struct Work<'a> {
@@ -228,7 +228,16 @@ impl From<NotMade> for Fault {
 ///
 /// # Errors
 /// The `Source…` variants of [`MountError`]; then what was made was taken back.
-pub fn make(run: Hook<'_>, cancelled: &dyn Fn() -> bool, source: &SourcePath) -> Result<Made, MountError> {
+pub fn make(
+    hook: Option<&mut (dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno> + '_)>,
+    cancelled: &dyn Fn() -> bool,
+    source: &SourcePath,
+) -> Result<Made, MountError> {
+    let mut itself = |work: &mut dyn Run, step| work.run(step);
+    let run: RunStep<'_> = match hook {
+        Some(hook) => hook,
+        None => &mut itself,
+    };
     let full = source.full();
     let Missing::Create { mode, uid, gid } = source.missing else {
         return Err(MountError::SourceMissing { path: full });
@@ -247,7 +256,7 @@ pub fn make(run: Hook<'_>, cancelled: &dyn Fn() -> bool, source: &SourcePath) ->
 
 /// `Err(None)`: nobody waits any more.
 fn make_all(
-    run: Hook<'_>,
+    run: RunStep<'_>,
     cancelled: &dyn Fn() -> bool,
     full: &Path,
     wanted: Wanted,
@@ -273,7 +282,12 @@ fn make_all(
 }
 
 /// Makes one directory and opens it by its name; with its identity, unless somebody else has made it meanwhile.
-fn make_one(run: Hook<'_>, parent: &OwnedFd, name: &OsStr, wanted: Wanted) -> Result<(OwnedFd, Option<DirId>), Fault> {
+fn make_one(
+    run: RunStep<'_>,
+    parent: &OwnedFd,
+    name: &OsStr,
+    wanted: Wanted,
+) -> Result<(OwnedFd, Option<DirId>), Fault> {
     let around = stat::ownership(parent, None)?;
     let mut temporary = PREFIX.as_bytes().to_owned();
     temporary.extend(name.as_bytes().iter().take(NAME_PART));
@@ -324,7 +338,7 @@ fn make_one(run: Hook<'_>, parent: &OwnedFd, name: &OsStr, wanted: Wanted) -> Re
 
 /// Makes the directory under its temporary name, after taking away what a killed process has left there. When it was not
 /// yet there.
-fn begin(run: Hook<'_>, work: &mut Work<'_>, maker: Maker) -> Result<SystemTime, Fault> {
+fn begin(run: RunStep<'_>, work: &mut Work<'_>, maker: Maker) -> Result<SystemTime, Fault> {
     for _ in 0..2 {
         let since = stat::now_as_dated()?;
         match run(work, Step::Source(Making::Directory)) {
@@ -363,7 +377,7 @@ fn prove(work: &mut Work<'_>, maker: Maker, since: SystemTime) -> Result<Option<
 }
 
 /// Gives what was made its mode, its owner and its name. The mode comes first: afterwards it isn't ours any more.
-fn finish(run: Hook<'_>, work: &mut Work<'_>, maker: Maker) -> Result<(), Errno> {
+fn finish(run: RunStep<'_>, work: &mut Work<'_>, maker: Maker) -> Result<(), Errno> {
     let Wanted { mode, uid, gid } = work.wanted;
     // What the parent hands down would let in others than the mode says, as soon as that widens the list's mask, and be handed down
     // further.

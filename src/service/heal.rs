@@ -319,7 +319,7 @@ async fn heal(
     let start = Instant::now();
     let mend = move |thread: &mut MountThread, cancelled: &dyn Fn() -> bool| {
         let site = Arc::clone(&thread.site);
-        let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };
+        let mut context = Context::new(&site, cancelled);
         let (outcome, pod) = mend::mend(&mut context, &mut || thread.take_slot(), &list, (&at, &looked))?;
         Ok::<_, MountError>(match outcome {
             Outcome::Healed { slot, renewed } => {

@@ -70,7 +70,7 @@ impl Service {
         let source = self.source(entry, &job.source);
         let attached = self.on_thread(by, source, hold, move |thread, cancelled| {
             let site = Arc::clone(&thread.site);
-            let mut context = Context { site: &site, cancelled, step: &mut |run, step| run.run(step) };
+            let mut context = Context::new(&site, cancelled);
             let attached = engine::attach(&mut context, &mut || thread.take_slot(), &job)?;
             // Only after success: what a failed job has left on its slot is cleared before the next use.
             Ok(attached.giving_back(|slot| thread.give_back(slot)))
@@ -119,7 +119,7 @@ impl Service {
         let hold = Hold::to_its_end([Some(self.enter(&at.path).await?), None]);
         let path = at.path.clone();
         self.on_thread(by, Source::ending(&at.id), hold, move |thread, cancelled| {
-            let mut context = Context { site: &thread.site, cancelled, step: &mut |run, step| run.run(step) };
+            let mut context = Context::new(&thread.site, cancelled);
             engine::detach(&mut context, &path, remove)
         })
         .await

@@ -3,16 +3,12 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
-use engine::apply::Run;
-use mounts::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::getpid;
-use plan::Step;
 
 use super::on_mount_thread;
 
-/// What runs each step.
-pub(crate) type Hook<'a> = &'a mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>;
+pub(crate) use engine::Hook;
 
 /// The step to be killed before, and the order, in the process that gets killed.
 const ORDER: &str = "HOSTMOUNT_KILLED";

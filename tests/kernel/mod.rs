@@ -255,10 +255,11 @@ impl Node {
         &self,
         workshop: &StagingArea,
         job: &AttachJob,
-        step: Hook<'_>,
+        hook: Hook<'_>,
     ) -> Result<bool, MountError> {
         let mut take = || Ok(workshop.slot(&self.site, 0).unwrap());
-        let made = engine::attach(&mut Context { site: &self.site, cancelled: &|| false, step }, &mut take, job)?;
+        let made =
+            engine::attach(&mut Context { site: &self.site, cancelled: &|| false, hook: Some(hook) }, &mut take, job)?;
         Ok(matches!(made, Attached::Made(_)))
     }
 
@@ -266,8 +267,8 @@ impl Node {
         self.detach_with(path, remove, &mut |run, step| run.run(step))
     }
 
-    pub(crate) fn detach_with(&self, path: &Target, remove: bool, step: Hook<'_>) -> Result<(), MountError> {
-        engine::detach(&mut Context { site: &self.site, cancelled: &|| false, step }, path, remove)
+    pub(crate) fn detach_with(&self, path: &Target, remove: bool, hook: Hook<'_>) -> Result<(), MountError> {
+        engine::detach(&mut Context { site: &self.site, cancelled: &|| false, hook: Some(hook) }, path, remove)
     }
 
     pub(crate) fn workshop(&self) -> StagingArea {
