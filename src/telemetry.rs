@@ -1,5 +1,5 @@
 //! What the log looks like. What may not be in it is seen to where it is made: no request is ever logged whole, and
-//! [`wire`] prints no values of maps that may hold secrets.
+//! `wire` prints no values of maps that may hold secrets.
 
 use std::io::{self, IsTerminal};
 
