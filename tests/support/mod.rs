@@ -182,7 +182,7 @@ impl Node {
         // A plugin that is told to say nothing of it doesn't.
         if !node.args.iter().any(|arg| arg == "--log-level=error") {
             let log = node.log();
-            let line = log.lines().find(|line| line.contains("system calls calls=")).expect("its system calls");
+            let line = log.lines().find(|line| line.contains("system calls")).expect("its system calls");
             println!("{}", &line[line.find("system calls").unwrap()..]);
             node.refusal.is_told_by(line);
         }
