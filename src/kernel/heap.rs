@@ -2,8 +2,8 @@
 //!
 //! By default it makes up to eight heaps for each processor: a new one for each thread that comes while the others are
 //! in use. Each keeps unused memory. Once a large block was freed, later blocks of its size come from the heap instead
-//! of the kernel, so a burst stays resident for good. The plugin's threads wait for the kernel most of the time and gain
-//! nothing from that, on every node.
+//! of the kernel, so a burst stays resident for good. The plugin's threads wait for the kernel most of the time and
+//! gain nothing from that, on every node.
 
 use libc::c_int;
 
