@@ -37,8 +37,8 @@ impl TargetPlace {
         written.is_ok()
     }
 
-    /// Replaces an earlier record, of which nothing may stay. If the new one has no room, it is written without what is
-    /// mounted on the way to the source. If that has no room either, there is no record.
+    /// Replaces an earlier record completely. If there is no room for the new one, it is written without what is mounted
+    /// on the way to the source. If there is still no room, no record is kept.
     pub fn replace_record(&self, record: Record) {
         if !self.set_record(&record) && !self.set_record(&Record { path_mounts: None, ..record }) {
             self.forget_record();

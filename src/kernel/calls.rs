@@ -325,7 +325,7 @@ impl Calls {
         }
     }
 
-    /// The part of that table with the mounts of these ids ([`Calls::mount_id`]) and the mounts below them, up to the
+    /// The part of that table with the mounts of these ids ([`Calls::mount_id`]) and their parent mounts, up to the
     /// calling thread's root: all that a walk to them passes.
     ///
     /// # Errors

@@ -135,7 +135,7 @@ fn options(attributes: u64) -> String {
         (has(raw::MOUNT_ATTR_NOEXEC), ",noexec"),
         (has(raw::MOUNT_ATTR_NOATIME), ",noatime"),
         (has(raw::MOUNT_ATTR_NODIRATIME), ",nodiratime"),
-        // Its number is 0: neither of the others (mount_setattr(2)).
+        // Its bits are 0: neither of the others is set (mount_setattr(2)).
         (!has(raw::MOUNT_ATTR__ATIME), ",relatime"),
         (has(raw::MOUNT_ATTR_NOSYMFOLLOW), ",nosymfollow"),
         (has(raw::MOUNT_ATTR_IDMAP), ",idmapped"),
@@ -213,7 +213,7 @@ pub(super) fn select(wanted: &mut dyn FnMut(&Path) -> bool) -> Result<Table, Err
     Ok(table)
 }
 
-/// The mounts with these unique ids and the mounts below them, up to the calling thread's root: all that a walk to them
+/// The mounts with these unique ids and their parent mounts, up to the calling thread's root: all that a walk to them
 /// passes. The fields are as in [`select`].
 ///
 /// # Errors
@@ -226,7 +226,7 @@ pub(super) fn ways_to(ids: &[u64]) -> Result<Table, Errno> {
         while table.mounts.iter().all(|mount| mount.id != at) {
             answer.ask(at, 0, SELECTED)?;
             let mount = answer.by_unique_id()?;
-            // No walk passes the mount below the root.
+            // No walk passes the root's parent.
             let (parent, top) = (mount.parent, mount.mount_point == Path::new("/"));
             table.mounts.push(mount);
             if top {

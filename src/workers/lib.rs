@@ -1,10 +1,10 @@
-//! The mount threads: plain threads inside the kubelet's mount namespace, which may hang without anybody waiting.
+//! The mount threads: plain threads inside the kubelet's mount namespace, which may hang while nobody waits.
 //!
 //! A system call on a dead NFS server or a stopped FUSE daemon can hang for ever and can't be interrupted. tokio's
 //! blocking pool is no place for that: its threads share our own mount namespace, are bounded, and are waited for at
 //! shutdown. Here a caller waits no longer than its deadline. The thread then counts as stuck on its job's source
-//! ([`Source`]), and other work gets another thread. `queue` decides which thread does which job; `lead` has a call that
-//! is alone done by the very thread that has read it.
+//! ([`Source`]), and other work gets another thread. `queue` decides which thread does which job; `lead` has a call
+//! that is alone done by the very thread that has read it.
 #![forbid(unsafe_code)]
 
 pub mod gate;

@@ -1,8 +1,8 @@
 //! The jobs of one mount namespace, and which thread does which: decided here, waited for elsewhere.
 //!
 //! No source may delay the others, even before a deadline has passed. So each gets only a few threads
-//! ([`super::source`]), and its other jobs wait for those. A thread whose job takes longer than 100 ms no longer counts as
-//! busy.
+//! ([`super::source`]), and its other jobs wait for those. A thread whose job takes longer than 100 ms no longer counts
+//! as busy.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar};
