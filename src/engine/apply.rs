@@ -1,8 +1,7 @@
-//! Runs steps, and takes them back if one fails.
+//! Runs steps, and undoes them if one fails.
 //!
-//! [`Work`] makes the one system call that a step stands for; those that make a missing source are
-//! [`crate::make_source`]'s.
-//! Tests wrap it to let the n-th step fail or to end the process after it, on the real kernel.
+//! [`Work`] makes the one system call that a step stands for. The steps that make a missing source are in
+//! [`crate::make_source`]. Tests wrap it, to let the n-th step fail or to end the process after it, on the real kernel.
 
 use std::os::fd::OwnedFd;
 
@@ -18,14 +17,14 @@ use crate::staging_area::Slot;
 
 /// Runs one step.
 pub trait Run {
-    /// Does it.
+    /// Runs the step.
     ///
     /// # Errors
-    /// What the kernel says; then nothing was changed.
+    /// The kernel's error. Nothing was changed then.
     fn run(&mut self, step: Step) -> Result<(), Errno>;
 }
 
-/// The descriptors of one request, on which steps are made.
+/// The descriptors that the steps of one request work on.
 #[derive(Debug)]
 pub struct Work<'a> {
     /// The node.
@@ -43,7 +42,7 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// The copy that the bind has made on the slot. Opened once: what else is mounted over it meanwhile goes with it.
+    /// The copy that the bind made on the slot. It is opened once, so a mount made over it meanwhile is moved with it.
     fn copy(&mut self) -> Result<OwnedFd, Errno> {
         self.copy.take().map_or_else(|| self.top(MountPoint::Slot), Ok)
     }
@@ -59,7 +58,7 @@ impl Work<'_> {
     }
 
     fn unmount(&mut self, place: MountPoint, how: Unmount) -> Result<(), Errno> {
-        // An open descriptor of it would keep it busy.
+        // An open descriptor of the copy would keep the mount busy.
         self.copy = None;
         match place {
             MountPoint::Target => mount::unmount(&self.target.parent, &self.target.name, how),
@@ -84,7 +83,7 @@ impl Run for Work<'_> {
                 };
                 self.copy = None;
                 let ground = &self.slot.ok_or(Errno::EINVAL)?.ground;
-                // What is bound can be used, and taken away again, only by a descriptor of it: there must be one to spare.
+                // A bound copy can be used and unmounted only by a descriptor of it, so one must be free.
                 drop(ground.try_clone().map_err(|e| e.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw))?);
                 mount::bind_recursive(from.ok_or(Errno::EINVAL)?, ground)
             }
@@ -102,20 +101,20 @@ impl Run for Work<'_> {
                 calls.change(proc, self.top(place)?, private, true)
             }
             Step::Detach(place) => self.unmount(place, Unmount::Detach),
-            // Made by `make_source`, before there is a source to bind.
+            // `make_source` makes these, before there is a source to bind.
             Step::Source(_) => Err(Errno::EINVAL),
         }
     }
 }
 
-/// A step that failed, and how taking back the ones before it went.
+/// A step that failed, and the result of undoing those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failed {
     /// The step.
     pub step: Step,
-    /// What the kernel said.
+    /// The step's error.
     pub errno: Errno,
-    /// What the kernel said of an undo step, if one failed too.
+    /// The first undo step that failed, and its error.
     pub undo: Result<(), (Step, Errno)>,
 }
 
@@ -124,18 +123,18 @@ pub struct Failed {
 pub enum Stopped {
     /// A step failed.
     Failed(Failed),
-    /// Nobody waits for the result any more; all was taken back.
+    /// Nobody waits for the result any more. All steps were undone.
     Cancelled,
 }
 
-/// Runs steps in order. On failure, or if `cancelled` says so before a step, what was done is undone.
+/// Runs steps in order. If one fails, or `cancelled` is true before one, the steps done so far are undone.
 ///
 /// # Errors
 /// [`Stopped`].
 pub fn run_all(run: &mut dyn Run, steps: &[Step], cancelled: &dyn Fn() -> bool) -> Result<(), Stopped> {
     for (n, &step) in steps.iter().enumerate() {
         if cancelled() {
-            // Whether the undo went well shows in the next look at the target; there is nobody to tell.
+            // The next look at the target shows whether the undo succeeded. There is nobody to tell.
             let _ = take_back(run, &steps[..n]);
             return Err(Stopped::Cancelled);
         }
@@ -146,13 +145,13 @@ pub fn run_all(run: &mut dyn Run, steps: &[Step], cancelled: &dyn Fn() -> bool) 
     Ok(())
 }
 
-/// Undoes steps that were done; what can be undone after a failure is, and the first failure is reported.
+/// Undoes steps that were done. It goes on after a failure, as far as possible, and reports the first one.
 ///
-/// A tree that couldn't be made private is left where it is: unmounting it would unmount the node's own nested mounts
-/// with it. On a slot, the next use of the slot tries again; at a target, the next call for it.
+/// A tree that couldn't be made private stays: unmounting it would unmount the node's own nested mounts too. On a slot,
+/// the next use of the slot tries again. At a target, the next call for it does.
 ///
 /// # Errors
-/// The undo step that failed, with what the kernel said.
+/// The first undo step that failed, and the kernel's error.
 pub fn take_back(run: &mut dyn Run, done: &[Step]) -> Result<(), (Step, Errno)> {
     let mut first = Ok(());
     let mut linked = None;

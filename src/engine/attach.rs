@@ -1,4 +1,4 @@
-//! A volume appears at its target: observed, decided, put together, moved, verified.
+//! Makes a volume appear at its target: observe, decide, put together, move, verify.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -23,15 +23,15 @@ use crate::{AttachJob, Attached, Context, Hooked, TakeSlot};
 
 /// Makes a volume appear at its target.
 ///
-/// A volume that is there already, of this id and with these arguments, stays: a running pod has it, and whatever
-/// allow-list and source have become, failing the kubelet's repeated call would cost the pod its volume
-/// (kubernetes#139045). A copy at a staging path stays too, whatever it shows: the kubelet names that path after the
-/// volume's id, and no publish uses the copy without comparing it with the source.
+/// A volume with this id and these arguments that is already there stays, whatever allow-list and source have become. A
+/// running pod has it, and failing the kubelet's repeated call would cost the pod its volume (kubernetes#139045). A
+/// copy at a staging path stays too, whatever it shows. The kubelet names that path after the volume's id, and each
+/// publish compares the copy with the source before using it.
 ///
-/// The slot is taken only once it is clear that something will be mounted: a refused call makes no staging area either.
+/// The slot is taken only when something will be mounted, so a refused call makes no staging area.
 ///
 /// # Errors
-/// [`MountError`]; then the mount table is as it was before.
+/// [`MountError`]. The mount table is then as it was before.
 pub fn attach(
     context: &mut Context<'_>,
     take_slot: &mut TakeSlot<'_>,
@@ -55,8 +55,8 @@ pub fn attach(
     put(context, take_slot, job, &target, found)
 }
 
-/// Whether what a request asks for is there already: at a target the volume of this owner and sub-path, by what is noted
-/// of it; at a staging path, which has no owner, any mount. It asks the kubelet's own file system and the kernel alone.
+/// Whether what a request asks for is there already. At a target: a volume recorded with this owner and sub-path. At a
+/// staging path, which has no owner: any mount. Asks only the kubelet's own file system and the kernel.
 ///
 /// # Errors
 /// [`MountError`].
@@ -91,7 +91,7 @@ fn other_arguments(path: &Target, argument: Argument) -> MountError {
     MountError::OtherArguments { path: path.as_path().to_owned(), argument }
 }
 
-/// Whether a volume would be published now as it was. Flags that it has besides were its entry's, or are its mount's.
+/// Whether a publish now would make the same volume. Other flags that it has come from its entry or its mount.
 fn agrees(record: &Record, job: &AttachJob) -> bool {
     record.path == job.source.entry
         && record.propagation == job.relation
@@ -99,7 +99,7 @@ fn agrees(record: &Record, job: &AttachJob) -> bool {
         && record.attrs.covers(job.attrs)
 }
 
-/// From the source, which is made if it is missing and its entry says so.
+/// Publishes or stages the source. Makes it first, if it is missing and its entry says so.
 fn put(
     context: &mut Context<'_>,
     take_slot: &mut TakeSlot<'_>,
@@ -123,7 +123,7 @@ fn put(
     Ok(slot.map_or(Attached::There, Attached::Made))
 }
 
-/// Opens what was made by its path, and looks whether that leads to it.
+/// Opens the source that was made by its path, and checks that the path leads to it.
 fn open_made(site: &Site, source: &SourcePath, made: &Made) -> Result<OpenSource, MountError> {
     let open = observe::open_source(site, source)?;
     if made.source().is_some_and(|id| id != open.source.dir) {
@@ -132,7 +132,7 @@ fn open_made(site: &Site, source: &SourcePath, made: &Made) -> Result<OpenSource
     Ok(open)
 }
 
-/// The same, from a source that is open already, so that what was looked at is what is mounted.
+/// As [`attach`], with a source that is already open. So the directory that was checked is the one that is mounted.
 ///
 /// # Errors
 /// As [`attach`].
@@ -146,7 +146,7 @@ pub fn attach_open(
     attach_found(context, take_slot, job, (target, None), open)
 }
 
-/// The same, where it may have been found already what is at the target, if that is no mount.
+/// As [`attach_open`], with what was found at the target, if that was read already and is no mount.
 fn attach_found(
     context: &mut Context<'_>,
     take_slot: &mut TakeSlot<'_>,
@@ -168,7 +168,7 @@ fn attach_found(
         decide(&found)
     };
     let Decision::Attach(attach) = looked.map_or_else(find, |found| decide(&found))? else { return Ok(None) };
-    // Opening the source may have hung; from here on something is changed.
+    // Opening the source may have hung. What follows makes changes.
     if (context.cancelled)() {
         return Err(MountError::Cancelled);
     }
@@ -197,7 +197,7 @@ fn attach_found(
     let mut run = Hooked { work, hook: context.hook.as_mut() };
     let attach = match attach.clear {
         Clear::Nothing => attach,
-        // What was beneath a layer may be just what is wished: a peer's healing reaches its peers' targets too.
+        // A layer below may already be as wished: healing a peer reaches the targets of its peers too.
         Clear::Layers { .. } => loop {
             match find()? {
                 Decision::Done => return Ok(Some(slot)),
@@ -211,7 +211,7 @@ fn attach_found(
         },
     };
     let noted = job.owner.as_ref().filter(|_| !job.follow).map(|owner| {
-        // What is mounted there still, if that is to be covered, is as it was noted before.
+        // A mount that will be covered stays there if this fails. Its record is put back then.
         let before = (attach.clear != Clear::Nothing).then(|| target.record().ok().flatten()).flatten();
         target.set_record(&record(job, owner, source));
         before
@@ -242,8 +242,8 @@ fn attach_found(
     checked.map(|()| Some(slot))
 }
 
-/// Which mount namespace was full, if that is why a step failed and nothing of it is left. The bind is onto our private
-/// staging area, which nobody receives; the move is what everybody who shares the kubelet's directory gets a copy of.
+/// The mount namespace that was full, if that is why a step failed and the undo succeeded. The bind goes onto our
+/// private staging area, which propagates to nobody. The move propagates to all that share the kubelet's directory.
 const fn full(failed: &Failed) -> Option<Full> {
     match (failed.step, failed.errno, failed.undo) {
         (Step::Bind(_), Errno::ENOSPC, Ok(())) => Some(Full::Callers),
@@ -262,10 +262,10 @@ fn stopped(site: &Site, place: &Path, why: Stopped) -> MountError {
     }
 }
 
-/// Makes a copy by the steps in `made`, puts it beneath the only mount at a target, and takes that one off.
+/// Makes a copy by the steps in `made`, moves it beneath the only mount at a target, and unmounts that one.
 ///
-/// Where nothing can be put beneath a mount (before Linux 6.5), the old one goes just before the move, and a process that is
-/// killed between the two leaves the target bare.
+/// Before Linux 6.5 nothing can be moved beneath a mount. The old mount is then unmounted just before the move. A
+/// process that is killed between the two leaves the target bare.
 fn replace(
     site: &Site,
     target: &TargetPlace,
@@ -315,7 +315,7 @@ fn refusal(refused: Refused, job: &AttachJob) -> MountError {
     }
 }
 
-/// The staged copy, if there is one. None is no error: the publish is then taken from the source.
+/// The staged copy, if there is one. Without one, the source itself is bound; that is no error.
 fn find_staging(site: &Site, job: &AttachJob) -> Result<Option<(Mounted, OwnedFd)>, MountError> {
     let Some(path) = &job.staging else { return Ok(None) };
     let Some(place) = observe::open_target(site, path)? else { return Ok(None) };
@@ -326,8 +326,8 @@ fn find_staging(site: &Site, job: &AttachJob) -> Result<Option<(Mounted, OwnedFd
     }
 }
 
-/// Where else the source's directory is published; the staged copy, wherever the caller has put it, is no publication.
-/// This reads the whole mount table, which only single-writer volumes pay for: there is no list but the kernel's.
+/// Another target where the source's directory is published. The staged copy doesn't count, wherever the caller put it.
+/// Reads the whole mount table, the only such list. Only single-writer volumes pay for that.
 fn other_writer(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<Option<PathBuf>, MountError> {
     let fail = |errno| MountError::Source { path: job.source.full(), errno };
     let table = mountinfo::parse(&site.proc.mountinfo().map_err(fail)?);
@@ -343,12 +343,12 @@ fn other_writer(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<Optio
         .cloned())
 }
 
-/// Whether the pod's runtime can map the owners of the source's files. This reads the whole mount table, which only
-/// volumes of pods with `hostUsers: false` pay for: what is mounted in the source is listed nowhere else on all kernels.
+/// Checks that the pod's runtime can map the owners of the source's files. Reads the whole mount table, the only list
+/// of nested mounts that every kernel has. Only volumes of pods with `hostUsers: false` pay for that.
 fn can_be_mapped(site: &Site, open: &OpenSource, job: &AttachJob) -> Result<(), MountError> {
     let fail = |errno| MountError::Source { path: job.source.full(), errno };
     let table = mountinfo::parse(&site.proc.mountinfo().map_err(fail)?);
     let id = stat::mountinfo_id(&site.proc, &open.fd).map_err(fail)?;
-    // It isn't in the table if it was unmounted meanwhile, or the table was torn: the kubelet's next try tells.
+    // The mount is missing if it was unmounted meanwhile or the table was torn. The kubelet's retry settles it.
     Ok(idmap::judge(&table, id, &job.source.full()).ok_or_else(|| fail(Errno::ESTALE))??)
 }

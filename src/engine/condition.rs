@@ -16,7 +16,7 @@ fn published(site: &Site, path: &Target) -> Result<(Mounted, OwnedFd), MountErro
     let target = observe::open_target(site, path)?.ok_or_else(not_published)?;
     match observe::find_open(site, &target) {
         Ok((Found::Mount(mounted), Some(root))) => Ok((mounted, root)),
-        // Unpublished while it was looked at: the descriptor's mount is in no namespace any more.
+        // It was unpublished meanwhile: the descriptor's mount is in no namespace any more.
         Ok(_) | Err(Errno::ENOENT) => Err(not_published()),
         Err(errno) => Err(MountError::Target { path: path.as_path().to_owned(), errno }),
     }
@@ -35,10 +35,10 @@ pub fn usage(site: &Site, path: &Target) -> Result<Usage, MountError> {
     stat::usage(root).map_err(dead)
 }
 
-/// Whether a volume's source can be used: `Ok` with what is wrong, if anything.
+/// What is wrong with a volume's source, if anything.
 ///
 /// # Errors
-/// [`MountError`], but for a source that is dead or was removed.
+/// [`MountError`], except for a source that is dead or was removed.
 pub fn source_health(site: &Site, source: &SourcePath) -> Result<Option<Gone>, MountError> {
     match observe::open_source(site, source) {
         Ok(_) => Ok(None),
@@ -48,7 +48,7 @@ pub fn source_health(site: &Site, source: &SourcePath) -> Result<Option<Gone>, M
     }
 }
 
-/// Whether a published volume can be used: `Ok` with what is wrong, if anything.
+/// What is wrong with a published volume, if anything.
 ///
 /// # Errors
 /// [`MountError::NotPublished`].

@@ -1,4 +1,4 @@
-//! A volume vanishes from its target.
+//! Removes a volume from its target.
 
 use allowlist::names::Target;
 use kernel::stat;
@@ -12,11 +12,11 @@ use crate::observe::{self, TargetPlace};
 use crate::site::Site;
 use crate::{Context, Hooked};
 
-/// Makes a volume vanish from its target: every layer that is mounted there, then, with `remove`, the directory.
-/// Idempotent, and asks a dead file system nothing. (A staging directory is the kubelet's own to remove.)
+/// Unmounts every layer at a volume's target, then removes the directory if `remove` is set. (The kubelet itself
+/// removes a staging directory.) Idempotent. Asks a dead file system nothing.
 ///
 /// # Errors
-/// [`MountError`]; the call can be repeated.
+/// [`MountError`]. The call can be repeated.
 pub fn detach(context: &mut Context<'_>, path: &Target, remove: bool) -> Result<(), MountError> {
     let site = context.site;
     let Some(target) = observe::open_target(site, path)? else { return Ok(()) };
@@ -29,7 +29,7 @@ pub fn detach(context: &mut Context<'_>, path: &Target, remove: bool) -> Result<
         let unmounted = take_off(site, &target, &mut run).map_err(failed)?;
         match run.run(Step::RemoveTarget) {
             Ok(()) => return Ok(()),
-            // There is another layer. Asking the kernel for one each time would cost every volume a call.
+            // There is another layer. Checking for one each time would cost every volume a call.
             Err(Errno::EBUSY) if unmounted => {}
             Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
                 return Err(MountError::TargetNotEmpty { path: path.as_path().to_owned() });
@@ -46,7 +46,7 @@ fn clear(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<(), Mou
     Ok(())
 }
 
-/// Unmounts the top layer at a target, unless it is the only one. Whether it was not.
+/// Unmounts the top layer at a target, unless it is the only one. Returns whether it unmounted one.
 pub(crate) fn take_layer(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, MountError> {
     let fail = |errno| failed((Step::UnmountIdle(MountPoint::Target), errno));
     let (table, id) = top_and_below(site, target).map_err(fail)?;
@@ -59,7 +59,7 @@ pub(crate) fn failed((step, errno): (Step, Errno)) -> MountError {
     MountError::Step { failed: Failed { step, errno, undo: Ok(()) } }
 }
 
-/// Unmounts the top layer at a target, with what is mounted beneath it. Whether there was one.
+/// Unmounts the top layer at a target, with its nested mounts. Returns whether there was one.
 pub(crate) fn take_off(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> Result<bool, (Step, Errno)> {
     let gone = |errno| matches!(errno, Errno::EINVAL | Errno::ENOENT);
     let idle = Step::UnmountIdle(MountPoint::Target);
@@ -73,7 +73,7 @@ pub(crate) fn take_off(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> 
     for step in plan::detach_steps(&table, id) {
         match run.run(step) {
             Ok(()) => {}
-            // Whoever else took it away may have left a layer beneath: nobody but the kernel knows.
+            // Somebody else unmounted it, and may have left a layer beneath. Only the kernel knows.
             Err(errno) if gone(errno) => match run.run(idle) {
                 Ok(()) => return Ok(true),
                 Err(now) if gone(now) => return Ok(false),
@@ -85,14 +85,14 @@ pub(crate) fn take_off(site: &Site, target: &TargetPlace, run: &mut dyn Run) -> 
     Ok(true)
 }
 
-/// The top mount at a target and what it is mounted on, and the id of the former.
+/// The top mount at a target with the mounts it lies on, and its id.
 fn top_and_below(site: &Site, target: &TargetPlace) -> Result<(Table, u64), Errno> {
     let top = kernel::path::open_child(&target.parent, &target.name)?;
     let id = site.calls.mount_id(&site.proc, &top)?;
     Ok((site.calls.ways_to(&site.proc, &[id])?, id))
 }
 
-/// The mount table, and in it the id of the top mount at a target.
+/// The mount table, and the id of the top mount at a target.
 fn table_and_top(site: &Site, target: &TargetPlace) -> Result<(Table, u64), Errno> {
     let top = kernel::path::open_child(&target.parent, &target.name)?;
     let id = stat::mountinfo_id(&site.proc, &top)?;

@@ -1,7 +1,7 @@
 //! The jobs of a mount thread: publish, stage, unpublish, usage and health, each from observing to verifying.
 //!
-//! A job runs wholly on one thread that has entered the kubelet's mount namespace, may hang in any call of a dead
-//! source, and keeps no state beyond itself: what is mounted is asked of the kernel each time.
+//! A job runs on one thread that has entered the kubelet's mount namespace. It may hang in any call on a dead source.
+//! It keeps no state: each job asks the kernel what is mounted.
 #![forbid(unsafe_code)]
 
 pub mod apply;
@@ -33,16 +33,16 @@ pub use attach::{attach, attach_open, is_kept};
 pub use condition::{health, source_health, usage};
 pub use detach::detach;
 
-/// What to put where.
+/// A request to publish or stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachJob {
     /// The node's directory.
     pub source: SourcePath,
-    /// Where it shall appear.
+    /// Where it is to appear.
     pub target: Target,
-    /// Where the volume was staged, if it was.
+    /// The staging path, if the volume was staged.
     pub staging: Option<Target>,
-    /// What must cross; for staging the entry's ceiling, which is lowered to what the source can give.
+    /// What must cross. For staging, the entry's ceiling, which is lowered to what the source can give.
     pub relation: MountPropagation,
     /// Whether `relation` may be lowered (staging).
     pub lower: bool,
@@ -50,9 +50,9 @@ pub struct AttachJob {
     pub attrs: MountAttrs,
     /// Whether the volume may be published at one target only.
     pub single_writer: bool,
-    /// Whether the owners of its files will be mapped by the pod's runtime (`hostUsers: false`), which not every source allows.
+    /// Whether the pod's runtime will map the owners of the files (`hostUsers: false`). Not every source allows that.
     pub user_namespace: bool,
-    /// Whose it is, to be noted for `service::heal`; none for staging.
+    /// The owner, recorded for `service::heal`. None for staging.
     pub owner: Option<Owner>,
     /// Whether this is for healing: see [`Wish::follow`].
     pub follow: bool,
@@ -62,13 +62,13 @@ pub struct AttachJob {
 pub struct Context<'a> {
     /// The node.
     pub site: &'a Site,
-    /// Whether nobody waits any more.
+    /// Whether nobody waits for the result any more.
     pub cancelled: &'a dyn Fn() -> bool,
-    /// Runs each step, in tests that make one fail.
+    /// Runs each step. Tests use it to make one fail.
     pub hook: Option<Hook<'a>>,
 }
 
-/// Runs a step in the place of [`Run::run`], which it is given.
+/// Runs a step in place of the [`Run::run`] of the value that it gets.
 pub type Hook<'a> = &'a mut (dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno> + 'a);
 
 impl<'a> Context<'a> {
@@ -85,10 +85,10 @@ impl std::fmt::Debug for Context<'_> {
     }
 }
 
-/// Gives the thread's place in the staging area, or says where none can be made and why.
+/// Gives the thread's slot in the staging area, or the path where none can be made, and why.
 pub type TakeSlot<'a> = dyn FnMut() -> Result<Slot, (PathBuf, Errno)> + 'a;
 
-/// What is done, run by a hook, if there is one.
+/// Runs steps, through a hook if there is one.
 pub(crate) struct Hooked<'h, 'a, W> {
     pub(crate) work: W,
     pub(crate) hook: Option<&'h mut Hook<'a>>,
@@ -103,23 +103,23 @@ impl<W: Run> Run for Hooked<'_, '_, W> {
     }
 }
 
-/// What came of a job that was to make a volume appear; `S` is the slot on which it was put together.
+/// The result of a job that publishes or stages. `S` is the slot on which the volume was put together.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Attached<S = Slot> {
     /// It was made.
     Made(S),
-    /// It was there, as it would be made now.
+    /// It was there already, as it would be made now.
     There,
-    /// This very volume was there, by what is noted of it. It was left as it is, and nothing but the kubelet's own file
-    /// system was asked.
+    /// The record says that this very volume was there. It was left as it is, and only the kubelet's own file system
+    /// was asked.
     Kept {
-        /// Whether it would be made the same way now.
+        /// Whether a publish now would make it the same way.
         agrees: bool,
     },
 }
 
 impl<S> Attached<S> {
-    /// The same after the slot was given back.
+    /// The same, after giving the slot back.
     pub fn giving_back(self, give: impl FnOnce(S)) -> Attached<()> {
         match self {
             Self::Made(slot) => {

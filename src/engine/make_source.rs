@@ -1,12 +1,12 @@
-//! Makes a source directory that is missing, and owns, changes or removes nothing that it hasn't made.
+//! Makes a source directory that is missing. Never owns, changes or removes what it didn't make.
 //!
-//! Whoever may write the parent may exchange what is in it between any two calls of ours, also for a directory of root.
-//! So a directory is made under a temporary name, opened, and proven to be the one that was made: empty, born since, and
-//! with a mode that nobody else makes a directory with. It gets mode and owner by that descriptor alone, then its name;
-//! and that this leads to the descriptor's directory is looked at last. Whatever isn't so is refused, and left as it is.
+//! Whoever may write the parent can exchange its content between any two of our calls, even a directory of root. So a
+//! directory is made under a temporary name, opened, and proven to be the new one: empty, born since, and with a mode
+//! that nobody else uses. Its mode and owner are set by that descriptor alone, then it gets its name. The last check is
+//! that the name leads to the descriptor's directory. Anything that fails a check is refused and left as it is.
 //!
-//! A process that is killed on the way leaves an empty directory under the temporary name, which the next try takes away,
-//! or one that is as configured under its own name.
+//! A process killed on the way leaves an empty directory under the temporary name, which the next try removes, or a
+//! directory as configured under its own name.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -26,54 +26,54 @@ use crate::apply::Run;
 use crate::mount_error::MountError;
 use crate::observe::{self, SourcePath};
 
-/// The mode that a directory is made with. No one but its owner, who is root, gets into it; and no program makes such
-/// directories but this one, so that no other one of root passes for it, however young and empty.
+/// The mode that a directory is made with. Only its owner, root, can enter it. No other program uses this mode, so no
+/// other directory of root passes for a new one, however young and empty.
 const NEW: u32 = 0o1500;
-/// What a set-group-id parent adds.
+/// The bit that a set-group-id parent adds.
 const SET_GROUP_ID: u32 = 0o2000;
-/// Before the name in a temporary name.
+/// The prefix of a temporary name.
 const PREFIX: &str = ".hostmount-new.";
-/// How much of the name is in a temporary name, in bytes: with the prefix less than NAME_MAX (255). Two names with more in
-/// common only wait for each other.
+/// How many bytes of the name a temporary name has. With the prefix that is less than NAME_MAX (255). Two names that
+/// share more only wait for each other.
 const NAME_PART: usize = 200;
-/// How often, and how long, another call that makes the same directory is waited for: 50 ms in all, where making one
-/// takes less than one.
+/// How often, and how long, to wait for another call that makes the same directory: 50 ms in all. Making one takes less
+/// than 1 ms.
 const WAITS: usize = 50;
 const WAIT: Duration = Duration::from_millis(1);
 
-/// Why a missing directory is not made.
+/// Why a missing directory wasn't made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotMade {
-    /// Its file system isn't known to be this kernel's own.
+    /// Its file system isn't known to be changed by this kernel alone.
     #[error(
         "its parent lies on a file system that others can change (FUSE or a network), so what is made there cannot be \
          told from what is put in its place: make it on the node"
     )]
     FileSystem,
-    /// Its file system doesn't keep when a directory was made.
+    /// Its file system doesn't record when a directory was made.
     #[error(
         "its parent's file system keeps no birth times, so what is made there cannot be told from what is put in its \
          place: make it on the node"
     )]
     NoBirthTime,
-    /// What was made isn't where it was made any more.
+    /// The directory isn't where it was made any more.
     #[error(
         "something else was put in its place while it was made; that was left as it is: see who may write its parent, \
          or make it on the node"
     )]
     Exchanged,
-    /// Something that isn't left from an earlier try has the temporary name.
+    /// The temporary name is taken by something that no earlier try left.
     #[error(
         "something that hostmount did not make has the name under which it is made first (.hostmount-new. and the \
          directory's own name): move that away on the node"
     )]
     InTheWay,
-    /// Another call makes it.
+    /// Another call is making it.
     #[error("another call is making it: the call will be retried")]
     Busy,
 }
 
-/// How a directory shall be.
+/// The wanted attributes of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Wanted {
     mode: u32,
@@ -81,24 +81,24 @@ struct Wanted {
     gid: u32,
 }
 
-/// Who makes a directory: the effective ids of this process.
+/// The maker of a directory: this process's effective ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Maker {
     uid: u32,
     gid: u32,
 }
 
-/// Whether what was opened is what was just made by `maker`, not before `since`. (That it is empty is asked besides.)
+/// Whether what was opened is what `maker` just made, not before `since`. (Whether it is empty is checked separately.)
 fn is_new(found: &Ownership, maker: Maker, since: SystemTime) -> bool {
     found.is_dir
         && found.uid == maker.uid
-        // The group may be the parent's. The mode has nothing for group and others, so that no access list that the
-        // parent hands down lets anybody in.
+        // The group may be the parent's. The mode gives group and others nothing, so an inherited access list lets
+        // nobody in.
         && found.mode & !SET_GROUP_ID == NEW
         && found.born.is_some_and(|born| born >= since)
 }
 
-/// Whether it is as a killed process may have left it under the temporary name, at whichever step.
+/// Whether a killed process may have left it under the temporary name, at whichever step.
 fn is_left_over(found: &Ownership, maker: Maker, wanted: Wanted) -> bool {
     let ours = (found.uid, found.gid) == (maker.uid, maker.gid);
     let owned = (found.uid, found.gid) == (wanted.uid, wanted.gid);
@@ -109,19 +109,19 @@ fn is_left_over(found: &Ownership, maker: Maker, wanted: Wanted) -> bool {
 /// The directories that one call has made.
 #[derive(Debug, Default)]
 pub struct Made {
-    /// From the outermost on.
+    /// Outermost first.
     all: Vec<(OwnedFd, OsString, DirId)>,
     source: Option<DirId>,
 }
 
 impl Made {
-    /// The source itself, unless somebody else has made that meanwhile.
+    /// The source itself, unless somebody else made it meanwhile.
     #[must_use]
     pub fn source(&self) -> Option<DirId> {
         self.source
     }
 
-    /// Takes them back, after a failure; those in use by now, and what has taken their place, stay.
+    /// Removes them after a failure. Those in use by now stay, and so does what has taken their place.
     pub fn forget(self) {
         for (parent, name, id) in self.all.into_iter().rev() {
             if remove_if(&parent, &name, id).is_err() {
@@ -133,8 +133,8 @@ impl Made {
 
 /// Removes an empty directory if it is still this one.
 ///
-/// It may be exchanged after the look. Then another empty directory of the same parent goes, which whoever exchanged the
-/// two could have removed as well: it takes the same right, to write the parent.
+/// It may be exchanged after the check. Then another empty directory of the same parent is removed. Whoever exchanged
+/// them could have removed it too: both take the right to write the parent.
 fn remove_if(parent: &OwnedFd, name: &OsStr, id: DirId) -> Result<(), Errno> {
     if stat::ownership(parent, Some(name))?.id != id {
         return Err(Errno::ESTALE);
@@ -142,7 +142,7 @@ fn remove_if(parent: &OwnedFd, name: &OsStr, id: DirId) -> Result<(), Errno> {
     path::remove_dir(parent, name).map(drop)
 }
 
-/// What is being made by this process. A killed one makes nothing any more.
+/// The directories that this process is making. A killed process makes none.
 static UNDER_WAY: Mutex<Vec<(DirId, OsString)>> = Mutex::new(Vec::new());
 
 fn under_way() -> MutexGuard<'static, Vec<(DirId, OsString)>> {
@@ -170,7 +170,7 @@ impl Drop for Turn {
     }
 }
 
-/// What runs each step.
+/// Runs each step.
 type RunStep<'a> = &'a mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>;
 
 /// The system calls of making one directory.
@@ -179,7 +179,7 @@ struct Work<'a> {
     name: &'a OsStr,
     temporary: OsString,
     wanted: Wanted,
-    /// What was made, once it is proven.
+    /// The new directory, once it is proven to be ours.
     new: Option<(OwnedFd, DirId)>,
 }
 
@@ -206,7 +206,7 @@ impl Run for Work<'_> {
     }
 }
 
-/// Why one directory could not be made.
+/// Why one directory couldn't be made.
 enum Fault {
     NotMade(NotMade),
     Errno(Errno),
@@ -224,10 +224,10 @@ impl From<NotMade> for Fault {
     }
 }
 
-/// Makes what is missing on the way to a source whose entry says so.
+/// Makes the missing directories on the way to a source, if its entry says so.
 ///
 /// # Errors
-/// The `Source…` variants of [`MountError`]; then what was made was taken back.
+/// The `Source…` variants of [`MountError`]. What was made was removed again.
 pub fn make(
     hook: Option<&mut (dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno> + '_)>,
     cancelled: &dyn Fn() -> bool,
@@ -254,7 +254,7 @@ pub fn make(
     Err(error)
 }
 
-/// `Err(None)`: nobody waits any more.
+/// Makes every missing directory of the path. `Err(None)`: nobody waits any more.
 fn make_all(
     run: RunStep<'_>,
     cancelled: &dyn Fn() -> bool,
@@ -281,7 +281,7 @@ fn make_all(
     Ok(())
 }
 
-/// Makes one directory and opens it by its name; with its identity, unless somebody else has made it meanwhile.
+/// Makes one directory and opens it by its name. Returns its identity too, unless somebody else made it meanwhile.
 fn make_one(
     run: RunStep<'_>,
     parent: &OwnedFd,
@@ -303,7 +303,7 @@ fn make_one(
     let _turn = turn.ok_or(NotMade::Busy)?;
     match path::open_child(parent, name) {
         Err(Errno::ENOENT) => {}
-        // By the call that was waited for.
+        // The call that was waited for made it.
         other => return Ok((other?, None)),
     }
     if !stat::is_local(parent)? {
@@ -320,10 +320,10 @@ fn make_one(
     match finish(run, &mut work, maker) {
         Ok(()) => {}
         Err(errno) => {
-            // What can't be removed now is, by the next try.
+            // If it can't be removed now, the next try does that.
             let _ = run(&mut work, Step::Source(Making::Remove));
             return match errno {
-                // Somebody else has made it meanwhile: it is there, as if it had always been.
+                // Somebody else made it meanwhile: treat it as if it had always been there.
                 Errno::EEXIST => Ok((path::open_child(parent, name)?, None)),
                 errno => Err(errno.into()),
             };
@@ -336,8 +336,8 @@ fn make_one(
     }
 }
 
-/// Makes the directory under its temporary name, after taking away what a killed process has left there. When it was not
-/// yet there.
+/// Makes the directory under its temporary name, after removing what a killed process left there. Returns a time before
+/// it was made.
 fn begin(run: RunStep<'_>, work: &mut Work<'_>, maker: Maker) -> Result<SystemTime, Fault> {
     for _ in 0..2 {
         let since = stat::now_as_dated()?;
@@ -361,7 +361,7 @@ fn begin(run: RunStep<'_>, work: &mut Work<'_>, maker: Maker) -> Result<SystemTi
     Err(NotMade::InTheWay.into())
 }
 
-/// Opens what was made and looks whether it is that. None if it isn't: then it isn't ours to remove either.
+/// Opens the directory and checks that it is the one we made. None if it isn't: then it isn't ours to remove.
 fn prove(work: &mut Work<'_>, maker: Maker, since: SystemTime) -> Result<Option<DirId>, Errno> {
     let fd = match path::open_to_change(work.parent, &work.temporary) {
         Ok(fd) => fd,
@@ -376,11 +376,11 @@ fn prove(work: &mut Work<'_>, maker: Maker, since: SystemTime) -> Result<Option<
     Ok(Some(found.id))
 }
 
-/// Gives what was made its mode, its owner and its name. The mode comes first: afterwards it isn't ours any more.
+/// Sets mode, owner and name of the directory. The mode comes first: once the owner is set, we don't own it.
 fn finish(run: RunStep<'_>, work: &mut Work<'_>, maker: Maker) -> Result<(), Errno> {
     let Wanted { mode, uid, gid } = work.wanted;
-    // What the parent hands down would let in others than the mode says, as soon as that widens the list's mask, and be handed down
-    // further.
+    // An inherited access list would let in others than the mode says, as soon as the mode widens the list's mask. It
+    // would also be inherited further.
     if let Some((fd, _)) = &work.new {
         path::remove_attribute(fd, c"system.posix_acl_access")?;
         path::remove_attribute(fd, c"system.posix_acl_default")?;

@@ -1,5 +1,5 @@
-//! Why a mount job failed, in words for the administrator: what was asked, what was found and what to do, with the paths and
-//! commands of the node. What the pod's author reads is in `service::refusals`.
+//! Why a mount job failed, in words for the administrator: what was asked, what was found and what to do, with paths
+//! and commands of the node. The pod's author reads the texts of `service::refusals`.
 
 use std::path::PathBuf;
 
@@ -27,7 +27,7 @@ pub enum MountError {
         /// Where.
         path: PathBuf,
     },
-    /// The way to the source leads over a symlink.
+    /// A symlink is on the way to the source.
     #[error(
         "the source path {} leads over a symlink or out of its entry: symlinks are never followed; name the real path",
         visible(path)
@@ -42,7 +42,7 @@ pub enum MountError {
         /// Where.
         path: PathBuf,
     },
-    /// The source's file system has lost its server.
+    /// The server of the source's file system is gone.
     #[error(
         "the source {} is dead ({errno}): its file system's server is gone; restart it on the node, the call is then retried",
         visible(path)
@@ -53,7 +53,7 @@ pub enum MountError {
         /// What the file system said.
         errno: Errno,
     },
-    /// The source is missing and could not be made as the entry says.
+    /// The source is missing and couldn't be made as the entry says.
     #[error("the source directory {} does not exist and is not made: {why}", path.display())]
     SourceNotMade {
         /// Where.
@@ -66,10 +66,10 @@ pub enum MountError {
     Source {
         /// Where.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
-    /// The source's mount passes nothing on.
+    /// The source's mount is private.
     #[error(
         "{asked} was asked for, but the mount that {} lies on is {found}, so no mount can cross: run `findmnt -n -o TARGET -T {} | xargs -d '\\n' mount --make-rshared` on the node, or ask for None",
         visible(path),
@@ -78,12 +78,12 @@ pub enum MountError {
     SourcePrivate {
         /// Where.
         path: PathBuf,
-        /// What was asked.
+        /// The propagation asked for.
         asked: MountPropagation,
-        /// What the mount is.
+        /// The propagation of the mount.
         found: PropagationState,
     },
-    /// The source's mount can't be bound.
+    /// The source's mount is unbindable.
     #[error(
         "the mount that {} lies on is unbindable: run `findmnt -n -o TARGET -T {} | xargs -d '\\n' mount --make-private` on the node",
         visible(path),
@@ -96,7 +96,7 @@ pub enum MountError {
     /// The pod has a user namespace of its own, and the owners of the source's files can't be mapped into it.
     #[error(transparent)]
     SourceNotMappable(#[from] NotMappable),
-    /// The directory that the target lies in isn't there.
+    /// The directory of the target is missing.
     #[error(
         "the directory of {} does not exist: the caller has to make it (CSI: NodePublishVolume, target_path)",
         visible(path)
@@ -105,7 +105,7 @@ pub enum MountError {
         /// The target.
         path: PathBuf,
     },
-    /// The way to the target leads over a symlink.
+    /// A symlink is on the way to the target.
     #[error(
         "the path {} leads over a symlink or out of the kubelet's directory: nothing is mounted or unmounted there",
         visible(path)
@@ -126,12 +126,12 @@ pub enum MountError {
         /// The target.
         path: PathBuf,
     },
-    /// The target is published already, but not as asked.
+    /// The target is published already, but differs from the wish.
     #[error("{} is published already, but {}: unpublish it first", visible(path), describe(*difference))]
     TargetDiffers {
         /// The target.
         path: PathBuf,
-        /// In what.
+        /// The difference.
         difference: Difference,
     },
     /// The target is published already, with other arguments.
@@ -139,7 +139,7 @@ pub enum MountError {
     OtherArguments {
         /// The target.
         path: PathBuf,
-        /// In which they differ.
+        /// The argument that differs.
         argument: Argument,
     },
     /// The target can't be used for another reason.
@@ -147,7 +147,7 @@ pub enum MountError {
     Target {
         /// The target.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
     /// The kubelet's directory can't be opened.
@@ -155,7 +155,7 @@ pub enum MountError {
     KubeletDir {
         /// Where.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
     /// The staging area can't be set up.
@@ -163,7 +163,7 @@ pub enum MountError {
     StagingArea {
         /// Where.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
     /// Nothing is mounted where a volume should be.
@@ -181,31 +181,31 @@ pub enum MountError {
         /// Where.
         other: PathBuf,
     },
-    /// A mount namespace holds as many mounts as the kernel allows.
+    /// A mount namespace is at `fs.mount-max`.
     #[error("{} cannot be mounted: {} ({room}): raise the sysctl fs.mount-max on the node, or have fewer volumes or fewer mounts there", visible(path), full.text())]
     TooManyMounts {
-        /// Where the volume should have been.
+        /// Where the volume was to be mounted.
         path: PathBuf,
         /// Which namespace has no room.
         full: Full,
-        /// How many mounts there are, and how many there may be.
+        /// How many mounts it has, and how many it may have.
         room: Room,
     },
     /// A step failed.
     #[error("{} failed: {}{}{}", name_of(failed.step), failed.errno, shortage::advice(failed.errno), undo_text(failed))]
     Step {
-        /// The step, and how the undo went.
+        /// The step, and the result of the undo.
         failed: Failed,
     },
-    /// What was made isn't what was planned.
+    /// The new mount isn't what was planned.
     #[error("what was mounted at {} is not what was planned: {}; the next try makes it anew", visible(path), describe(*difference))]
     Drift {
         /// The target.
         path: PathBuf,
-        /// In what.
+        /// The difference.
         difference: Difference,
     },
-    /// The volume's file system has lost its server.
+    /// The server of the volume's file system is gone.
     #[error("the volume at {} is dead ({errno}): its file system's server is gone", visible(path))]
     VolumeDead {
         /// Where.
@@ -218,7 +218,7 @@ pub enum MountError {
     Cancelled,
 }
 
-/// What a step does, as the beginning of a sentence.
+/// The name of a step, as the beginning of a sentence.
 #[must_use]
 pub const fn name_of(step: Step) -> &'static str {
     match step {
@@ -237,7 +237,7 @@ pub const fn name_of(step: Step) -> &'static str {
     }
 }
 
-/// What to do about a shortage, or what else there is to say.
+/// What to do about a shortage, or else the other text.
 const fn or_else(errno: Errno, otherwise: &'static str) -> &'static str {
     if shortage::is_shortage(errno) { shortage::advice(errno) } else { otherwise }
 }
@@ -249,7 +249,7 @@ fn undo_text(failed: &Failed) -> String {
     }
 }
 
-/// In what it differs, for either reader: there is nothing of the node in it.
+/// The difference in words, for administrator and author alike: it says nothing of the node.
 #[must_use]
 pub fn describe(difference: Difference) -> AuthorText {
     match difference {

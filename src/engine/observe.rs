@@ -1,7 +1,7 @@
-//! Reads the tree: opens source and target without following a symlink, and says what is there.
+//! Reads the state: opens source and target without following a symlink, and says what is there.
 //!
-//! Everything is resolved once, into descriptors that stay open for the whole request, so that what was looked at is
-//! what gets mounted.
+//! Each path is resolved once, into a descriptor that stays open for the whole request. So what was checked is what
+//! gets mounted.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -17,14 +17,14 @@ use plan::{Found, Gone, Mounted, Source};
 use crate::mount_error::MountError;
 use crate::site::Site;
 
-/// Which directory of the node.
+/// A directory of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourcePath {
     /// The entry's directory.
     pub entry: AbsPath,
     /// The directory beneath it.
     pub sub_path: Option<SubPath>,
-    /// What to do if it isn't there.
+    /// What to do if it is missing.
     pub missing: Missing,
 }
 
@@ -48,7 +48,7 @@ pub struct OpenSource {
     pub source: Source,
 }
 
-/// What a failure to open a source, or to make it, is to the caller.
+/// The error for a source that couldn't be opened or made.
 pub fn source_error(place: &Path, errno: Errno) -> MountError {
     let path = place.to_owned();
     match errno {
@@ -86,7 +86,7 @@ pub struct TargetPlace {
     pub name: OsString,
 }
 
-/// Opens the directory that a target lies in. `None` if that isn't there.
+/// Opens the directory that a target lies in. `None` if it is missing.
 ///
 /// # Errors
 /// The `Target…` variants of [`MountError`].
@@ -98,8 +98,8 @@ pub fn open_target(site: &Site, target: &Target) -> Result<Option<TargetPlace>, 
     let (Some(parent), Some(name)) = (target.relative().parent(), target.relative().file_name()) else {
         return Err(fail(Errno::EINVAL));
     };
-    // By one call, which is enough where no symlink leads to the kubelet's directory. Only there one may; so whatever else
-    // comes of it is told by the two calls that know where it is.
+    // One call is enough if no symlink leads to the kubelet's directory, the only place where one is allowed. If it
+    // fails, the two calls below succeed or find out why.
     if let Some(Ok(parent)) = target.as_path().parent().map(|whole| site.calls.open_absolute(whole, Use::Attributes)) {
         return Ok(Some(TargetPlace { parent, name: name.to_owned() }));
     }
@@ -116,7 +116,7 @@ pub fn open_target(site: &Site, target: &Target) -> Result<Option<TargetPlace>, 
     Ok(Some(TargetPlace { parent, name: name.to_owned() }))
 }
 
-/// What is at a target, as far as the file system mounted there needn't be asked.
+/// What is at a target, as far as that is known without asking the file system mounted there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
     /// A mount.
@@ -125,15 +125,15 @@ pub enum Look {
     Unmounted(Found),
 }
 
-/// Whether something is mounted at a target, and if not, what is there. It asks the kubelet's own file system and the
+/// Whether something is mounted at a target, and if not, what is there. Asks only the kubelet's own file system and the
 /// kernel, so it can't hang on a volume.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's error.
 pub fn look(site: &Site, place: &TargetPlace) -> Result<Look, Errno> {
     Ok(match site.calls.at_name_as_known(&site.proc, &place.parent, &place.name) {
         Ok(Known::Mount) => Look::Mount,
-        // Who says so can only be a mount.
+        // Only a mount can answer that.
         Err(errno) if stat::is_dead(errno) => Look::Mount,
         Ok(Known::Directory) => Look::Unmounted(found_directory(place)?),
         Ok(Known::Other { symlink }) => Look::Unmounted(Found::Other { symlink }),
@@ -145,7 +145,7 @@ pub fn look(site: &Site, place: &TargetPlace) -> Result<Look, Errno> {
 /// What is at a target now.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's error.
 pub fn find(site: &Site, place: &TargetPlace) -> Result<Found, Errno> {
     match site.calls.at_name(&site.proc, &place.parent, &place.name) {
         Ok(AtName::Mount(seen)) => Ok(Found::Mount(mounted(seen))),
@@ -156,10 +156,10 @@ pub fn find(site: &Site, place: &TargetPlace) -> Result<Found, Errno> {
     }
 }
 
-/// What is at a target now, and the descriptor of it where it is a directory.
+/// What is at a target now, with a descriptor if it is a directory.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's error.
 pub fn find_open(site: &Site, place: &TargetPlace) -> Result<(Found, Option<OwnedFd>), Errno> {
     Ok(match site.calls.open_name(&site.proc, &place.parent, &place.name) {
         Ok(Opened::Mount(fd)) => (Found::Mount(mounted(site.calls.seen(&site.proc, &fd)?)), Some(fd)),
@@ -174,7 +174,7 @@ fn found_directory(place: &TargetPlace) -> Result<Found, Errno> {
     Ok(Found::Directory { empty: path::is_empty(&place.parent, OsStr::new(&place.name))? })
 }
 
-/// What the mount is whose root was seen.
+/// The mount whose root was seen.
 fn mounted(Seen { dir, mount }: Seen) -> Mounted {
     let dir = match dir {
         Ok(dir) if dir.deleted => Err(Gone::Deleted),

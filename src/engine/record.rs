@@ -1,7 +1,7 @@
-//! Keeps the record of a volume where it can't outlive the volume: in an extended attribute of its directory.
+//! Keeps the record of a volume in an extended attribute of its directory, where it can't outlive the volume.
 //!
-//! A publish writes it on the directory in which the target lies (the kubelet's `…/kubernetes.io~csi/NAME`). The kubelet removes
-//! that directory with the volume, and the record goes with it: nothing to clean up, nothing that could say what isn't so.
+//! A publish writes it on the directory that holds the target (the kubelet's `…/kubernetes.io~csi/NAME`). The kubelet
+//! removes that directory with the volume. So the record needs no clean-up and is never stale.
 
 use std::ffi::CStr;
 
@@ -13,14 +13,14 @@ use plan::record::Record;
 use crate::observe::{self, TargetPlace};
 use crate::site::Site;
 
-/// The attribute: of the user kind, which every file system with attributes has. Only root comes to the directory.
+/// The attribute. Every file system with attributes has the user kind. Only root can reach the directory.
 const NAME: &CStr = c"user.hostmount.volume";
-/// The longest one: the paths, and the rest.
+/// The longest record: the paths, and the rest.
 const MAX: usize = 4 * allowlist::names::PATH_MAX;
 
 impl TargetPlace {
-    /// Records a volume beside its target; whether that could be done. Where not, the volume is good all the same; it can't be
-    /// healed.
+    /// Records a volume beside its target. Returns whether that succeeded. If not, the volume works all the same, but
+    /// can't be healed.
     pub fn set_record(&self, record: &Record) -> bool {
         let written = path::set_attribute(&self.parent, NAME, &record.encode());
         match written {
@@ -37,23 +37,23 @@ impl TargetPlace {
         written.is_ok()
     }
 
-    /// The same in the place of an earlier record, of which nothing may stay: where there is no room for all of it, without what is
-    /// mounted on the way to the source, and else not at all.
+    /// Replaces an earlier record completely. If there is no room for the new one, it is written without what is mounted
+    /// on the way to the source. If there is still no room, no record is kept.
     pub fn replace_record(&self, record: Record) {
         if !self.set_record(&record) && !self.set_record(&Record { path_mounts: None, ..record }) {
             self.forget_record();
         }
     }
 
-    /// Takes the record away, after a publish that failed. Where that can't be done it is the kubelet's, which removes the
-    /// directory, or the next publish's, which records anew.
+    /// Removes the record after a publish that failed. If that fails, the kubelet removes it with the directory, or the
+    /// next publish replaces it.
     pub fn forget_record(&self) {
         if let Err(errno) = path::remove_attribute(&self.parent, NAME) {
             tracing::debug!(%errno, "the record of a volume that is not published stays");
         }
     }
 
-    /// The record beside a target; none if it isn't of a volume that is to be healed, or can't be understood.
+    /// The record beside a target. None if it isn't of a volume to be healed, or can't be parsed.
     ///
     /// # Errors
     /// What getxattr(2) says.
@@ -62,8 +62,8 @@ impl TargetPlace {
     }
 }
 
-/// The record of the volume at a target path; none too where that can't be opened, as while it goes away. It asks
-/// nobody but the kubelet's own file system.
+/// The record of the volume at a target path. None too if the path can't be opened, as while it is being removed. Asks
+/// only the kubelet's own file system.
 #[must_use]
 pub fn of(site: &Site, path: &Target) -> Option<Record> {
     observe::open_target(site, path).ok()??.record().ok()?

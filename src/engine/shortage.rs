@@ -1,7 +1,7 @@
 //! What a node can run out of: which errors mean that, what is found then, and what to do about it.
 //!
-//! Each becomes RESOURCE_EXHAUSTED in `frontend::csi::status`: nothing is wrong with the request, and the kubelet's
-//! repeated call succeeds once there is room.
+//! Each becomes RESOURCE_EXHAUSTED in `frontend::csi::status`. The request is valid, and the kubelet's retry succeeds
+//! once there is room.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use mounts::Errno;
 
 use crate::site::Site;
 
-/// Whether an error means that something has run out, which whoever runs the node can add or free.
+/// Whether an error means a shortage, which the node's administrator can end by adding or freeing something.
 #[must_use]
 pub const fn is_shortage(errno: Errno) -> bool {
     matches!(errno, Errno::ENOSPC | Errno::EDQUOT | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
 }
 
-/// What to do about an error, to be put behind it; empty if it is no shortage.
+/// What to do about a shortage, to append to the error. Empty for other errors.
 #[must_use]
 pub const fn advice(errno: Errno) -> &'static str {
     match errno {
@@ -34,7 +34,7 @@ pub const fn advice(errno: Errno) -> &'static str {
     }
 }
 
-/// What to do where a mount thread can't be had.
+/// What to do if a mount thread can't be started.
 #[must_use]
 pub const fn thread_advice(errno: Errno) -> &'static str {
     match errno {
@@ -49,15 +49,15 @@ pub const fn thread_advice(errno: Errno) -> &'static str {
 /// Which mount namespace has no room for a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// The one in which the volume is put together, which is the kubelet's.
+    /// The kubelet's, in which the volume is put together.
     Callers,
-    /// One in which the volume appears as well, because it shares what is mounted beneath the kubelet's directory: the
+    /// Another one in which the volume appears, because it shares what is mounted beneath the kubelet's directory. The
     /// kernel counts the copies there (fs/pnode.c `propagate_one`, fs/namespace.c `count_mounts`).
     Receivers,
 }
 
 impl Full {
-    /// What is full, as a part of a sentence.
+    /// The namespace that is full, as a part of a sentence.
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
@@ -73,26 +73,26 @@ impl Full {
 /// How many mounts the caller's namespace has, and how many the kernel allows in each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Room {
-    /// Those that it has; Linux 6.12 and later tell without listing them.
+    /// How many it has. Linux 6.12 and later tell that without a list.
     pub mounts: Option<u32>,
     /// The sysctl fs.mount-max.
     pub most: Option<u32>,
 }
 
 impl Room {
-    /// As it is in the calling thread's namespace. What can't be told is left out: it is only told of.
+    /// For the calling thread's namespace. What can't be found out is left out, since this is only for messages.
     #[must_use]
     pub fn now(site: &Site) -> Self {
         let most = site.proc.read("sys/fs/mount-max").ok();
         let told = site.proc.thread_mount_namespace().and_then(|namespace| namespace.count());
         Self {
-            // The namespace's own root isn't told (fs/namespace.c `copy_ns_info_to_user`), but counts.
+            // The kernel leaves out the namespace's own root (fs/namespace.c `copy_ns_info_to_user`), but it counts.
             mounts: told.map(|mounts| mounts.saturating_add(1)).ok(),
             most: most.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse().ok()),
         }
     }
 
-    /// Whether the namespace is known to have no room for a single mount more.
+    /// Whether the namespace is known to have no room for another mount.
     #[must_use]
     pub fn is_full(self) -> bool {
         self.mounts.zip(self.most).is_some_and(|(mounts, most)| mounts >= most)

@@ -1,4 +1,4 @@
-//! Where the mounts are made: what every job on a mount thread needs to know of the node.
+//! The node, as every job on a mount thread needs to know it.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use plan::layout::Layout;
 pub struct Site {
     /// Our own `/proc`.
     pub proc: Arc<Proc>,
-    /// The system calls that can be made.
+    /// The system calls of this kernel.
     pub calls: Calls,
     /// Where volumes lie.
     pub layout: Arc<Layout>,

@@ -1,9 +1,9 @@
-//! The staging area: a small private tmpfs in the kubelet's mount namespace on which each volume is put together.
+//! The staging area: a small private tmpfs in the kubelet's mount namespace, on which each volume is put together.
 //!
-//! A copy of the source must get its propagation *before* it is attached beneath the kubelet's shared directory, and
-//! must be attached *somewhere* from the start, because a detached tree misses mount events. A private, unbindable
-//! mount of our own is that somewhere: nothing propagates out of it, and no recursive bind of the node's tree picks
-//! it up. What a killed plugin left there goes away as a whole when the next one opens the staging area.
+//! A copy of the source must get its propagation *before* it is attached beneath the kubelet's shared directory. It
+//! must be attached *somewhere* from the start, because a detached tree misses mount events. So it is attached to a
+//! private, unbindable mount of our own: nothing propagates out of it, and no recursive bind of the node's tree
+//! includes it. What a killed plugin left there goes away as a whole when the next one opens the staging area.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -20,9 +20,9 @@ use crate::site::Site;
 /// An open staging area.
 #[derive(Debug)]
 pub struct StagingArea {
-    /// Its name in there.
+    /// Its name in `parent`.
     name: OsString,
-    /// The directory that it is mounted on lies in here.
+    /// The directory that holds its mount point.
     parent: OwnedFd,
     root: Arc<OwnedFd>,
     place: PathBuf,
@@ -31,19 +31,19 @@ pub struct StagingArea {
 /// Where a volume is put together: a directory of the staging area that belongs to one thread.
 #[derive(Debug)]
 pub struct Slot {
-    /// The staging area's root: one descriptor for all slots, however many threads there are.
+    /// The staging area's root. All slots share one descriptor, however many threads there are.
     pub parent: Arc<OwnedFd>,
-    /// The slot's name in it.
+    /// The slot's name in the staging area.
     pub name: OsString,
-    /// The directory of that name, beneath whatever is mounted on it.
+    /// The directory itself, beneath whatever is mounted on it.
     pub ground: OwnedFd,
 }
 
 impl StagingArea {
-    /// Clears away what is left of an earlier one and mounts a new one, in the calling thread's mount namespace.
+    /// Removes what is left of an earlier one and mounts a new one, in the calling thread's mount namespace.
     ///
     /// # Errors
-    /// What the kernel says, with the path.
+    /// The kernel's error, with the path.
     pub fn open(site: &Site) -> Result<Self, (PathBuf, Errno)> {
         Self::open_at(site).map_err(|errno| (site.layout.staging_area(), errno))
     }
@@ -64,10 +64,10 @@ impl StagingArea {
         Ok(Self { name, parent, root: Arc::new(root), place: site.layout.staging_area() })
     }
 
-    /// A slot of its own for each number, empty.
+    /// The empty slot of this number.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn slot(&self, site: &Site, number: usize) -> Result<Slot, Errno> {
         let name = OsString::from(number.to_string());
         if !path::make_dir(&self.root, &name, 0o700)? {
@@ -83,17 +83,17 @@ impl StagingArea {
         &self.place
     }
 
-    /// Unmounts it, with whatever is still in it.
+    /// Unmounts it, with all that is in it.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The kernel's error.
     pub fn close(self, site: &Site) -> Result<(), Errno> {
         clear(site, &self.parent, &self.name)?;
         path::remove_dir(&self.parent, &self.name).map(drop)
     }
 }
 
-/// Unmounts everything at a name, so that nothing of it reaches anybody's peers.
+/// Unmounts everything at a name. Each tree is made private first, so that nothing propagates.
 fn clear(site: &Site, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     loop {
         let top = match path::open_child(parent, name) {
@@ -109,11 +109,11 @@ fn clear(site: &Site, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     }
 }
 
-/// Removes the directory in which the staging area was, if it is ours and empty.
+/// Removes the staging area's parent directory, if it is ours and empty.
 pub fn remove_parent(site: &Site) {
     let [first, above @ .., _] = site.layout.staging_area.as_slice() else { return };
     let Some((ours, above)) = above.split_last() else { return };
     let parent = above.iter().fold(site.layout.base.as_path().join(first), |path, name| path.join(name));
-    // It may be in use, or never have been: nothing depends on it.
+    // It may be in use, or may never have existed. Nothing depends on this.
     let _ = path::open_trusted(&parent).and_then(|parent| path::remove_dir(&parent, OsStr::new(ours)));
 }

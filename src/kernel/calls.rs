@@ -1,12 +1,12 @@
-//! The table of the calls that a kernel may lack: for each operation how it is done with the newer call, and how without.
+//! The calls that a kernel may lack: each operation with the newer call, and without it.
 //!
-//! Which of the two it is, is found once, at start ([`Calls::probe`]), and asked nowhere else: who makes an operation of
-//! [`Calls`] can't tell which call is behind it. `calls/new.rs` and `super::statmount` have the one way, `calls/old.rs`
-//! has the other.
+//! The choice is made once, at start ([`Calls::probe`]), and nowhere else. Users of an operation of [`Calls`] can't
+//! tell which call is behind it. `calls/new.rs` and `super::statmount` have the newer way, `calls/old.rs` has the
+//! other.
 //!
-//! A kernel that lacks a call says ENOSYS; container runtimes with an older seccomp profile say ENOSYS or EPERM for
-//! the very same call on a newer kernel. Each call is therefore tried with arguments that it must refuse: any error
-//! but those two means that it is there. Seen on a real node: statmount(2) refused by an otherwise current profile.
+//! A kernel that lacks a call says ENOSYS. Container runtimes with an older seccomp profile say ENOSYS or EPERM for the
+//! same call on a newer kernel. So each call is tried with arguments that it must refuse: any other error means that it
+//! is there. Seen on a real node: statmount(2) refused by an otherwise current profile.
 
 mod new;
 mod old;
@@ -32,7 +32,7 @@ use super::statmount;
 enum Way {
     /// With the newer call.
     New,
-    /// Without: the kernel, or a seccomp profile, refuses it so.
+    /// Without it: the kernel or a seccomp profile refuses it with this error.
     Old(Errno),
 }
 
@@ -41,31 +41,31 @@ enum Way {
 pub struct Row {
     /// Its name.
     pub name: &'static str,
-    /// The Linux that brought it.
+    /// The first Linux that has it.
     pub since: (u32, u32),
-    /// Why it can't be made, if it can't: ENOSYS or EPERM; EINVAL for a flag that the kernel doesn't know.
+    /// Why it can't be made, if so. ENOSYS or EPERM; EINVAL for a flag that the kernel doesn't know.
     pub refused: Option<Errno>,
 }
 
-/// The calls that have a fall-back, and which of them is made.
+/// For each call that has a fall-back, which of the two is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Calls {
     /// openat2(2), Linux 5.6. Else: the path is walked component by component with `O_NOFOLLOW`.
     openat2: Way,
     /// move_mount(2), Linux 5.2. Else: mount(2) with `MS_MOVE`.
     move_mount: Way,
-    /// move_mount(2) with `MOVE_MOUNT_BENEATH`, Linux 6.5. Else: the old mount is taken off before the new one comes.
+    /// move_mount(2) with `MOVE_MOUNT_BENEATH`, Linux 6.5. Else: the old mount is unmounted before the new one comes.
     move_mount_beneath: Way,
     /// mount_setattr(2), Linux 5.12. Else: mount(2) for the propagation, and a remount of each mount of the tree
     /// for the flags.
     mount_setattr: Way,
-    /// statmount(2) and listmount(2) with `STATX_MNT_ID_UNIQUE`, Linux 6.8. Else: mountinfo is read and searched, which
-    /// costs time in proportion to the number of mounts, and has ids that are given again.
+    /// statmount(2) and listmount(2) with `STATX_MNT_ID_UNIQUE`, Linux 6.8. Else: mountinfo is read and searched. That
+    /// takes time in proportion to the number of mounts, and its ids are reused.
     statmount: Way,
 }
 
 impl Calls {
-    /// Asks the kernel.
+    /// Probes the kernel.
     #[must_use]
     pub fn probe() -> Self {
         let way = |refused: Option<Errno>| refused.map_or(Way::New, Way::Old);
@@ -78,7 +78,7 @@ impl Calls {
         }
     }
 
-    /// The table, for people: they can do something about the reason of a refusal.
+    /// The table, for people. They can act on the reason of a refusal.
     #[must_use]
     pub const fn rows(self) -> [Row; 5] {
         const fn row(name: &'static str, since: (u32, u32), way: Way) -> Row {
@@ -111,7 +111,7 @@ impl fmt::Display for Calls {
     }
 }
 
-/// Makes the call with a bad descriptor, null pointers and sizes of zero, which each of them refuses without effect.
+/// Makes the call with a bad descriptor, null pointers and sizes of zero. Each call refuses that without effect.
 fn refusal(number: u32) -> Option<Errno> {
     // SAFETY: every pointer argument is null and every size zero; the calls probed here check both before use.
     let result = unsafe { libc::syscall(i64::from(number), -1, 0, 0, 0, 0) };
@@ -145,11 +145,11 @@ impl Calls {
 
 /// move_mount(2).
 impl Calls {
-    /// Moves the mount whose root is `root` onto what a name in a directory leads to. A symlink there isn't followed.
+    /// Moves the mount whose root is `root` onto what is at a name in a directory. Follows no symlink.
     ///
     /// # Errors
-    /// EINVAL: the mount's parent is shared, or `root` is no mount, or the target no directory. ELOOP: the target lies in
-    /// it. A symlink is told as EINVAL by move_mount(2), and as ELOOP where there is none. ENOENT: there is no such name.
+    /// EINVAL: the mount's parent is shared, `root` is no mount, or the target is no directory. ELOOP: the target lies
+    /// in the mount. A symlink is EINVAL with move_mount(2) and ELOOP without. ENOENT: the name doesn't exist.
     pub fn move_to(self, root: impl AsFd, parent: impl AsFd, name: &OsStr) -> Result<(), Errno> {
         match self.move_mount {
             Way::New => new::move_to(root.as_fd(), parent.as_fd(), name),
@@ -157,9 +157,9 @@ impl Calls {
         }
     }
 
-    /// Replaces a mount by another. `beneath` has to put the new one beneath the old one ([`Calls::move_beneath`]), so that
-    /// something is mounted there all the time. Where the kernel can't, `bare` has to take the old one off first; a process
-    /// that is killed in between leaves the place bare.
+    /// Replaces a mount by another. `beneath` must put the new one beneath the old one ([`Calls::move_beneath`]), so
+    /// that something is always mounted there. If the kernel can't do that, `bare` must unmount the old one first. A
+    /// process that is killed in between leaves the place bare.
     pub fn replace<T: ?Sized, R>(
         self,
         with: &mut T,
@@ -172,11 +172,11 @@ impl Calls {
         }
     }
 
-    /// Puts a mount beneath the one whose root is `top`, so that it shows when that is unmounted. There is no other way to
-    /// do it: see [`Calls::replace`].
+    /// Puts a mount beneath the one whose root is `top`, so that it shows when that is unmounted. This has no
+    /// fall-back: see [`Calls::replace`].
     ///
     /// # Errors
-    /// EINVAL: `top` is no mount's root, is locked, or what it is mounted on is shared. Why it can't be done here at all.
+    /// EINVAL: `top` is no mount's root or is locked, or its parent mount is shared. Else why this kernel can't do it.
     pub fn move_beneath(self, root: impl AsFd, top: impl AsFd) -> Result<(), Errno> {
         match self.move_mount_beneath {
             Way::New => new::move_beneath(root.as_fd(), top.as_fd()),
@@ -187,10 +187,10 @@ impl Calls {
 
 /// mount_setattr(2).
 impl Calls {
-    /// Changes the mount that `root` is the root of, and with `recursive` every mount beneath it.
+    /// Changes the mount with the root `root`. With `recursive`, every mount beneath it too.
     ///
-    /// With mount_setattr(2) that is one atomic step. Without, propagation is one step and the flags are one step a
-    /// mount, so a mount that arrives in between may lack them: that is why the call is preferred.
+    /// With mount_setattr(2) that is one atomic step. Without, the propagation is one step and the flags are one step
+    /// per mount, so a mount that arrives in between may lack them. That is why the call is preferred.
     ///
     /// # Errors
     /// EINVAL: `root` is not the root of a mount. EPERM: a flag is locked by a user namespace.
@@ -207,7 +207,7 @@ impl Calls {
     /// The id of the mount that a descriptor lies on: the unique one, or mountinfo's.
     ///
     /// # Errors
-    /// What the kernel says; none is usual for an open descriptor.
+    /// What the kernel says. None is usual for an open descriptor.
     pub fn mount_id(self, proc: &Proc, fd: impl AsFd) -> Result<u64, Errno> {
         match self.statmount {
             Way::New => new::mount_id(fd.as_fd()),
@@ -226,11 +226,11 @@ impl Calls {
         }
     }
 
-    /// What a descriptor of a directory leads to.
+    /// The directory and mount that a descriptor leads to.
     ///
     /// # Errors
-    /// ENOENT: the mount isn't in this thread's namespace (any more). Else what the file system says, unless it is dead,
-    /// which is part of the answer. It may hang.
+    /// ENOENT: the mount isn't in this thread's namespace (any more). Else what the file system says. If that is dead,
+    /// it is no error but part of the answer. It may hang.
     pub fn seen(self, proc: &Proc, fd: impl AsFd) -> Result<Seen, Errno> {
         match self.statmount {
             Way::New => new::seen(fd.as_fd()),
@@ -238,10 +238,10 @@ impl Calls {
         }
     }
 
-    /// Opens what has a name in a directory, not following a symlink, and without asking what may be mounted there.
+    /// Opens a name in a directory. Follows no symlink, and asks no file system that may be mounted there.
     ///
     /// # Errors
-    /// ENOENT: nothing. Else what openat(2) says.
+    /// ENOENT: the name doesn't exist. Else what openat(2) says.
     pub fn open_name(self, proc: &Proc, parent: impl AsFd, name: &OsStr) -> Result<Opened, Errno> {
         let parent = parent.as_fd();
         let fd = match super::path::open_child(parent, name) {
@@ -254,10 +254,10 @@ impl Calls {
         Ok(if is_mount { Opened::Mount(fd) } else { Opened::Directory(fd) })
     }
 
-    /// What is at a name in a directory, not following a symlink.
+    /// What is at a name in a directory. Follows no symlink.
     ///
     /// # Errors
-    /// ENOENT: nothing. Else as [`Calls::seen`].
+    /// ENOENT: the name doesn't exist. Else as [`Calls::seen`].
     pub fn at_name(self, proc: &Proc, parent: impl AsFd, name: &OsStr) -> Result<AtName, Errno> {
         match self.statmount {
             Way::New => new::at_name(parent.as_fd(), name),
@@ -269,11 +269,11 @@ impl Calls {
         }
     }
 
-    /// What is at a name in a directory, not following a symlink, without asking the file system that may be mounted there:
-    /// it may be dead, or hang.
+    /// What is at a name in a directory. Follows no symlink, and doesn't ask the file system that may be mounted there,
+    /// since it may be dead or hang.
     ///
     /// # Errors
-    /// ENOENT: nothing. Else what statx(2) says, or openat(2).
+    /// ENOENT: the name doesn't exist. Else what statx(2) or openat(2) says.
     pub fn at_name_as_known(self, proc: &Proc, parent: impl AsFd, name: &OsStr) -> Result<Known, Errno> {
         match self.statmount {
             Way::New => new::at_name_as_known(parent.as_fd(), name),
@@ -285,12 +285,12 @@ impl Calls {
         }
     }
 
-    /// The directory that a mount of the calling thread's namespace shows, as mountinfo names it, and whether it has been
-    /// deleted; by the mount's unique id. No file system is asked. None where ids aren't unique: it may be another mount's
-    /// by now.
+    /// The directory that a mount of the calling thread's namespace shows, as mountinfo names it, and whether it was
+    /// deleted. The mount is given by its unique id. No file system is asked. None if ids aren't unique: the id may be
+    /// another mount's by now.
     ///
     /// # Errors
-    /// ENOENT: it isn't in this thread's namespace (any more).
+    /// ENOENT: the mount isn't in this thread's namespace (any more).
     pub fn root(self, id: u64) -> Option<Result<(PathBuf, bool), Errno>> {
         match self.statmount {
             Way::New => Some(statmount::root(id)),
@@ -298,11 +298,11 @@ impl Calls {
         }
     }
 
-    /// A mount by its unique id, as mountinfo would show it to a process at the root of its namespace, which is named by
-    /// its id ([`MountNamespace::id`]; Linux 6.12). Linux 6.13 and later tell the source.
+    /// A mount by its unique id, as mountinfo would show it to a process at the root of its namespace. `namespace` is
+    /// the namespace's id ([`MountNamespace::id`]; Linux 6.12). Linux 6.13 and later tell the source.
     ///
     /// # Errors
-    /// ENOENT: it isn't in that namespace (any more). EPERM: no `CAP_SYS_ADMIN` over it. Why it can't be asked.
+    /// ENOENT: it isn't in that namespace (any more). EPERM: no `CAP_SYS_ADMIN` over it. Else why it can't be asked.
     pub fn mount_in(self, id: u64, namespace: u64) -> Result<Mount, Errno> {
         match self.statmount {
             Way::New => statmount::mount_in(id, namespace),
@@ -313,11 +313,11 @@ impl Calls {
 
 /// statmount(2) and listmount(2): tables.
 impl Calls {
-    /// The mounts of the calling thread's namespace at the points that are wanted, in mountinfo's order. Where the kernel
-    /// has unique ids, these are told, and what a mount was mounted from is left out.
+    /// The mounts of the calling thread's namespace at the wanted mount points, in mountinfo's order. If the kernel has
+    /// unique ids, the table has these, and lacks the sources of the mounts.
     ///
     /// # Errors
-    /// What listmount(2) and statmount(2) say, or reading mountinfo. A mount that goes away meanwhile is none.
+    /// What listmount(2) and statmount(2) say, or reading mountinfo. A mount that goes away meanwhile is left out.
     pub fn table(self, proc: &Proc, wanted: &mut dyn FnMut(&Path) -> bool) -> Result<Table, Errno> {
         match self.statmount {
             Way::New => statmount::select(wanted),
@@ -325,8 +325,8 @@ impl Calls {
         }
     }
 
-    /// As much of that table as has the mounts with these ids ([`Calls::mount_id`]), and those that they are mounted on, up
-    /// to the calling thread's root: all that a walk to them passes.
+    /// The part of that table with the mounts of these ids ([`Calls::mount_id`]) and their parent mounts, up to the
+    /// calling thread's root: all that a walk to them passes.
     ///
     /// # Errors
     /// ENOENT: one of them isn't in this thread's namespace (any more).
@@ -337,7 +337,7 @@ impl Calls {
         }
     }
 
-    /// Where the mounts of the calling thread's namespace are, one after the other.
+    /// The mount points of the calling thread's namespace, one after the other.
     ///
     /// # Errors
     /// As [`Calls::table`].
@@ -348,11 +348,11 @@ impl Calls {
         }
     }
 
-    /// Where the mounts with these unique ids are, as seen from the calling thread's root. One that isn't in its namespace
-    /// (any more) is left out.
+    /// The mount points of the mounts with these unique ids, seen from the calling thread's root. A mount that isn't in
+    /// its namespace (any more) is left out.
     ///
     /// # Errors
-    /// What statmount(2) says. Why it can't be asked.
+    /// What statmount(2) says. Else why it can't be asked.
     pub fn points_of(self, ids: &[u64], see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
         match self.statmount {
             Way::New => statmount::points_of(ids, see),
@@ -360,12 +360,12 @@ impl Calls {
         }
     }
 
-    /// The table of a namespace, equal to what its mountinfo shows, and whether something was mounted or unmounted while it
-    /// was read. The calling thread is in that namespace afterwards.
+    /// The table of a namespace, equal to its mountinfo, and whether something was mounted or unmounted while it was
+    /// read. Afterwards the calling thread is in that namespace.
     ///
     /// # Errors
-    /// EOPNOTSUPP: the source of a mount isn't told, because the kernel is older than 6.13 or the mount has none. What
-    /// [`namespace::enter`] says. Why it can't be asked; then the thread is where it was.
+    /// EOPNOTSUPP: the source of a mount is missing, because the kernel is older than 6.13 or the mount has none. What
+    /// [`namespace::enter`] says. Else why it can't be asked; then the thread is where it was.
     pub fn table_of(self, proc: &Proc, of: &MountNamespace) -> Result<(Table, bool), Errno> {
         match self.statmount {
             Way::New => namespace::enter(proc, of).and_then(|()| statmount::table(proc)),
@@ -373,11 +373,11 @@ impl Calls {
         }
     }
 
-    /// A group that is told of the mounts which are attached in its namespaces, by their unique ids: of use only where these
-    /// can be asked for.
+    /// A group that reports the mounts attached in its namespaces, by unique id. Of use only where mounts can be looked
+    /// up by that.
     ///
     /// # Errors
-    /// What fanotify_init(2) says, or why the mounts can't be asked for.
+    /// What fanotify_init(2) says, or why mounts can't be looked up.
     pub fn mount_group(self) -> Result<MountGroup, Errno> {
         match self.statmount {
             Way::New => MountGroup::new(),
@@ -385,7 +385,7 @@ impl Calls {
         }
     }
 
-    /// Events of attached mounts of one namespace, by name.
+    /// Events of the mounts attached in one namespace, by id.
     ///
     /// # Errors
     /// As [`Calls::mount_group`] and [`MountGroup::add`].

@@ -1,19 +1,19 @@
-//! The heap's settings: glibc's malloc is told to keep little of what is freed.
+//! Makes glibc's malloc keep little of what is freed.
 //!
-//! By default it makes up to eight heaps for each processor, one for each thread that comes while the others are in
-//! use, each with its own remains; and what a large block once took, it takes from the heap ever after instead of
-//! from the kernel, so that a burst stays resident for good. A plugin whose threads wait for the kernel most of the
-//! time gains nothing from that, on every node.
+//! By default it makes up to eight heaps for each processor: a new one for each thread that comes while the others are
+//! in use. Each keeps unused memory. Once a large block was freed, later blocks of its size come from the heap instead
+//! of the kernel, so a burst stays resident for good. The plugin's threads wait for the kernel most of the time and
+//! gain nothing from that, on every node.
 
 use libc::c_int;
 
-/// How many heaps there may be. Two, so that a thread rarely waits for another's allocation.
+/// The most heaps. Two, so that a thread rarely waits for another's allocation.
 const HEAPS: c_int = 2;
-/// From how many bytes on a block is the kernel's, given back when it is freed; and how many free bytes at the end of a
-/// heap are kept. To set them is to end malloc's raising them by itself (mallopt(3)).
+/// Blocks of this many bytes or more come from the kernel, and return to it when freed. A heap keeps as many free bytes
+/// at its end. Setting the two stops malloc from raising them (mallopt(3)).
 const LARGE: c_int = 128 * 1024;
 
-/// Sets that up. It is to be called before threads are started; settings that the allocator doesn't know are left out.
+/// Sets this up. Call it before threads are started. Settings that the allocator doesn't know are skipped.
 pub fn keep_little() {
     #[cfg(target_env = "gnu")]
     for (parameter, value) in
@@ -24,8 +24,8 @@ pub fn keep_little() {
     }
 }
 
-/// Gives whatever is free to the kernel, also from the midst of the heaps: for after a burst. It takes some 0.1 ms for
-/// each MiB.
+/// Returns all free memory to the kernel, also from the middle of the heaps. Call it after a burst. It takes about
+/// 0.1 ms for each MiB.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the call takes an integer, locks each heap in turn, and touches free memory only.

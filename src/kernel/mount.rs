@@ -1,5 +1,5 @@
-//! The mount calls that every kernel has: bind, order a propagation, unmount, each on descriptors. Those that have a
-//! fall-back are in [`super::calls`].
+//! The mount calls that every kernel has: bind, set a propagation, unmount, each on descriptors. Calls with a fall-back
+//! are in [`super::calls`].
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -25,8 +25,8 @@ pub(super) const fn flags_of(kind: PropagationKind) -> MsFlags {
 
 /// Binds a directory with all mounts beneath it onto another directory, in one atomic step.
 ///
-/// The old call on purpose: open_tree(2) would make the same copy *detached*, and a detached tree receives no
-/// mount events until it is attached, so that a mount made on the source in between would be missing for ever.
+/// This uses the old call on purpose. open_tree(2) would make the same copy *detached*. A detached tree receives no
+/// mount events until it is attached, so a mount made on the source in between would be missing for ever.
 ///
 /// # Errors
 /// EINVAL: the source is unbindable or not in this namespace. ENOSPC: the namespace is at `fs.mount-max`.
@@ -40,11 +40,11 @@ pub fn bind_recursive(source: impl AsFd, target: impl AsFd) -> Result<(), Errno>
     )
 }
 
-/// A copy of a directory, with `recursive` also of all mounts beneath it, attached nowhere (open_tree(2), Linux 5.2). It
-/// receives no mount events until it is attached, and goes away when it is dropped before that.
+/// A copy of a directory, attached nowhere (open_tree(2), Linux 5.2). With `recursive`, it has all mounts beneath too.
+/// It receives no mount events until it is attached. If it is dropped before, it is unmounted.
 ///
 /// # Errors
-/// EINVAL: the directory's mount is unbindable or not in this namespace, or what is locked on it would be left out.
+/// EINVAL: the directory's mount is unbindable or not in this namespace, or the copy would omit mounts locked on it.
 pub fn copy_tree(of: impl AsFd, recursive: bool) -> Result<OwnedFd, Errno> {
     let at = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     let flags = raw::OPEN_TREE_CLONE | raw::OPEN_TREE_CLOEXEC | u32::try_from(at).map_err(|_| Errno::EINVAL)?;
@@ -55,7 +55,7 @@ pub fn copy_tree(of: impl AsFd, recursive: bool) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Orders one propagation type, with the old call: `mount --make-…`.
+/// Sets one propagation type, with the old call: `mount --make-…`.
 ///
 /// # Errors
 /// EINVAL: `root` is not the root of a mount.
@@ -64,8 +64,8 @@ pub fn set_propagation(root: impl AsFd, order: Propagation) -> Result<(), Errno>
     mount(NO_PATH, fd_path(root.as_fd()).as_str(), NO_PATH, flags_of(order.kind) | recursive, NO_PATH)
 }
 
-/// Asks whether mount(2) would be let through at a directory, and changes nothing: an order to make it shared and
-/// private at once passes the security modules and the check for `CAP_SYS_ADMIN`, and is then refused as nonsense.
+/// Checks whether mount(2) is allowed at a directory, and changes nothing. It asks for shared and private at once: that
+/// passes the security modules and the check for `CAP_SYS_ADMIN`, and is then refused as invalid.
 ///
 /// # Errors
 /// EPERM: no `CAP_SYS_ADMIN`, or a seccomp profile. EACCES: AppArmor or SELinux.
@@ -79,16 +79,16 @@ pub fn is_allowed(at: impl AsFd) -> Result<(), Errno> {
 /// How to unmount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unmount {
-    /// Only if nothing is mounted beneath and nothing in use.
+    /// Only if nothing is mounted beneath it and nothing is in use.
     IfIdle,
-    /// At once, with everything beneath; what is in use ends when it is let go.
+    /// At once, with everything beneath. What is in use stays usable until it is closed.
     Detach,
 }
 
-/// Unmounts the topmost mount at a name in a directory, not following a symlink and asking the file system nothing.
+/// Unmounts the topmost mount at a name in a directory. Follows no symlink and asks no file system.
 ///
 /// # Errors
-/// EINVAL: nothing is mounted there. ENOENT: there is no such name. EBUSY with [`Unmount::IfIdle`].
+/// EINVAL: nothing is mounted there. ENOENT: the name doesn't exist. EBUSY with [`Unmount::IfIdle`].
 pub fn unmount(parent: impl AsFd, name: &OsStr, how: Unmount) -> Result<(), Errno> {
     let path = Path::new(&fd_path(parent.as_fd())).join(name);
     let detach = match how {

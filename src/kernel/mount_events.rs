@@ -1,8 +1,8 @@
-//! Being told of changes of mount namespaces: which mounts came (fanotify), or only that something changed (poll).
+//! Events of mount namespaces: which mounts were attached (fanotify), or only that something changed (poll).
 //!
-//! fanotify(7) names each mount since Linux 6.15, so that a node on which pods come and go all day wakes us for the few
-//! mounts that matter and the table isn't read for the rest. Where it isn't to be had (an older kernel, a seccomp
-//! profile, a user namespace), poll(2) on mountinfo tells of each change, and not of which (fs/proc_namespace.c).
+//! fanotify(7) names each mount since Linux 6.15. So on a node where pods come and go all day, only the few mounts that
+//! matter wake us, and the table isn't read for the rest. Without it (an older kernel, a seccomp profile, a user
+//! namespace), poll(2) on mountinfo reports each change, but not which (fs/proc_namespace.c).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -17,30 +17,29 @@ use tokio::io::Interest;
 use super::namespace::{MountNamespace, Proc};
 use super::readiness::register;
 
-// include/uapi/linux/fanotify.h of Linux 6.15, which the crates at hand don't have yet.
+// include/uapi/linux/fanotify.h of Linux 6.15, which our crates don't have yet.
 const FAN_REPORT_MNT: u32 = 0x4000;
 const FAN_MARK_MNTNS: u32 = 0x110;
 const FAN_MNT_ATTACH: u64 = 0x0100_0000;
 const FAN_Q_OVERFLOW: u64 = 0x4000;
 const FAN_EVENT_INFO_TYPE_MNT: u8 = 7;
-/// `struct fanotify_event_metadata`, in bytes, and where its fields are.
+/// `struct fanotify_event_metadata`: its size and the offsets of its fields, in bytes.
 const METADATA: usize = 24;
 const MASK: usize = 8;
-/// `struct fanotify_event_info_mnt`: a header of type, padding and length, and, aligned to its size, the id.
+/// `struct fanotify_event_info_mnt`: a header of type, padding and length, then the id, aligned to its size.
 const INFO_HEADER: usize = 4;
 const INFO_ID: usize = 8;
 
-/// A group of fanotify(7) that is told of the mounts which are attached in any of its namespaces. It keeps none of them
-/// alive.
+/// A fanotify(7) group that reports each mount attached in any of its namespaces. It keeps no namespace alive.
 #[derive(Debug)]
 pub struct MountGroup(OwnedFd);
 
 impl MountGroup {
-    /// A group without namespaces. The kernel keeps `fs.fanotify.max_queued_events` of its events and no more.
+    /// A group without namespaces. The kernel queues at most `fs.fanotify.max_queued_events` of its events.
     ///
     /// # Errors
-    /// EINVAL: a kernel before 6.15. EPERM: the kernel, or a seccomp profile, leaves it to `CAP_SYS_ADMIN` in the first
-    /// user namespace. EMFILE: the user has `fs.fanotify.max_user_groups` groups already.
+    /// EINVAL: a kernel before 6.15. EPERM: the kernel, or a seccomp profile, allows it only with `CAP_SYS_ADMIN` in
+    /// the first user namespace. EMFILE: the user has `fs.fanotify.max_user_groups` groups already.
     pub(super) fn new() -> Result<Self, Errno> {
         let flags = FAN_REPORT_MNT | libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
         // SAFETY: the call takes two integers.
@@ -56,14 +55,14 @@ impl MountGroup {
     /// What fanotify_mark(2) says.
     pub fn add(&self, namespace: &MountNamespace) -> Result<(), Errno> {
         let mark = libc::FAN_MARK_ADD | FAN_MARK_MNTNS;
-        // SAFETY: both descriptors are open, and a null path says that the second itself is meant.
+        // SAFETY: both descriptors are open, and a null path means the second descriptor itself.
         let marked = unsafe {
             libc::fanotify_mark(self.0.as_raw_fd(), mark, FAN_MNT_ATTACH, namespace.as_raw_fd(), std::ptr::null())
         };
         Errno::result(marked).map(drop)
     }
 
-    /// What has come since the last call, in the order of the kernel's. Never waits.
+    /// The events since the last call, in the kernel's order. Never waits.
     ///
     /// # Errors
     /// What read(2) says.
@@ -96,12 +95,12 @@ impl AsFd for MountGroup {
     }
 }
 
-/// A mount table that is asked now and then whether it has changed.
+/// A mount table that can tell whether it has changed.
 #[derive(Debug)]
 pub struct WatchedTable(OwnedFd);
 
 impl WatchedTable {
-    /// That of the calling thread's namespace, whoever asks it afterwards.
+    /// The table of the calling thread's namespace, whichever thread asks it later.
     ///
     /// # Errors
     /// What open(2) says.
@@ -109,8 +108,8 @@ impl WatchedTable {
         proc.open("thread-self/mountinfo").map(Self)
     }
 
-    /// Whether anything was mounted, moved or unmounted since this was asked last, or since it was opened. It costs the
-    /// same however many mounts there are (fs/proc_namespace.c `mounts_poll`).
+    /// Whether anything was mounted, moved or unmounted since the last call, or since it was opened. The cost doesn't
+    /// depend on the number of mounts (fs/proc_namespace.c `mounts_poll`).
     ///
     /// # Errors
     /// What poll(2) says.
@@ -140,9 +139,9 @@ pub struct Attached {
     pub lost: bool,
 }
 
-/// Tells of changes of a mount namespace.
+/// Reports changes of a mount namespace.
 ///
-/// Between two waits nobody listens: who publishes a thousand volumes wakes us once in a while, not a thousand times.
+/// It doesn't listen between two waits. So publishing a thousand volumes wakes us now and then, not a thousand times.
 #[derive(Debug)]
 pub enum MountEvents {
     /// By fanotify.
@@ -151,32 +150,32 @@ pub enum MountEvents {
     Unnamed(Polled),
 }
 
-/// Two open tables. To listen to one is to ask it, which the answer of epoll_wait(2) then lacks: the other keeps count.
+/// Two open tables. Registering one with epoll(7) polls it, which clears its change; the other one still reports that.
 #[derive(Debug)]
 pub struct Polled {
     bell: Arc<WatchedTable>,
     table: WatchedTable,
-    /// A change that was seen and not told yet.
+    /// A change that was seen but not yet reported.
     due: AtomicBool,
 }
 
-/// What has changed.
+/// What changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changed {
     /// Mounts were attached, with these unique ids ([`super::calls::Calls::points_of`]).
     Attached(Vec<u64>),
-    /// Something.
+    /// Something changed.
     Unknown,
 }
 
 impl MountEvents {
-    /// Events of attached mounts, by name.
+    /// Events of attached mounts, by id.
     pub(super) fn named(group: MountGroup, namespace: &MountNamespace) -> Result<Self, Errno> {
         group.add(namespace)?;
         Ok(Self::Named(Arc::new(group)))
     }
 
-    /// That something has changed in the calling thread's namespace.
+    /// Changes of any kind in the calling thread's namespace.
     ///
     /// # Errors
     /// As [`WatchedTable::of_thread`].
@@ -185,8 +184,8 @@ impl MountEvents {
         Ok(Self::Unnamed(Polled { bell, table, due: AtomicBool::new(false) }))
     }
 
-    /// The next change, with all that comes within `settle` after it: a swarm of mounts is one change. Nothing is lost
-    /// if it is given up. Outside a runtime of tokio it panics.
+    /// The next change, with all that follow within `settle`: many mounts at once are one change. Dropping the future
+    /// loses nothing. It panics outside a tokio runtime.
     ///
     /// # Errors
     /// What epoll_ctl(2), epoll_wait(2) and read(2) say.
@@ -224,7 +223,7 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
-/// The mounts that a buffer of events names; [`Changed::Unknown`] if events were lost, or can't be understood.
+/// The mounts that a buffer of events names. [`Changed::Unknown`] if events were lost or can't be parsed.
 fn parse(mut bytes: &[u8]) -> Changed {
     let mut ids = Vec::new();
     while !bytes.is_empty() {

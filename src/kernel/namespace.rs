@@ -1,4 +1,4 @@
-//! Mount namespaces: whose it is that calls us, and how a thread gets into it.
+//! Mount namespaces: finds the caller's, and moves a thread into it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -23,7 +23,7 @@ impl Proc {
     /// Opens `/proc`.
     ///
     /// # Errors
-    /// ENOENT where it isn't mounted.
+    /// ENOENT: it isn't mounted.
     pub fn new() -> Result<Self, Errno> {
         Ok(Self(open("/proc", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?))
     }
@@ -36,8 +36,8 @@ impl Proc {
         openat(&self.0, path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
     }
 
-    /// The calling thread's mount table as the kernel prints it (proc_pid_mountinfo(5)). Costs about 2 µs a mount:
-    /// not for the path of a request.
+    /// The calling thread's mount table as the kernel prints it (proc_pid_mountinfo(5)). Costs about 2 µs a mount, too
+    /// much for every request.
     ///
     /// # Errors
     /// What open(2) and read(2) say.
@@ -68,8 +68,8 @@ impl Proc {
 
     /// A mount table, and whether something was mounted or unmounted while it was read.
     ///
-    /// The kernel gives out a table in pieces of a page and lets go of its lock in between, so one that changes
-    /// meanwhile may be torn. That it has changed since it was opened is told by poll(2) (proc_pid_mounts(5)).
+    /// The kernel gives out a table in pieces of a page and releases its lock in between. So a table that changes
+    /// meanwhile may be torn. poll(2) tells whether it has changed since it was opened (proc_pid_mounts(5)).
     ///
     /// # Errors
     /// ENOENT, ESRCH, EINVAL: the process has ended. Else what open(2) and read(2) say.
@@ -82,7 +82,7 @@ impl Proc {
         Ok((bytes, changed))
     }
 
-    /// The text of a symbolic link beneath `/proc`. A link to a file is not followed: no file system is asked.
+    /// The target of a symbolic link beneath `/proc`. A link to a file is not followed, so no file system is asked.
     ///
     /// # Errors
     /// What readlink(2) says; EACCES for the links of a process that we may not trace.
@@ -90,7 +90,7 @@ impl Proc {
         readlinkat(&self.0, path)
     }
 
-    /// The names in a directory beneath `/proc`; with `PID/root/...` that is a directory of the process' own.
+    /// The names in a directory beneath `/proc`. `PID/root/...` is a directory as that process sees it.
     ///
     /// # Errors
     /// What open(2) and getdents(2) say.
@@ -106,10 +106,10 @@ impl Proc {
         Ok(names)
     }
 
-    /// A descriptor of a process, which becomes readable when it ends (pidfd_open(2), Linux 5.3).
+    /// A descriptor of a process. It becomes readable when the process ends (pidfd_open(2), Linux 5.3).
     ///
     /// # Errors
-    /// ESRCH: there is none of that number. ENOSYS: the kernel is older.
+    /// ESRCH: no process has that number. ENOSYS: the kernel is older.
     pub fn process(pid: i32) -> Result<OwnedFd, Errno> {
         // SAFETY: the call takes two integers.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(pid), 0) };
@@ -156,11 +156,11 @@ impl Proc {
     }
 }
 
-/// An open mount namespace. It stays alive, with its mounts, as long as this is held.
+/// An open mount namespace. It lives, with its mounts, as long as this is held.
 #[derive(Debug)]
 pub struct MountNamespace {
     fd: OwnedFd,
-    /// The namespace's inode on nsfs: its name, unique while it is held.
+    /// The namespace's inode on nsfs: identifies it, unique while it is held.
     pub inode: u64,
 }
 
@@ -179,13 +179,13 @@ impl MountNamespace {
     /// The inode of the user namespace that owns it (`NS_GET_USERNS`, ioctl_ns(2)).
     ///
     /// # Errors
-    /// EPERM: that one is not ours, and not beneath ours.
+    /// EPERM: that user namespace is neither ours nor beneath ours.
     pub fn user_namespace(&self) -> Result<u64, Errno> {
         let owner = self.ask(libc::NS_GET_USERNS, std::ptr::null_mut())?;
         Ok(fstat(&owner)?.st_ino)
     }
 
-    /// How many mounts it has, those included that no path leads to (`NS_MNT_GET_INFO`, Linux 6.12).
+    /// How many mounts it has, including those that no path leads to (`NS_MNT_GET_INFO`, Linux 6.12).
     ///
     /// # Errors
     /// ENOTTY: the kernel is older.
@@ -193,7 +193,7 @@ impl MountNamespace {
         self.info().map(|info| info.nr_mounts)
     }
 
-    /// Its id, which no other ever gets, for statmount(2) (`NS_MNT_GET_INFO`, Linux 6.12).
+    /// Its id for statmount(2), which is never reused (`NS_MNT_GET_INFO`, Linux 6.12).
     ///
     /// # Errors
     /// ENOTTY: the kernel is older.
@@ -208,11 +208,11 @@ impl MountNamespace {
         Errno::result(result).map(|_| info)
     }
 
-    /// The mount namespace that was made after this one, whoever keeps it (`NS_MNT_GET_NEXT`, Linux 6.12); with
-    /// `backwards` the one before. Those that we have no `CAP_SYS_ADMIN` over are passed by.
+    /// The next mount namespace by time of creation, whoever holds it (`NS_MNT_GET_NEXT`, Linux 6.12). With
+    /// `backwards`, the previous one. Those that we have no `CAP_SYS_ADMIN` over are skipped.
     ///
     /// # Errors
-    /// ENOTTY: the kernel is older. EPERM: later ones ask for `CAP_SYS_ADMIN` in the first user namespace.
+    /// ENOTTY: the kernel is older. EPERM: later kernels want `CAP_SYS_ADMIN` in the first user namespace.
     pub fn neighbour(&self, backwards: bool) -> Result<Option<Self>, Errno> {
         let mut info = libc::mnt_ns_info { size: 0, nr_mounts: 0, mnt_ns_id: 0 };
         let request = if backwards { libc::NS_MNT_GET_PREV } else { libc::NS_MNT_GET_NEXT };
@@ -223,7 +223,7 @@ impl MountNamespace {
         }
     }
 
-    /// Makes one of the requests that are answered by a descriptor. `info` is null for those that take nothing.
+    /// Makes a request that is answered by a descriptor. `info` is null for requests without an argument.
     fn ask(&self, request: libc::Ioctl, info: *mut libc::mnt_ns_info) -> Result<OwnedFd, Errno> {
         // SAFETY: the descriptor is open; `info` is what the callers above pass: a live structure of the size that
         // the request's number states, or null for the request that has no argument.
@@ -236,9 +236,8 @@ impl MountNamespace {
 
 /// The mount namespace of the process at the other end of a unix socket, and its pid.
 ///
-/// The pid in `SO_PEERCRED` is that of connect(2); by now the process may be gone and its number somebody else's.
-/// With `SO_PEERPIDFD` (Linux 6.5) that is excluded: if the process is alive after its namespace was opened by
-/// number, the number was its own.
+/// `SO_PEERCRED` has the pid of connect(2). By now the process may be gone and its number reused. `SO_PEERPIDFD` (Linux
+/// 6.5) rules that out: if the process is alive after its namespace was opened by number, the number was its own.
 ///
 /// # Errors
 /// ESRCH: the peer isn't in our PID namespace (its pid reads 0), or has ended. Else as [`Proc::mount_namespace`].
@@ -260,7 +259,7 @@ pub fn of_peer(proc: &Proc, socket: impl AsFd) -> Result<(MountNamespace, i32), 
     Ok((namespace, pid))
 }
 
-/// Moves the calling thread, and it alone, into a mount namespace, and its working directory to our own `/proc/self/fd`.
+/// Moves only the calling thread into a mount namespace, and its working directory to our own `/proc/self/fd`.
 ///
 /// `CLONE_FS` is unshared first: setns(2) refuses a thread that shares its root and working directory.
 ///
@@ -272,8 +271,8 @@ pub fn enter(proc: &Proc, namespace: &MountNamespace) -> Result<(), Errno> {
     fchdir(proc.open("self/fd")?)
 }
 
-/// The path of a descriptor for calls that know only paths; see the contract of [`crate`]. Only borrowed: the
-/// path names nothing any more once the descriptor is closed.
+/// The path of a descriptor, for calls that take only paths; see the contract of [`crate`]. It borrows the descriptor,
+/// because the path is valid only while that is open.
 pub(super) fn fd_path(fd: BorrowedFd<'_>) -> String {
     fd.as_raw_fd().to_string()
 }

@@ -1,7 +1,7 @@
 //! Directories by descriptor: opened without following a symlink, made, removed.
 //!
-//! A path that a stranger can write to changes between any two looks at it (CVE-2021-25741 and its kin). So every
-//! path is resolved once, into a descriptor, and all that follows is done to the descriptor.
+//! A path that a stranger can write to may change between any two uses (CVE-2021-25741 and the like). So every path is
+//! resolved once, into a descriptor, and all that follows uses the descriptor.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -19,9 +19,9 @@ use super::namespace::fd_path;
 /// What a directory is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// To name it, and what lies in it. Its file system needn't answer.
+    /// To name it and what lies in it. Its file system needn't answer.
     Name,
-    /// To set its attributes too, which then costs no second path. Only with openat2(2); else as [`Use::Name`].
+    /// To set its attributes too, which then needs no second path. Only with openat2(2). Else as [`Use::Name`].
     Attributes,
 }
 
@@ -30,7 +30,7 @@ pub(super) fn flags(wanted: Use) -> OFlag {
         Use::Name => OFlag::O_PATH,
         Use::Attributes => OFlag::O_RDONLY,
     };
-    // O_DIRECTORY also triggers an automount point, which plain O_PATH would leave as the empty directory beneath.
+    // O_DIRECTORY also triggers an automount point. Plain O_PATH would open the empty directory beneath it.
     access | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC
 }
 
@@ -48,7 +48,7 @@ pub fn open_trusted(path: &Path) -> Result<OwnedFd, Errno> {
 /// ELOOP if it is a symlink; ENOENT, ENOTDIR as usual.
 pub fn open_child(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     match openat(&parent, name, flags(Use::Name) | OFlag::O_NOFOLLOW, Mode::empty()) {
-        // With O_DIRECTORY a symlink is reported as "not a directory": tell the two apart for the message.
+        // With O_DIRECTORY a symlink is reported as "not a directory". The message should tell the two apart.
         Err(Errno::ENOTDIR) => {
             let any = openat(&parent, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
             let mode = nix::sys::stat::fstat(&any)?.st_mode;
@@ -58,7 +58,7 @@ pub fn open_child(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Makes a directory. `Ok(false)` if something of that name is there already.
+/// Makes a directory. `Ok(false)` if the name exists.
 ///
 /// # Errors
 /// What mkdir(2) says, except EEXIST.
@@ -70,16 +70,16 @@ pub fn make_dir(parent: impl AsFd, name: &OsStr, mode: u32) -> Result<bool, Errn
     }
 }
 
-/// Opens one directory in another, not following a symlink, to read it and to change what it is.
+/// Opens one directory in another, not following a symlink, to read it and to change its attributes.
 ///
 /// # Errors
-/// ENOTDIR also if it is a symlink; else as [`open_child`], and EACCES.
+/// ENOTDIR also for a symlink. Else as [`open_child`], and EACCES.
 pub fn open_to_change(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     openat(parent, name, flags(Use::Attributes) | OFlag::O_NOFOLLOW, Mode::empty())
 }
 
-/// Gives a directory its mode, free of the umask. What it was made with besides by a parent's set-group-id bit would take
-/// that bit from the new mode, so the group is ours before.
+/// Sets a directory's mode, whatever the umask. If a parent's set-group-id bit gave the directory another group,
+/// chmod(2) would drop that bit from the new mode. So the group is set to ours before.
 ///
 /// # Errors
 /// What chown(2) and chmod(2) say.
@@ -88,7 +88,7 @@ pub fn set_mode(dir: impl AsFd, mode: u32) -> Result<(), Errno> {
     fchmod(dir, Mode::from_bits_truncate(mode))
 }
 
-/// Gives a directory its owner.
+/// Sets a directory's owner.
 ///
 /// # Errors
 /// What chown(2) says.
@@ -96,16 +96,16 @@ pub fn set_owner(dir: impl AsFd, uid: u32, gid: u32) -> Result<(), Errno> {
     fchown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
 }
 
-/// Whom a directory belongs to that this process makes: its effective user and group.
+/// The owner of a directory that this process makes: its effective user and group.
 #[must_use]
 pub fn own_ids() -> (u32, u32) {
     (Uid::effective().as_raw(), Gid::effective().as_raw())
 }
 
-/// Renames something in a directory, to a name that isn't there yet.
+/// Renames something in a directory, to a name that doesn't exist.
 ///
 /// # Errors
-/// EEXIST: it is there. Else what renameat2(2) says.
+/// EEXIST: the name exists. Else what renameat2(2) says.
 pub fn rename_new(parent: impl AsFd, from: &OsStr, to: &OsStr) -> Result<(), Errno> {
     let text = |name: &OsStr| CString::new(name.as_bytes()).map_err(|_| Errno::EINVAL);
     let (from, to, dir) = (text(from)?, text(to)?, parent.as_fd().as_raw_fd());
@@ -115,7 +115,7 @@ pub fn rename_new(parent: impl AsFd, from: &OsStr, to: &OsStr) -> Result<(), Err
     Errno::result(result).map(drop)
 }
 
-/// Removes an empty directory. `Ok(false)` if there is none. Never more than one directory, never its content.
+/// Removes an empty directory. `Ok(false)` if there is none. Removes never more than one directory, and no content.
 ///
 /// # Errors
 /// ENOTEMPTY, EBUSY (something is mounted there), ENOTDIR.
@@ -130,7 +130,7 @@ pub fn remove_dir(parent: impl AsFd, name: &OsStr) -> Result<bool, Errno> {
 /// Whether a directory has no entries.
 ///
 /// # Errors
-/// What opening and reading it says.
+/// What opening and reading the directory says.
 pub fn is_empty(parent: impl AsFd, name: &OsStr) -> Result<bool, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut dir = Dir::openat(parent, name, flags, Mode::empty())?;
@@ -143,7 +143,7 @@ pub fn is_empty(parent: impl AsFd, name: &OsStr) -> Result<bool, Errno> {
     Ok(true)
 }
 
-/// Writes an extended attribute of a directory (xattr(7)), whatever it was before.
+/// Sets an extended attribute of a directory (xattr(7)), replacing any older one.
 ///
 /// # Errors
 /// ENOTSUP: the file system has none. Else what setxattr(2) says.
@@ -152,7 +152,7 @@ pub fn set_attribute(dir: impl AsFd, name: &CStr, value: &[u8]) -> Result<(), Er
     // SAFETY: name is a NUL-terminated string, and `value` is as long as the length passed.
     let result = unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
     match Errno::result(result) {
-        // A descriptor of O_PATH is none for fsetxattr(2).
+        // fsetxattr(2) doesn't accept an O_PATH descriptor.
         Err(Errno::EBADF) => {}
         result => return result.map(drop),
     }
@@ -162,10 +162,10 @@ pub fn set_attribute(dir: impl AsFd, name: &CStr, value: &[u8]) -> Result<(), Er
     Errno::result(result).map(drop)
 }
 
-/// As long as an attribute mostly is, in bytes: a block of one of the sizes that malloc has lists for.
+/// The usual size of an attribute, in bytes. malloc keeps free lists for blocks of this size.
 const USUAL_ATTRIBUTE: usize = 1000;
 
-/// An extended attribute of a directory, if it has it.
+/// An extended attribute of a directory. None if it has no such attribute.
 ///
 /// # Errors
 /// ERANGE: it is longer than `max` bytes. Else what getxattr(2) says.
@@ -188,21 +188,21 @@ pub fn attribute(dir: impl AsFd, name: &CStr, max: usize) -> Result<Option<Vec<u
     }
 }
 
-/// Who may write a directory, as its file system keeps it.
+/// Who may write a directory, as its file system says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permissions {
     /// Its owner.
     pub owner: u32,
-    /// Its mode, with the bits of its type.
+    /// Its mode, with the file type bits.
     pub mode: u32,
-    /// Its access ACL as it is kept (acl(5)), if it has one.
+    /// Its access ACL, encoded as on disk (acl(5)), if it has one.
     pub acl: Option<Vec<u8>>,
 }
 
 /// The longest attribute that Linux has (xattr(7)).
 const ATTRIBUTE_MAX: usize = 1 << 16;
 
-/// Who may write a directory.
+/// Reads who may write a directory.
 ///
 /// # Errors
 /// What fstat(2) and getxattr(2) say.
@@ -212,7 +212,7 @@ pub fn permissions(dir: impl AsFd) -> Result<Permissions, Errno> {
     Ok(Permissions { owner: found.st_uid, mode: found.st_mode, acl })
 }
 
-/// Removes an extended attribute of a directory, if it has it.
+/// Removes an extended attribute of a directory, if it exists.
 ///
 /// # Errors
 /// What removexattr(2) says.

@@ -1,4 +1,4 @@
-//! What a descriptor's directory and mount are: identity, liveness, propagation, flags.
+//! The directory and mount behind a descriptor: identity, liveness, propagation, flags.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
@@ -13,23 +13,23 @@ use nix::errno::Errno;
 
 use super::namespace::Proc;
 
-/// What one asks a directory for before it is bound.
+/// What has to be known of a directory before it is bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirStat {
     /// Its identity.
     pub id: DirId,
     /// Whether it is a directory.
     pub is_dir: bool,
-    /// Whether it has been deleted (no link leads to it any more).
+    /// Whether it was deleted (no link leads to it any more).
     pub deleted: bool,
 }
 
 /// How fresh a stat must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// Ask the file system itself: a dead one answers ENOTCONN or ESTALE, a hung one not at all.
+    /// Ask the file system itself. A dead one answers ENOTCONN or ESTALE, a hung one not at all.
     Live,
-    /// Take what the kernel has: never waits, and works on a dead file system.
+    /// Take what the kernel has. Never waits, and works on a dead file system.
     Cached,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn directory_of(found: &libc::statx) -> DirStat {
 /// The directory behind a descriptor.
 ///
 /// # Errors
-/// ENOTCONN, ESTALE, EIO, EHOSTDOWN: the file system is dead ([`is_dead`]); with [`Freshness::Live`] it may hang.
+/// ENOTCONN, ESTALE, EIO, EHOSTDOWN: the file system is dead ([`is_dead`]). With [`Freshness::Live`] it may hang.
 pub fn directory(fd: impl AsFd, freshness: Freshness) -> Result<DirStat, Errno> {
     let sync = match freshness {
         Freshness::Live => libc::AT_STATX_FORCE_SYNC,
@@ -65,7 +65,7 @@ pub fn directory(fd: impl AsFd, freshness: Freshness) -> Result<DirStat, Errno> 
     Ok(directory_of(&found))
 }
 
-/// A directory as its file system tells of it now, or that this is dead; and the mount that it lies on.
+/// What a directory's file system says of it now, or that the file system is dead; and the mount that it lies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// The directory.
@@ -74,7 +74,7 @@ pub struct Seen {
     pub mount: MountFacts,
 }
 
-/// What is at a name in a directory, of which no descriptor is needed.
+/// What is at a name in a directory, without a descriptor of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtName {
     /// A directory on which nothing is mounted.
@@ -88,7 +88,7 @@ pub enum AtName {
     Mount(Seen),
 }
 
-/// What has a name in a directory, opened where it is one.
+/// What is at a name in a directory, opened if it is a directory.
 #[derive(Debug)]
 pub enum Opened {
     /// A directory on which nothing is mounted.
@@ -102,7 +102,7 @@ pub enum Opened {
     Mount(OwnedFd),
 }
 
-/// What is at a name, as the kernel alone knows it.
+/// What is at a name, as the kernel knows it without asking the file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known {
     /// A mount.
@@ -116,7 +116,7 @@ pub enum Known {
     },
 }
 
-/// When the directory behind a descriptor was made, where its file system keeps that. It takes what the kernel has.
+/// When the directory behind a descriptor was made, if its file system records that. Takes what the kernel has.
 ///
 /// # Errors
 /// What statx(2) says.
@@ -126,12 +126,12 @@ pub fn birth_time(fd: impl AsFd) -> Result<Option<SystemTime>, Errno> {
     Ok(birth_of(&found))
 }
 
-/// Whose a directory is, and since when it is there.
+/// The owner of a directory, and when it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ownership {
     /// The directory.
     pub id: DirId,
-    /// Whether it is one.
+    /// Whether it is a directory.
     pub is_dir: bool,
     /// Permissions, with set-user-id, set-group-id and sticky bits.
     pub mode: u32,
@@ -139,14 +139,14 @@ pub struct Ownership {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
-    /// When it was made, where its file system keeps that.
+    /// When it was made, if its file system records that.
     pub born: Option<SystemTime>,
 }
 
-/// Whose the directory behind a descriptor is; with a name, whatever has it in that directory, not following a symlink.
+/// The owner of the directory behind a descriptor, or, with a name, of what has it in there. Follows no symlink.
 ///
 /// # Errors
-/// What statx(2) says; ENOENT: nothing has the name.
+/// What statx(2) says. ENOENT: the name doesn't exist.
 pub fn ownership(fd: impl AsFd, name: Option<&OsStr>) -> Result<Ownership, Errno> {
     let name = CString::new(name.map_or(&[][..], OsStr::as_bytes)).map_err(|_| Errno::EINVAL)?;
     let flags = libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_SYMLINK_NOFOLLOW;
@@ -163,7 +163,7 @@ fn birth_of(found: &libc::statx) -> Option<SystemTime> {
     since_epoch.filter(|_| kept).and_then(|time| SystemTime::UNIX_EPOCH.checked_add(time))
 }
 
-/// The clock by which file systems date what they make: no directory that is made from now on was born before.
+/// The clock of file systems' timestamps: no directory made from now on has an earlier birth time.
 ///
 /// # Errors
 /// What clock_gettime(2) says.
@@ -177,17 +177,17 @@ pub fn now_as_dated() -> Result<SystemTime, Errno> {
 const LOCAL: [u64; 8] =
     [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794C_7630, 0xF2F5_2010, 0xCA45_1A4E, 0x2FC1_2FC1];
 
-/// Whether the file system of a directory is known to be this kernel's own: not of FUSE, and on no network.
+/// Whether only this kernel changes the file system of a directory: no FUSE, no network.
 ///
 /// # Errors
 /// What fstatfs(2) says.
 pub fn is_local(fd: impl AsFd) -> Result<bool, Errno> {
     let magic = nix::sys::statfs::fstatfs(fd)?.filesystem_type().0;
-    // As wide and as signed as the architecture has it; the numbers have 32 bits.
+    // The type's width and sign depend on the architecture. The numbers have 32 bits.
     Ok(u64::try_from(i128::from(magic) & 0xFFFF_FFFF).is_ok_and(|magic| LOCAL.contains(&magic)))
 }
 
-/// Whether an error of the file system means that its server is gone, as opposed to the directory being missing.
+/// Whether an error means that the file system's server is gone, rather than the directory missing.
 #[must_use]
 pub const fn is_dead(errno: Errno) -> bool {
     matches!(
@@ -196,12 +196,12 @@ pub const fn is_dead(errno: Errno) -> bool {
     )
 }
 
-/// The id that mountinfo has for the mount which a descriptor lies on. It is given again when the mount is gone.
+/// The id that mountinfo has for the mount of a descriptor. It is reused when the mount is gone.
 ///
 /// # Errors
-/// What the kernel says; none is usual for an open descriptor.
+/// What the kernel says. None is usual for an open descriptor.
 pub fn mountinfo_id(proc: &Proc, fd: impl AsFd) -> Result<u64, Errno> {
-    // fdinfo has had the id since Linux 3.15, and asks the file system nothing.
+    // fdinfo has had the id since Linux 3.15. Reading it doesn't ask the file system.
     let mut text = String::new();
     let info = proc.open(&format!("self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
     File::from(info).read_to_string(&mut text).map_err(|_| Errno::EIO)?;
@@ -220,7 +220,7 @@ pub struct Usage {
 /// How full the file system behind a descriptor is.
 ///
 /// # Errors
-/// What fstatfs(2) says; a dead file system answers ENOTCONN or ESTALE, a hung one not at all.
+/// What fstatfs(2) says. A dead file system answers ENOTCONN or ESTALE, a hung one not at all.
 pub fn usage(fd: impl AsFd) -> Result<Usage, Errno> {
     let found = nix::sys::statvfs::fstatvfs(fd)?;
     let unit = found.fragment_size();

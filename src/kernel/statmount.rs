@@ -1,8 +1,7 @@
-//! Mounts as statmount(2) and listmount(2) tell of them: field by field, where mountinfo is text.
+//! Mounts as statmount(2) and listmount(2) report them: field by field, where mountinfo is text.
 //!
-//! A table that is read this way is the one that mountinfo shows, at half of the price where many mounts are slaves:
-//! mountinfo searches, for each, the peers of its master for one that the reader sees (`propagate_from`), and nothing
-//! here asks for that.
+//! A table that is read this way equals mountinfo's. If many mounts are slaves, it costs half as much: for each of them
+//! mountinfo searches the peers of its master for one that the reader sees (`propagate_from`). Nothing here needs that.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
@@ -18,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::namespace::Proc;
 
-/// What mountinfo shows of a mount, but for the options of the file system, which nobody here asks for.
+/// What mountinfo shows of a mount, without the options of the file system, which nothing here needs.
 const ALL: u32 = raw::STATMOUNT_SB_BASIC
     | raw::STATMOUNT_MNT_BASIC
     | raw::STATMOUNT_MNT_ROOT
@@ -26,17 +25,17 @@ const ALL: u32 = raw::STATMOUNT_SB_BASIC
     | raw::STATMOUNT_FS_TYPE
     | raw::STATMOUNT_FS_SUBTYPE
     | raw::STATMOUNT_SB_SOURCE;
-/// The same without what a file system was mounted from.
+/// The same without the mount's source.
 const SELECTED: u32 = ALL & !raw::STATMOUNT_SB_SOURCE;
 /// `LSMT_ROOT` as the kernel reads it: the reader's root.
 const ROOT: u64 = u64::MAX;
-/// Ids that are asked for at once. The kernel lets go of its lock in between.
+/// How many ids to ask for at once. The kernel releases its lock in between.
 const LISTED: usize = 2048;
 
-/// After so many mounts whoever waits for the processor goes first: calls, whose threads each do a little at a time.
+/// After this many mounts, yield the processor: calls use several threads, each for a short time.
 const BREATH: usize = 64;
 
-/// The same, with a breath taken now and then.
+/// The same items, with a yield now and then.
 pub fn in_breaths<T>(all: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
     all.into_iter().enumerate().map(|(number, one)| {
         if number % BREATH == 0 {
@@ -46,7 +45,7 @@ pub fn in_breaths<T>(all: impl IntoIterator<Item = T>) -> impl Iterator<Item = T
     })
 }
 
-/// What statmount(2) answers, and room for the texts behind it.
+/// The answer of statmount(2), with room for its texts.
 #[repr(C)]
 struct Answer {
     fixed: raw::statmount,
@@ -59,7 +58,7 @@ impl Answer {
         unsafe { Box::<Self>::new_zeroed().assume_init() }
     }
 
-    /// Asks for a mount by its unique id, in a namespace by its id; in this thread's own if that is 0.
+    /// Asks for a mount by its unique id, in the namespace of an id. 0 is this thread's own.
     fn ask(&mut self, id: u64, namespace: u64, wanted: u32) -> Result<(), Errno> {
         let request = request(id, namespace, u64::from(wanted));
         // SAFETY: `request` outlives the call and has the size it states; the answer is as large as the size passed.
@@ -80,12 +79,12 @@ impl Answer {
         text.and_then(|text| CStr::from_bytes_until_nul(text).ok()).map(CStr::to_bytes).ok_or(Errno::EIO)
     }
 
-    /// A mount of which [`SELECTED`] was asked for, with unique ids.
+    /// A mount from an answer to [`SELECTED`], with unique ids.
     fn by_unique_id(&self) -> Result<mountinfo::Mount, Errno> {
         Ok(mountinfo::Mount { id: self.fixed.mnt_id, parent: self.fixed.mnt_parent_id, ..self.mount()? })
     }
 
-    /// A mount of which [`ALL`] was asked for. A source that isn't told is empty.
+    /// A mount from an answer to [`ALL`]. If the answer lacks the source, it is empty.
     fn mount(&self) -> Result<mountinfo::Mount, Errno> {
         let fixed = &self.fixed;
         let group = |n: u64| (n != 0).then_some(n);
@@ -117,7 +116,7 @@ impl Answer {
 
 fn request(id: u64, namespace: u64, param: u64) -> raw::mnt_id_req {
     raw::mnt_id_req {
-        // Kernels of 6.8 and 6.9 know no namespace field.
+        // Kernels 6.8 and 6.9 know no namespace field.
         size: if namespace == 0 { raw::MNT_ID_REQ_SIZE_VER0 } else { raw::MNT_ID_REQ_SIZE_VER1 },
         spare: 0,
         mnt_id: id,
@@ -136,7 +135,7 @@ fn options(attributes: u64) -> String {
         (has(raw::MOUNT_ATTR_NOEXEC), ",noexec"),
         (has(raw::MOUNT_ATTR_NOATIME), ",noatime"),
         (has(raw::MOUNT_ATTR_NODIRATIME), ",nodiratime"),
-        // Its number is 0: neither of the others (mount_setattr(2)).
+        // Its bits are 0: neither of the others is set (mount_setattr(2)).
         (!has(raw::MOUNT_ATTR__ATIME), ",relatime"),
         (has(raw::MOUNT_ATTR_NOSYMFOLLOW), ",nosymfollow"),
         (has(raw::MOUNT_ATTR_IDMAP), ",idmapped"),
@@ -145,8 +144,8 @@ fn options(attributes: u64) -> String {
     options
 }
 
-/// A mount by its unique id, as mountinfo would show it to a process at the root of its namespace, which is named by its
-/// id ([`super::namespace::MountNamespace::id`]; Linux 6.12). Linux 6.13 and later tell the source.
+/// A mount by its unique id, as mountinfo would show it to a process at the root of its namespace. `namespace` is the
+/// namespace's id ([`super::namespace::MountNamespace::id`]; Linux 6.12). Linux 6.13 and later tell the source.
 ///
 /// # Errors
 /// ENOENT: it isn't in that namespace (any more). EPERM: no `CAP_SYS_ADMIN` over it.
@@ -156,11 +155,11 @@ pub(super) fn mount_in(id: u64, namespace: u64) -> Result<mountinfo::Mount, Errn
     answer.mount()
 }
 
-/// The directory that a mount shows, as mountinfo names it, and whether it has been deleted; by the mount's unique id. No
-/// file system is asked.
+/// The directory that a mount shows, as mountinfo names it, and whether it was deleted. The mount is given by its
+/// unique id. No file system is asked.
 ///
 /// # Errors
-/// ENOENT: it isn't in this thread's namespace (any more).
+/// ENOENT: the mount isn't in this thread's namespace (any more).
 pub(super) fn root(id: u64) -> Result<(PathBuf, bool), Errno> {
     let mut answer = Answer::new();
     answer.ask(id, 0, raw::STATMOUNT_MNT_ROOT)?;
@@ -169,16 +168,16 @@ pub(super) fn root(id: u64) -> Result<(PathBuf, bool), Errno> {
     Ok((PathBuf::from(OsStr::from_bytes(living.unwrap_or(root))), living.is_some()))
 }
 
-/// Where the mounts of the calling thread's namespace are, one after the other.
+/// The mount points of the calling thread's namespace, one after the other.
 ///
 /// # Errors
-/// What listmount(2) and statmount(2) say. A mount that goes away meanwhile is none.
+/// What listmount(2) and statmount(2) say. A mount that goes away meanwhile is left out.
 pub(super) fn points(see: &mut dyn FnMut(&Path)) -> Result<(), Errno> {
     points_of(&list()?, see)
 }
 
-/// Where the mounts with these unique ids are, as seen from the calling thread's root. One that isn't in its namespace (any
-/// more) is left out.
+/// The mount points of the mounts with these unique ids, seen from the calling thread's root. A mount that isn't in its
+/// namespace (any more) is left out.
 ///
 /// # Errors
 /// What statmount(2) says.
@@ -194,8 +193,8 @@ pub(super) fn points_of(ids: &[u64], see: &mut dyn FnMut(&Path)) -> Result<(), E
     Ok(())
 }
 
-/// The mounts of the calling thread's namespace at the points that are wanted, in mountinfo's order. Other than in
-/// mountinfo, their ids and their parents' are the unique ones, and what they were mounted from is left out.
+/// The mounts of the calling thread's namespace at the wanted mount points, in mountinfo's order. Unlike mountinfo, it
+/// has unique ids, also for parents, and lacks the sources.
 ///
 /// # Errors
 /// As [`points`].
@@ -214,8 +213,8 @@ pub(super) fn select(wanted: &mut dyn FnMut(&Path) -> bool) -> Result<Table, Err
     Ok(table)
 }
 
-/// The mounts with these unique ids, and those that they are mounted on, up to the calling thread's root: all that a walk
-/// to them passes. As [`select`] tells of them.
+/// The mounts with these unique ids and their parent mounts, up to the calling thread's root: all that a walk to them
+/// passes. The fields are as in [`select`].
 ///
 /// # Errors
 /// ENOENT: one of them isn't in this thread's namespace (any more).
@@ -227,7 +226,7 @@ pub(super) fn ways_to(ids: &[u64]) -> Result<Table, Errno> {
         while table.mounts.iter().all(|mount| mount.id != at) {
             answer.ask(at, 0, SELECTED)?;
             let mount = answer.by_unique_id()?;
-            // What the root is mounted on is nobody's way.
+            // No walk passes the root's parent.
             let (parent, top) = (mount.parent, mount.mount_point == Path::new("/"));
             table.mounts.push(mount);
             if top {
@@ -240,14 +239,14 @@ pub(super) fn ways_to(ids: &[u64]) -> Result<Table, Errno> {
 }
 
 /// The calling thread's mount table, equal to what [`Proc::table`] and [`mountinfo::parse`] make of its mountinfo, and
-/// whether something was mounted or unmounted while it was read: one call is made for each mount, and the kernel lets go
-/// of its lock in between.
+/// whether something was mounted or unmounted while it was read. That can happen: each mount takes one call, and the
+/// kernel releases its lock in between.
 ///
 /// # Errors
-/// EOPNOTSUPP: the source of a mount isn't told, because the kernel is older than 6.13 or the mount has none. ENOSYS,
-/// EPERM: the calls may not be made at all. Else what open(2) and poll(2) say.
+/// EOPNOTSUPP: the source of a mount is missing, because the kernel is older than 6.13 or the mount has none. ENOSYS,
+/// EPERM: the calls can't be made at all. Else what open(2) and poll(2) say.
 pub(super) fn table(proc: &Proc) -> Result<(Table, bool), Errno> {
-    // Opened for poll(2), which tells of changes since; it is not read.
+    // Opened for poll(2), which tells of later changes. It is not read.
     let watched = File::from(proc.open("thread-self/mountinfo")?);
     let mut table = Table::default();
     let mut gone = false;
@@ -266,8 +265,8 @@ pub(super) fn table(proc: &Proc) -> Result<(Table, bool), Errno> {
     Ok((table, changed || gone))
 }
 
-/// The unique ids of the mounts that lie beneath the calling thread's root, itself included, in mountinfo's order
-/// (listmount(2), Linux 6.8).
+/// The unique ids of the mounts beneath the calling thread's root, itself included, in mountinfo's order (listmount(2),
+/// Linux 6.8).
 fn list() -> Result<Vec<u64>, Errno> {
     let mut ids = Vec::new();
     let mut batch = [0_u64; LISTED];

@@ -1,8 +1,8 @@
-//! One call at a time for each path: a second one for the same target or staging path is turned away.
+//! One call at a time for each path: a second one for the same target or staging path is refused.
 //!
-//! CSI asks a plugin to answer ABORTED when it is called for a volume on which another call is under way (CSI,
-//! "Error Scheme"). The guard is per *path*, not per volume: ten pods that mount one volume are ten targets, which
-//! the kernel handles side by side, and turning nine of them away would cost each a retry with back-off.
+//! CSI wants ABORTED when another call is under way for the same volume (CSI, "Error Scheme"). The guard is per *path*,
+//! not per volume. Ten pods that mount one volume have ten targets, which the kernel handles side by side. Refusing
+//! nine of them would cost each a retry with back-off.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,12 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Arc<Mutex<HashMap<Arc<OsStr>, Holder>>>);
 
-/// Who has a [`Pass`].
+/// The holder of a [`Pass`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
     /// A call.
     Call,
-    /// The plugin itself, which looks after what it has published. That takes a moment, as a rule.
+    /// The plugin itself, to look after published volumes. That usually takes a moment.
     Own,
 }
 
@@ -29,11 +29,11 @@ pub enum Holder {
 pub struct Busy {
     /// The path.
     pub path: PathBuf,
-    /// Whose work it is.
+    /// Who is working on it.
     pub holder: Holder,
 }
 
-/// The right to work on a path, until it is dropped.
+/// The right to work on a path. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Pass {
     gate: Gate,
@@ -41,12 +41,12 @@ pub struct Pass {
 }
 
 impl Gate {
-    /// Enters, or is turned away.
+    /// Enters, or is refused.
     ///
     /// # Errors
     /// [`Busy`] while somebody else's [`Pass`] for the path exists.
     pub fn enter(&self, path: &Path, holder: Holder) -> Result<Pass, Busy> {
-        // As they were parsed, paths are equal only if their bytes are.
+        // Parsed paths are equal only if their bytes are.
         let bytes: Arc<OsStr> = path.as_os_str().into();
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(Arc::clone(&bytes)) {
             Entry::Occupied(other) => return Err(Busy { path: path.to_owned(), holder: *other.get() }),

@@ -1,4 +1,4 @@
-//! A job between the call that wants it done and the thread that does it.
+//! A job between the call that wants it and the thread that does it.
 //!
 //! What is done and telling of it are two steps, because who leads ([`super::lead`]) does the first outside of the runtime
 //! and the second inside it: there the call that waits is woken without a system call.
@@ -10,49 +10,49 @@ use tokio::sync::oneshot;
 
 use super::{MountThread, NoResult};
 
-/// What a mount thread is given to do.
+/// A job, as a mount thread gets it.
 pub(super) trait Work: Send {
     /// Does it.
     fn run(&mut self, thread: &mut MountThread);
-    /// Says instead why it can't be done.
+    /// Answers with a reason instead of doing the job.
     fn refuse(&mut self, why: NoResult);
-    /// Tells who waits what came of it. Who has given up is told nothing.
+    /// Sends the result to the caller, if it still waits.
     fn tell(self: Box<Self>);
 }
 
-/// How far a job is, for its thread and for who waits.
+/// The progress of a job, shared by its thread and its caller.
 #[derive(Debug, Default)]
 pub(super) struct Progress(AtomicU8);
 
 /// The job may have changed something.
 const BEGUN: u8 = 1;
-/// Nobody waits for it any more.
+/// Nobody waits for the job any more.
 const GIVEN_UP: u8 = 2;
 
 impl Progress {
-    /// That of a job which may change something from its first instant.
+    /// The progress of a job that may change something from the start.
     pub(super) const fn begun() -> Self {
         Self(AtomicU8::new(BEGUN))
     }
 
-    /// The job is about to change something. Whether it must not, since nobody waits any more.
+    /// The job is about to change something. Returns whether it must not, because nobody waits any more.
     pub(super) fn begin(&self) -> bool {
         self.0.fetch_or(BEGUN, Ordering::SeqCst) & GIVEN_UP != 0
     }
 
-    /// Nobody waits any more. Whether the job may have changed something, and may go on; if not, it never will.
+    /// Nobody waits any more. Returns whether the job may have changed something and may go on. If not, it never will.
     pub(super) fn give_up(&self) -> bool {
         self.0.fetch_or(GIVEN_UP, Ordering::SeqCst) & BEGUN != 0
     }
 }
 
-/// What is to be done on a mount thread. Its second argument is to be asked before anything is changed: whether nobody waits for it
-/// any more, so that it must not.
+/// Work for a mount thread. Before it changes anything, it must call its second argument: if that returns true, nobody
+/// waits any more and it must change nothing.
 pub trait Job<T>: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static {}
 
 impl<T, F: FnOnce(&mut MountThread, &dyn Fn() -> bool) -> T + Send + 'static> Job<T> for F {}
 
-/// What comes of a job. It is closed without an answer if the job has panicked.
+/// The result of a job. The channel is closed without an answer if the job panicked.
 pub(super) type Answer<T> = oneshot::Receiver<Result<T, NoResult>>;
 
 struct Posted<T, F> {
@@ -62,7 +62,7 @@ struct Posted<T, F> {
     send: oneshot::Sender<Result<T, NoResult>>,
 }
 
-/// A job to be given to a thread, and where its answer comes. `progress` tells how far it is.
+/// A job for a thread, and the receiver of its answer. `progress` is the job's progress.
 pub(super) fn post<T: Send + 'static>(job: impl Job<T>, progress: &Arc<Progress>) -> (Box<dyn Work>, Answer<T>) {
     let (send, receive) = oneshot::channel();
     (Box::new(Posted { job: Some(job), result: None, progress: Arc::clone(progress), send }), receive)
@@ -82,7 +82,7 @@ impl<T: Send, F: Job<T>> Work for Posted<T, F> {
     fn tell(self: Box<Self>) {
         let Self { result, send, .. } = *self;
         if let Some(result) = result {
-            // The receiver is gone if the deadline has passed; then nobody wants the result.
+            // If the deadline has passed, the receiver is gone and nobody wants the result.
             let _ = send.send(result);
         }
     }

@@ -1,10 +1,10 @@
-//! The mount threads: plain threads inside the kubelet's mount namespace, which may hang without anybody waiting.
+//! The mount threads: plain threads inside the kubelet's mount namespace, which may hang while nobody waits.
 //!
 //! A system call on a dead NFS server or a stopped FUSE daemon can hang for ever and can't be interrupted. tokio's
 //! blocking pool is no place for that: its threads share our own mount namespace, are bounded, and are waited for at
-//! shutdown. Here a caller waits until its deadline and no longer; the thread is then counted as stuck on what it works for
-//! ([`Source`]), and other work gets another thread. Which job gets which thread is decided by `queue`; `lead` has a call that
-//! is alone done by the very thread that has read it.
+//! shutdown. Here a caller waits no longer than its deadline. The thread then counts as stuck on its job's source
+//! ([`Source`]), and other work gets another thread. `queue` decides which thread does which job; `lead` has a call
+//! that is alone done by the very thread that has read it.
 #![forbid(unsafe_code)]
 
 pub mod gate;
@@ -37,11 +37,11 @@ use source::Level;
 pub use source::{Device, PER_DEVICE, PER_ENTRY, PER_SOURCE, Source};
 use tally::Full;
 
-/// How long a job that was left to a thread at work ([`Queue::is_served`]) waits before it gets another one. tokio's clock knows no less.
+/// How long a job waits for a busy thread ([`Queue::is_served`]) before it gets another one. tokio's timer is no finer.
 const SERVED: Duration = Duration::from_millis(1);
-/// How many mount namespaces are kept: the kubelet's, our own, and some slack for restarts.
+/// How many mount namespaces to keep: the kubelet's, our own, and some slack for restarts.
 const NAMESPACES: usize = 4;
-/// The mount calls need little stack; the default of 2 MiB would count against a container's limit once touched.
+/// Mount calls need little stack. The default of 2 MiB would count against a container's limit once touched.
 const STACK: usize = 256 * 1024;
 
 /// Why a job has no result.
@@ -52,9 +52,9 @@ pub enum NoResult {
         "no answer within {waited:?}: {source_name} does not respond; the call is given up, and undone when it returns"
     )]
     Deadline {
-        /// How long it was waited.
+        /// The time waited.
         waited: Duration,
-        /// What the job works for.
+        /// The name of the job's source.
         source_name: String,
     },
     /// Too many threads hang on the same source already.
@@ -65,7 +65,7 @@ pub enum NoResult {
         /// What hangs.
         source_name: String,
     },
-    /// So many threads hang, on whatever it is, that none is left.
+    /// So many threads hang, on any sources, that none is left.
     #[error(
         "{stuck} earlier calls still hang, the most that may: no more are started until one returns; look at the servers of the \
          node's file systems"
@@ -77,55 +77,55 @@ pub enum NoResult {
     /// No thread could enter the namespace.
     #[error("no thread could be started in the caller's mount namespace: {0}{advice}", advice = shortage::thread_advice(*.0))]
     NoThread(Errno),
-    /// The job ended without an answer, by a panic.
+    /// The job panicked before it answered.
     #[error("the job ended without an answer; see the plugin's log")]
     Lost,
 }
 
-/// What nobody else may work on meanwhile.
+/// The paths that nobody else may work on meanwhile.
 pub(crate) type Passes = [Option<Pass>; 2];
 
-/// What a job keeps others from, and how long.
+/// Which paths a job locks, and how long.
 #[derive(Debug)]
 pub struct Hold {
     passes: Passes,
-    /// Whether it may change something from its first instant.
+    /// Whether the job may change something from the start.
     at_once: bool,
 }
 
 impl Hold {
-    /// Nothing.
+    /// Locks nothing.
     #[must_use]
     pub const fn nothing() -> Self {
         Self { passes: [None, None], at_once: true }
     }
 
-    /// Until it has ended, also if its caller has gone.
+    /// Locks until the job has ended, even if its caller has gone.
     #[must_use]
     pub const fn to_its_end(passes: Passes) -> Self {
         Self { passes, at_once: true }
     }
 
-    /// The same, but if its caller goes before the job has asked whether it may begin, others may at once: it never will. So a
-    /// source that hangs doesn't keep a volume from being unpublished.
+    /// The same, but if the caller goes before the job has asked whether it may begin, the lock ends at once: the job
+    /// never begins. So a hung source doesn't keep a volume from being unpublished.
     #[must_use]
     pub const fn once_begun(passes: Passes) -> Self {
         Self { passes, at_once: false }
     }
 }
 
-/// A job that was taken in.
+/// A job in the queue.
 struct Submitted {
     id: u64,
     by: By,
 }
 
-/// Who does a job.
+/// Which thread does a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
     /// Who leads.
     Leader,
-    /// A thread that is at work for its source already ([`Queue::is_served`]).
+    /// A thread that already works for its source ([`Queue::is_served`]).
     Server,
     /// Another one.
     Another,
@@ -135,7 +135,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Wakes a thread, once the queue is unlocked: it would wait for that at once.
+/// Wakes a thread after unlocking the queue. Otherwise the thread would wait for the lock at once.
 fn wake(queue: MutexGuard<'_, Queue>, thread: Option<Arc<Condvar>>) {
     drop(queue);
     if let Some(thread) = thread {
@@ -143,18 +143,18 @@ fn wake(queue: MutexGuard<'_, Queue>, thread: Option<Arc<Condvar>>) {
     }
 }
 
-/// All mount threads, by namespace. There is usually one: the kubelet's.
+/// All mount threads, by namespace. There is usually one namespace: the kubelet's.
 #[derive(Debug)]
 pub struct Threads {
     site: Arc<Site>,
     /// Oldest first.
     pools: Mutex<Vec<Arc<Pool>>>,
-    /// The pool of whoever made the latest node call.
+    /// The pool of the latest node call.
     caller: Mutex<Option<Arc<Pool>>>,
 }
 
 impl Threads {
-    /// No threads yet; they start with the work.
+    /// No threads yet. They are started when there is work.
     #[must_use]
     pub fn new(site: Site) -> Self {
         Self { site: Arc::new(site), pools: Mutex::default(), caller: Mutex::default() }
@@ -175,8 +175,8 @@ impl Threads {
             return Arc::clone(&pools[at]);
         }
         if pools.len() == NAMESPACES {
-            // A kubelet that gets a new namespace with each restart must not keep the old ones, and all that is
-            // mounted there, alive. Its staging area goes with the namespace.
+            // A kubelet may get a new namespace with each restart. The old ones, with all mounts in them, must not be
+            // kept alive. A namespace's staging area goes with it.
             let oldest = pools.remove(0);
             lock(&oldest.queue).close();
         }
@@ -184,7 +184,7 @@ impl Threads {
         Arc::clone(&pools[pools.len() - 1])
     }
 
-    /// Takes down whose the latest node call was.
+    /// Notes which pool the latest node call came from.
     pub fn called_by(&self, pool: &Arc<Pool>) {
         let mut caller = lock(&self.caller);
         if caller.as_ref().is_none_or(|known| !Arc::ptr_eq(known, pool)) {
@@ -192,14 +192,14 @@ impl Threads {
         }
     }
 
-    /// The pool of whoever made the latest node call, which is the kubelet; before the first one, that of the namespace that
-    /// was met first. (The kubelet makes one as soon as the plugin registers.)
+    /// The pool of the latest node call, which is the kubelet's. Before the first call, the pool of the first namespace
+    /// seen. (The kubelet makes a call as soon as the plugin registers.)
     #[must_use]
     pub fn latest(&self) -> Option<Arc<Pool>> {
         lock(&self.caller).clone().or_else(|| lock(&self.pools).first().cloned())
     }
 
-    /// Runs a job on a thread of the pool and waits for it, but not past the deadline. `source` says what the job may hang on.
+    /// Runs a job on a thread of the pool and waits for it until the deadline. `source` is what it may hang on.
     ///
     /// # Errors
     /// [`NoResult`].
@@ -227,14 +227,14 @@ impl Threads {
         job: impl Job<T>,
     ) -> impl Future<Output = Result<T, NoResult>> {
         let progress = Arc::new(if hold.at_once { Progress::begun() } else { Progress::default() });
-        // Boxed before anything is waited for: what waits for it, and all that waits for that, is the smaller by it.
+        // Boxed before the first await, so that this future and all that await it are smaller.
         let (work, mut answer) = job::post(job, &progress);
         async move {
             let until = Instant::now() + deadline;
             let late = lead.map(Lead::taken_over);
             let name = Arc::clone(&source.name);
             let Submitted { id, by } = self.submit(lead, pool, source, work)?;
-            // Dropped at the deadline, but also when the caller hangs up and the whole call is dropped.
+            // Dropped at the deadline, and also when the caller hangs up and the whole call is dropped.
             let mut waiter = Waiter { pool, source: &name, id, progress, passes: hold.passes, waiting: true };
             let mut came = None;
             if let (By::Leader, Some(late)) = (by, late) {
@@ -251,7 +251,7 @@ impl Threads {
                 match tokio::time::timeout(left.min(look_after), &mut answer).await {
                     Ok(answer) => came = Some(answer),
                     Err(_) if until <= Instant::now() => break,
-                    // Threads that were busy when the job came may be slow by now, so that it gets one of its own; or hang.
+                    // Busy threads may be slow by now: then the job gets one of its own. Or all hang: then it fails.
                     Err(_) => self.see_to(pool, id)?,
                 }
                 look_after = SLOW;
@@ -310,7 +310,7 @@ impl Threads {
         Ok(Submitted { id, by: By::Another })
     }
 
-    /// Gets a job that still waits for a thread one of its own, if it may have one. It fails if what it may have hangs.
+    /// Gets a waiting job a thread of its own, if it may have one. Fails if every thread that it may have hangs.
     fn see_to(&self, pool: &Arc<Pool>, id: u64) -> Result<(), NoResult> {
         let mut queue = lock(&pool.queue);
         let Some(source) = queue.waits(id) else { return Ok(()) };
@@ -326,8 +326,8 @@ impl Threads {
         Ok(())
     }
 
-    /// Starts a thread and waits until it is in the namespace, so that a namespace which can't be entered is an
-    /// error of this call and no job is lost.
+    /// Starts a thread and waits until it is in the namespace. So a namespace that can't be entered is an error of this
+    /// call, and no job is lost.
     fn start(&self, pool: &Arc<Pool>, queue: &mut Queue) -> Result<(), NoResult> {
         let (entered, wait) = std::sync::mpsc::sync_channel(1);
         let number = queue.take_number();
@@ -338,7 +338,7 @@ impl Threads {
             .spawn(move || {
                 let result = namespace::enter(&thread.site.proc, &thread.pool.namespace);
                 let ok = result.is_ok();
-                // The starter waits for it just below.
+                // The starter receives it just below.
                 let _ = entered.send(result);
                 if ok {
                     work(&mut thread);
@@ -362,7 +362,7 @@ impl Threads {
         if queue.alive == 0 { self.start(pool, &mut queue) } else { Ok(()) }
     }
 
-    /// How many threads hang, by the source that they work for.
+    /// How many threads hang, by source.
     #[must_use]
     pub fn stuck(&self) -> HashMap<String, usize> {
         let mut all = HashMap::new();
@@ -374,7 +374,7 @@ impl Threads {
         all
     }
 
-    /// How many threads hang, where they are so many that volumes can end, but nothing else can be done.
+    /// How many threads hang, if so many that only volumes can be ended.
     #[must_use]
     pub fn exhausted(&self) -> Option<usize> {
         let pool = self.latest()?;
@@ -382,8 +382,8 @@ impl Threads {
         lock(&pool.queue).exhausted(now)
     }
 
-    /// Unmounts the staging areas, removes the directory that they were in if nothing is left in it, and lets the idle threads end.
-    /// Hung ones are left to the end of the process.
+    /// Unmounts the staging areas, removes their parent directory if it is empty, and lets the idle threads end. Hung
+    /// threads are left until the process ends.
     pub async fn close(&self) {
         let pools = lock(&self.pools).clone();
         for pool in pools {
@@ -393,7 +393,7 @@ impl Threads {
                     let place = staging_area.place().to_owned();
                     staging_area.close(&thread.site).map_err(|errno| (place, errno))
                 });
-                // The chart's hostPath makes it, but Kubernetes has nobody who would remove it.
+                // The chart's hostPath makes it, but nobody in Kubernetes would remove it.
                 staging_area::remove_parent(&thread.site);
                 closed
             };
@@ -407,7 +407,7 @@ impl Threads {
     }
 }
 
-/// Why a job isn't taken in.
+/// Why a job is refused.
 fn refused(source: &Source, Full { level, hanging }: Full) -> NoResult {
     match level {
         Level::Everything => NoResult::Exhausted { stuck: hanging },
@@ -415,8 +415,8 @@ fn refused(source: &Source, Full { level, hanging }: Full) -> NoResult {
     }
 }
 
-/// A caller that waits for its job. If it goes away before the job has ended, the job is told, and its thread counts
-/// as stuck; one that has no thread yet is dropped, with what it holds.
+/// A caller that waits for its job. If it goes before the job has ended, the job is told and its thread counts as
+/// stuck. A job without a thread is dropped, with what it holds.
 struct Waiter<'a> {
     pool: &'a Pool,
     source: &'a str,
@@ -442,7 +442,7 @@ impl Drop for Waiter<'_> {
         }
         let dropped = queue.withdraw(self.id, now);
         drop(queue);
-        // Not under the lock: it may hold whatever its caller has given it.
+        // Dropped without the lock: the job may hold anything that its caller gave it.
         drop(dropped);
     }
 }

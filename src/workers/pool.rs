@@ -1,4 +1,4 @@
-//! The threads of one mount namespace, and what one does: take a job, do it, wait for the next.
+//! The threads of one mount namespace. Each takes a job, does it and waits for the next.
 //!
 //! All of them are alike, and so is who leads ([`super::lead`]) while it does a job: each has a place of its own in the staging area.
 
@@ -18,10 +18,10 @@ use super::lock;
 use super::queue::{LINGER, Queue};
 use super::source::{PER_SOURCE, Source};
 
-/// A thread without work ends after this, unless it is the last.
+/// A thread without work ends after this time, unless it is the last.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// What a job runs with: its thread.
+/// The thread of a job, which the job gets.
 #[derive(Debug)]
 pub struct MountThread {
     /// The node.
@@ -32,7 +32,7 @@ pub struct MountThread {
 }
 
 impl MountThread {
-    /// The thread's place in the staging area, which is mounted if it isn't yet.
+    /// The thread's slot in the staging area, which is mounted if it isn't yet.
     ///
     /// # Errors
     /// Where the staging area can't be made, and why.
@@ -50,12 +50,12 @@ impl MountThread {
         slot
     }
 
-    /// Gives the slot back, empty, for the next job. One that isn't given back is cleared before its next use.
+    /// Gives the slot back, empty, for the next job. A slot that isn't given back is cleared before its next use.
     pub fn give_back(&mut self, slot: Slot) {
         self.slot = Some(slot);
     }
 
-    /// A thread with a number of its own, which has still to enter the pool's namespace.
+    /// A thread with its own number, which has yet to enter the pool's namespace.
     pub(super) const fn new(site: Arc<Site>, pool: Arc<Pool>, number: usize) -> Self {
         Self { site, number, slot: None, pool }
     }
@@ -72,7 +72,7 @@ impl MountThread {
         lock(&self.pool.queue).free_numbers.push(self.number);
     }
 
-    /// Does a job. A panic in it must not take the thread with it.
+    /// Does a job. A panic in the job doesn't end the thread.
     pub(super) fn run(&mut self, work: &mut dyn Work) {
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.run(self))).is_err() {
             self.slot = None;
@@ -89,7 +89,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Events of mounts that are attached in the namespace.
+    /// Events of mounts attached in the namespace.
     ///
     /// # Errors
     /// As [`Calls::mount_events`].
@@ -102,15 +102,15 @@ impl Pool {
         lock(&self.queue).called_on(connection, Instant::now());
     }
 
-    /// Takes down that a job has ended.
+    /// Notes that a job has ended.
     pub(super) fn ended(&self, id: u64) {
         let ended = lock(&self.queue).end(id, Instant::now());
-        // What it has held goes now, where the queue is unlocked.
+        // What the job held is dropped here, with the queue unlocked.
         drop(ended);
     }
 
-    /// Whether a source hangs: an earlier job that was given up is still at work for it, or as many for its file system as may
-    /// hang on one directory.
+    /// Whether a source hangs: an abandoned job still runs for it, or as many on its file system as may hang on one
+    /// directory.
     #[must_use]
     pub fn hangs_on(&self, source: &Source) -> bool {
         let (directory, file_system) = lock(&self.queue).given_up(source);
@@ -134,7 +134,7 @@ fn linger<'a>(pool: &'a Pool, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a
     queue
 }
 
-/// A thread's life: take a job, run it, wait for the next.
+/// The loop of a thread: take a job, run it, wait for the next.
 pub(super) fn work(thread: &mut MountThread) {
     let pool = Arc::clone(&thread.pool);
     let woken = Arc::new(Condvar::new());
@@ -181,7 +181,7 @@ mod tests {
     use kernel::namespace::Proc;
     use plan::layout::{Layout, Part};
 
-    /// Writes down how many jobs run when it is told of.
+    /// Notes how many jobs run when its result is reported.
     struct Counts(Arc<Pool>, std::sync::mpsc::Sender<usize>);
 
     impl Work for Counts {

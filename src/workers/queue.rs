@@ -1,8 +1,8 @@
-//! What the mount threads of one namespace have to do, and which of them does it: decided here, waited for elsewhere.
+//! The jobs of one mount namespace, and which thread does which: decided here, waited for elsewhere.
 //!
-//! No source may keep the others waiting, also before any deadline has passed: each gets a few threads and no more
-//! ([`super::source`]), the rest of its jobs wait for those; and a thread whose job takes longer than 100 ms is not counted
-//! among those at work any more.
+//! No source may delay the others, even before a deadline has passed. So each gets only a few threads
+//! ([`super::source`]), and its other jobs wait for those. A thread whose job takes longer than 100 ms no longer counts
+//! as busy.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar};
@@ -13,11 +13,11 @@ use super::job::Work;
 use super::source::{Source, THREADS};
 use super::tally::{Full, Tallies};
 
-/// How many threads may be at work, not counting those that are [`SLOW`].
+/// How many threads may be busy, not counting those that are [`SLOW`].
 const AT_WORK: usize = 16;
-/// Longer than a job ever takes on a file system that answers.
+/// Longer than any job takes on a file system that answers.
 pub(super) const SLOW: Duration = Duration::from_millis(100);
-/// A thread that has begun its job this lately is likely to be through with it before another one has woken.
+/// A thread that began its job this recently will probably finish before another one has woken.
 const JUST_BEGUN: Duration = Duration::from_micros(150);
 /// Calls that are served one after the other come as close as this; a caller that connects for each is slower.
 const TOGETHER: Duration = Duration::from_micros(200);
@@ -34,25 +34,25 @@ pub(super) struct Pending {
     pub(super) work: Box<dyn Work>,
 }
 
-/// Why there is a job.
+/// Who wants a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// A call asks for it.
+    /// A call.
     Call,
-    /// The plugin itself looks after what it has published.
+    /// The plugin itself, to look after published volumes.
     Own,
 }
 
-/// A job that a thread works on.
+/// A job that a thread is doing.
 pub(super) struct Running {
     pub(super) source: Source,
     pub(super) whose: Whose,
     pub(super) since: Instant,
-    /// Whether its caller waits no more.
+    /// Whether its caller has stopped waiting.
     pub(super) given_up: bool,
     /// Whether the leader does it ([`super::lead`]), who takes no other one from here when it is through.
     pub(super) led: bool,
-    /// What nobody else may work on until it has ended, though its caller has gone.
+    /// What nobody else may work on until the job has ended, even after its caller has gone.
     pub(super) passes: Passes,
 }
 
@@ -61,17 +61,17 @@ pub(super) struct Running {
 pub(super) struct Queue {
     jobs: VecDeque<Pending>,
     running: BTreeMap<u64, Running>,
-    /// The same, counted by what they may hang on.
+    /// The same jobs, counted under their bounds.
     tallies: Tallies,
     pub(super) idle: usize,
-    /// Those of the idle ones that nobody has woken. The one that came last is woken first, so that with little to do
-    /// the others have nothing to do for long, and end.
+    /// Those idle threads that nobody has woken. The latest one is woken first. So with little to do the others stay
+    /// idle, and end.
     pub(super) parked: Vec<Arc<Condvar>>,
     /// How many of the idle ones look for a job themselves for a moment, and need not be woken.
     pub(super) awake: usize,
     /// Threads that exist, besides leaders.
     pub(super) alive: usize,
-    /// Numbers of threads that have ended, for new ones: each names a slot of the staging area, which stays.
+    /// Numbers of threads that have ended, for new ones. Each names a slot of the staging area, which stays.
     pub(super) free_numbers: Vec<usize>,
     next_number: usize,
     next_job: u64,
@@ -89,13 +89,13 @@ impl Queue {
         self.next_job - 1
     }
 
-    /// Takes in a job that is to wait for a thread.
+    /// Adds a job that waits for a thread.
     pub(super) fn push(&mut self, job: Pending, now: Instant) {
         self.tallies.waits(&job.source, now);
         self.jobs.push_back(job);
     }
 
-    /// Takes a job back that no thread has taken yet.
+    /// Removes a job that no thread has taken yet.
     pub(super) fn withdraw(&mut self, id: u64, now: Instant) -> Option<Pending> {
         let at = self.jobs.iter().position(|job| job.id == id)?;
         let job = self.jobs.remove(at)?;
@@ -103,20 +103,20 @@ impl Queue {
         Some(job)
     }
 
-    /// Takes down that a job is at work.
+    /// Notes that a job runs.
     pub(super) fn begin(&mut self, id: u64, job: Running) {
         self.tallies.begins(&job.source, job.since);
         self.running.insert(id, job);
     }
 
-    /// Takes down that a job has ended. What it has held is to be dropped once the queue is unlocked.
+    /// Notes that a job has ended. Drop what it held only once the queue is unlocked.
     pub(super) fn end(&mut self, id: u64, now: Instant) -> Option<Running> {
         let job = self.running.remove(&id)?;
         self.tallies.ends(&job.source, job.given_up, now);
         Some(job)
     }
 
-    /// Takes down that nobody waits for a job at work any more. None: it isn't at work.
+    /// Notes that nobody waits for a running job any more. None if it isn't running.
     pub(super) fn give_up(&mut self, id: u64, now: Instant) -> Option<&mut Running> {
         let job = self.running.get_mut(&id)?;
         if !std::mem::replace(&mut job.given_up, true) {
@@ -125,7 +125,7 @@ impl Queue {
         Some(job)
     }
 
-    /// Whether a new job may wait for a thread, or one that does so may go on. If not, what hangs.
+    /// Whether a job may wait for a thread, or go on waiting. If not, what hangs.
     pub(super) fn admits(&self, source: &Source, waits: bool, now: Instant) -> Result<(), Full> {
         self.tallies.admits(source, usize::from(waits), now)
     }
@@ -135,12 +135,12 @@ impl Queue {
         self.jobs.iter().find(|job| job.id == id).map(|job| &job.source)
     }
 
-    /// How many threads hang on a source, and how many on its file system, as far as that is known.
+    /// How many threads are known to hang on a source, and how many on its file system.
     pub(super) fn given_up(&self, source: &Source) -> (usize, usize) {
         self.tallies.given_up(source)
     }
 
-    /// All jobs that nobody waits for any more, by what they work on.
+    /// The sources of all running jobs that nobody waits for any more.
     pub(super) fn hanging(&self) -> impl Iterator<Item = &Source> {
         self.running.values().filter(|running| running.given_up).map(|running| &running.source)
     }
@@ -155,7 +155,7 @@ impl Queue {
         !self.jobs.is_empty()
     }
 
-    /// How many threads hang, if they are all that there may be but for those that end volumes, or those as well.
+    /// How many threads hang, if all are taken, or all but those reserved for ending volumes.
     pub(super) fn exhausted(&self, now: Instant) -> Option<usize> {
         let slow = |running: &Running| now.saturating_duration_since(running.since) >= super::tally::HANGS;
         let all = self.running.len();
@@ -163,10 +163,10 @@ impl Queue {
         if whole { Some(all) } else { self.tallies.exhausted(now) }
     }
 
-    /// Whether a thread that works for the source will come to its next job in a moment. Then no second one is woken: the two
-    /// would only wait for one another, because the kernel has one lock for all mounts. Jobs for other sources don't wait, and
-    /// neither do unpublishes, each of which has a name of its own: they sleep meanwhile (synchronize_rcu in
-    /// `namespace_unlock`, fs/namespace.c), and many can do so at once.
+    /// Whether a thread that works for the source will soon take its next job. Then no second thread is woken: the
+    /// kernel has one lock for all mounts, so the two would only wait for each other. Jobs for other sources don't
+    /// wait. Neither do unpublishes, whose sources all differ: they sleep meanwhile (synchronize_rcu in
+    /// `namespace_unlock`, fs/namespace.c), so many can run at once.
     pub(super) fn is_served(&self, source: &Source, now: Instant) -> bool {
         let just_begun = |since| now.saturating_duration_since(since) < JUST_BEGUN;
         self.running.values().any(|job| job.source.key() == source.key() && !job.led && just_begun(job.since))
@@ -206,7 +206,7 @@ impl Queue {
         })
     }
 
-    /// The first job whose source has a thread to spare, which is at work from now on.
+    /// Takes the first job whose source has a thread free. From now on it runs.
     pub(super) fn take(&mut self, now: Instant) -> Option<(u64, Box<dyn Work>)> {
         let at = self.jobs.iter().position(|job| self.tallies.has_room(&job.source, |_| 0))?;
         let Pending { id, source, whose, work } = self.jobs.remove(at)?;
@@ -215,7 +215,7 @@ impl Queue {
         Some((id, work))
     }
 
-    /// An idle thread to be woken, if there is one and no other is awake.
+    /// An idle thread to wake, if there is one and no other is awake.
     pub(super) fn next_to_wake(&mut self) -> Option<Arc<Condvar>> {
         if self.jobs.len() > self.awake { self.parked.pop() } else { None }
     }
@@ -226,7 +226,7 @@ impl Queue {
         self.company > 0
     }
 
-    /// Lets the threads end when they have nothing more to do.
+    /// Lets the threads end once they have no more work.
     pub(super) fn close(&mut self) {
         self.closed = true;
         for thread in self.parked.drain(..) {
@@ -234,13 +234,13 @@ impl Queue {
         }
     }
 
-    /// Takes a thread off those that wait to be woken. Whether it was one of them, so that nobody has woken it.
+    /// Removes a thread from those that wait to be woken. Returns whether it was there, so that nobody has woken it.
     pub(super) fn unpark(&mut self, thread: &Arc<Condvar>) -> bool {
         let at = self.parked.iter().position(|parked| Arc::ptr_eq(parked, thread));
         at.map(|at| self.parked.remove(at)).is_some()
     }
 
-    /// Whether a job that waits could be at work, as far as its source goes.
+    /// Whether a waiting job could run, as far as its source is concerned.
     pub(super) fn has_room(&self, source: &Source) -> bool {
         self.tallies.has_room(source, |_| 0)
     }
@@ -250,7 +250,7 @@ impl Queue {
         self.alive + self.running.values().filter(|running| running.led).count() >= THREADS
     }
 
-    /// Whether there is work that no thread will come to at once.
+    /// Whether there is a job that no thread will take at once.
     pub(super) fn wants_thread(&self) -> bool {
         if self.jobs.len() <= self.idle || self.has_all_threads() {
             return false;
@@ -259,7 +259,7 @@ impl Queue {
         if quick >= AT_WORK {
             return false;
         }
-        // Those that the idle ones will take count too.
+        // The jobs that idle threads will take count too.
         let mut taken: HashMap<u64, usize> = HashMap::new();
         let mut may_run = 0;
         for job in &self.jobs {
@@ -293,7 +293,7 @@ mod tests {
     use crate::job::post;
     use crate::source::PER_SOURCE;
 
-    /// Jobs at work, by source, for how many milliseconds, and whether they were given up; and jobs that wait.
+    /// Running jobs, by source, age in milliseconds and whether they were given up; and waiting jobs.
     fn queue(running: &[(&str, u64, bool)], pending: &[&str]) -> Queue {
         let (now, mut queue) = (Instant::now(), Queue::default());
         for (&(source, millis, given_up), id) in running.iter().zip(0..) {

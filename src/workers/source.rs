@@ -1,9 +1,9 @@
-//! What a job works on and may hang on, and how many threads that may take: plain data.
+//! What a job works on and may hang on, and how many threads that may take. Plain data.
 //!
-//! What hangs is a file system, however many directories of it are asked for. So a job is counted several times: for its
-//! directory, of which one that hangs shall not stop the others of its entry; for its entry, where it isn't certain which
-//! file system the directory lies on (a sub-path may lead anywhere); for the file system's device, where that is known; and
-//! for all that may hang together. What ends a volume asks its source nothing, and has threads that nobody else takes.
+//! A file system hangs as a whole, however many of its directories are in use. So a job is counted under several
+//! bounds. One is its directory, so that a hung one doesn't stop the others of its entry. One is its entry, if its file
+//! system isn't certain (a sub-path may lead anywhere). One is the file system's device, if known. One is all that may
+//! hang together. The end of a volume asks its source nothing, and has reserved threads.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -12,18 +12,18 @@ use std::sync::{Arc, LazyLock};
 /// The device of a file system, as major and minor number.
 pub type Device = (u32, u32);
 
-/// How many threads there may be, whatever hangs.
+/// The most threads, whatever hangs.
 pub(super) const THREADS: usize = 512;
-/// How many of them are left to what ends volumes.
+/// How many of them are reserved for ending volumes.
 const FOR_ENDING: usize = 64;
-/// How many threads may be at work for one directory, or for one of the plugin's own purposes.
+/// How many threads may work for one directory, or for one of the plugin's own purposes.
 pub const PER_SOURCE: usize = 4;
-/// How many may be at work for one entry.
+/// How many may work for one entry.
 pub const PER_ENTRY: usize = 8;
-/// How many may be at work for the published volumes of one file system.
+/// How many may work for the published volumes of one file system.
 pub const PER_DEVICE: usize = 32;
-/// How many may be at work for directories that are thought to lie on one file system: as many as a third of all, since a mount that was
-/// made a moment ago isn't known yet, so that what hangs on it is counted for the file system beneath.
+/// How many may work for directories that probably lie on one file system: a third of all. A mount that was just made
+/// isn't known yet, so what hangs on it is counted for the file system beneath.
 pub(super) const PER_THOUGHT: usize = 160;
 
 /// What is counted together.
@@ -33,22 +33,22 @@ pub(super) enum Level {
     Name,
     Entry,
     Device,
-    /// A file system on which directories are thought to lie: something else may be mounted there since. So what is certain to lie
-    /// on it is counted apart, and many more may hang.
+    /// A file system on which directories probably lie: something else may be mounted there since. So what certainly
+    /// lies on it is counted separately, and many more may hang.
     Thought,
-    /// All that isn't the end of a volume.
+    /// All but the ends of volumes.
     Everything,
 }
 
-/// One of the bounds that a job comes under.
+/// One of the bounds of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bound {
     pub(super) level: Level,
-    /// Says what is counted. Two things that have the same one would be counted as one; of 2^64 none will.
+    /// A hash of what is counted. Two things with the same hash would be counted as one; of 2^64 none will.
     pub(super) key: u64,
-    /// How many jobs may be at work.
+    /// How many jobs may run.
     pub(super) most: usize,
-    /// How many may wait while those that are at work hang.
+    /// How many may wait while those that run hang.
     pub(super) waiting: usize,
 }
 
@@ -62,7 +62,7 @@ impl Bound {
             Level::Thought => (PER_THOUGHT, PER_DEVICE),
             Level::Everything => (THREADS - FOR_ENDING, FOR_ENDING),
         };
-        // There is one of them.
+        // There is only one such bound.
         let key = if level == Level::Everything { 0 } else { KEYS.hash_one((level, what)) };
         Self { level, key, most, waiting }
     }
@@ -82,7 +82,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// The kind tells names of one apart from the same ones of another: a volume may be called like anything.
+    /// The kind keeps equal names of different kinds apart: a volume can have any name.
     fn new(kind: &str, name: &str, more: [Option<Bound>; 3]) -> Self {
         let [first, second, third] = more;
         let own = Bound::new(Level::Name, (kind, name));
@@ -95,15 +95,15 @@ impl Source {
         Self { entry: entry.map(Into::into), ..new }
     }
 
-    /// A directory beneath an entry that is looked for by its path. The device is the one that it is thought to lie on.
+    /// A directory beneath an entry, found by its path. The device is the one that it probably lies on.
     #[must_use]
     pub fn directory(path: &Path, entry: &str, device: Option<Device>) -> Self {
         let device = device.map(|device| Bound::new(Level::Thought, device));
         Self::of_entry(path, Some(entry), [Some(Bound::new(Level::Entry, entry)), device])
     }
 
-    /// A published volume, that was taken from a path. Which device it lies on is certain where the mount table has told;
-    /// then it is counted for that and not for its entry, other directories of which may be well.
+    /// A published volume, which was taken from a path. If the mount table gave its device, that is certain. The volume
+    /// is then counted for the device and not for its entry, whose other directories may work.
     #[must_use]
     pub fn published(path: &Path, entry: Option<&str>, device: Option<Device>) -> Self {
         let by = match (device, entry) {
@@ -120,14 +120,14 @@ impl Source {
         Self::new("volume", volume, [None; 3])
     }
 
-    /// The question whether a volume is there already. It asks the kubelet's own file system alone, and whoever asks it may lose a volume
-    /// by the answer: it comes under no bound but its own.
+    /// The check whether a volume is there already. It asks only the kubelet's own file system, and refusing it may
+    /// cost a pod its volume. So it has no bound but its own.
     #[must_use]
     pub fn kept() -> Self {
         Self::new("purpose", "kept", [None; 3])
     }
 
-    /// One of the plugin's own purposes, on file systems of the node itself.
+    /// One of the plugin's own purposes, on the node's own file systems.
     #[must_use]
     pub fn own(purpose: &str) -> Self {
         Self::new("purpose", purpose, [Some(Bound::everything()), None, None])
@@ -137,12 +137,12 @@ impl Source {
         self.bounds.iter().flatten()
     }
 
-    /// The key of its own, apart from all that it shares with others.
+    /// The key of its own bound, not of those that it shares with others.
     pub(super) fn key(&self) -> Option<u64> {
         self.bounds().next().map(|bound| bound.key)
     }
 
-    /// What hangs, where a bound is reached.
+    /// The name of what hangs when a bound is reached.
     pub(super) fn hanging(&self, level: Level) -> String {
         match (level, &self.entry) {
             (Level::Entry, Some(entry)) => format!("directories of the entry {entry}"),

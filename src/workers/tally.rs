@@ -1,20 +1,20 @@
-//! How many jobs are at work, hang and wait for each thing that they may hang on, and whether there is room for another.
+//! Counts the jobs that run, hang and wait under each bound, and decides whether there is room for another.
 
 use std::time::{Duration, Instant};
 
 use super::source::{Bound, Level, Source};
 
-/// Jobs that come back no more for so long hang, it seems: of a slow file system one does now and then.
+/// Jobs count as hanging if none returns for this long. A slow file system returns one now and then.
 pub(super) const HANGS: Duration = Duration::from_secs(1);
 
 /// The jobs that are counted under one bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Tally {
     at_work: usize,
-    /// Those of them that nobody waits for any more.
+    /// Those that nobody waits for any more.
     given_up: usize,
     waiting: usize,
-    /// When the youngest of those at work has begun.
+    /// When the youngest running job began.
     begun: Instant,
 }
 
@@ -22,11 +22,11 @@ struct Tally {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full {
     pub(super) level: Level,
-    /// How many hang.
+    /// How many jobs hang.
     pub(super) hanging: usize,
 }
 
-/// The jobs under every bound, in the order of the bounds' keys: a few at most times, and none of them asks for memory.
+/// The jobs under every bound, sorted by the bounds' keys. There are mostly few, and none needs its own allocation.
 #[derive(Debug, Default)]
 pub(super) struct Tallies(Vec<(u64, Tally)>);
 
@@ -78,13 +78,13 @@ impl Tallies {
         });
     }
 
-    /// Whether a job may be put to work now, beside `more` others under each of its bounds.
+    /// Whether a job may run now, beside `more` others under each of its bounds.
     pub(super) fn has_room(&self, source: &Source, more: impl Fn(&Bound) -> usize) -> bool {
         source.bounds().all(|bound| self.of(bound).map_or(0, |tally| tally.at_work) + more(bound) < bound.most)
     }
 
-    /// Whether a job may wait for a thread. Not if all that it could get hang, so that it would wait for nothing: because they
-    /// were given up, or because none has come back lately and enough others wait already; of those, `counted` are the job itself.
+    /// Whether a job may wait for a thread. It may not if every thread that it could get hangs: because they were given
+    /// up, or because none has returned lately and enough others wait already. `counted` of those are the job itself.
     pub(super) fn admits(&self, source: &Source, counted: usize, now: Instant) -> Result<(), Full> {
         if self.0.is_empty() {
             return Ok(());
@@ -99,7 +99,7 @@ impl Tallies {
         Ok(())
     }
 
-    /// Whether nothing hangs that the source comes under, as far as that is known, and there are threads enough.
+    /// Whether nothing is known to hang under the source's bounds, and there are enough threads.
     pub(super) fn is_well(&self, source: &Source) -> bool {
         self.0.is_empty()
             || source.bounds().all(|bound| match self.of(bound) {
@@ -109,7 +109,7 @@ impl Tallies {
             })
     }
 
-    /// How many threads hang on the source itself, and how many on the file system that it lies on.
+    /// How many threads hang on the source itself, and how many on its file system.
     pub(super) fn given_up(&self, source: &Source) -> (usize, usize) {
         let at = |level| {
             let bound = source.bounds().find(|bound| bound.level == level);
@@ -118,7 +118,7 @@ impl Tallies {
         (at(Level::Name), at(Level::Device))
     }
 
-    /// How many jobs have taken all threads but those for ending volumes, and come back no more; none while there are others.
+    /// How many jobs hold all threads but those reserved for ending volumes, and don't return. None if one is free.
     pub(super) fn exhausted(&self, now: Instant) -> Option<usize> {
         let bound = Bound::everything();
         let tally = self.of(&bound)?;
@@ -138,7 +138,7 @@ mod tests {
         Source::directory(Path::new(&format!("/{entry}/{sub}")), &format!("e{entry}"), device.map(|minor| (0, minor)))
     }
 
-    /// Jobs that are at work, begun at `now`.
+    /// Running jobs that began at `now`.
     fn busy(sources: impl IntoIterator<Item = Source>, now: Instant) -> Tallies {
         let mut tallies = Tallies::default();
         sources.into_iter().for_each(|source| tallies.begins(&source, now));
@@ -187,7 +187,7 @@ mod tests {
         }
         assert_eq!(begun, PER_THOUGHT);
         assert!(!room(&tallies, &at(99, 0, Some(7))) && room(&tallies, &at(99, 0, Some(8))));
-        // Something else may be mounted there since, and hang: a volume that lies on it for certain may be well.
+        // Something else may be mounted there since, and hang. A volume that certainly lies on it may work.
         let volume = |n: usize| Source::published(Path::new(&format!("/x{n}")), Some("x"), Some((0, 7)));
         assert!(room(&tallies, &volume(0)) && tallies.is_well(&volume(0)));
         let begun = (0..100).filter(|n| {
@@ -226,7 +226,7 @@ mod tests {
             tallies.waits(&at(0, 100 + sub, None), now);
         }
         let later = now + HANGS;
-        // Each looks again while it waits.
+        // Each checks again while it waits.
         let refused = (0..600).filter(|sub| {
             let source = at(0, 100 + sub, None);
             let refused = tallies.admits(&source, 1, later).is_err();
@@ -239,7 +239,7 @@ mod tests {
         let full = Full { level: Level::Entry, hanging: PER_ENTRY };
         assert_eq!(tallies.admits(&at(0, 9999, None), 0, later), Err(full));
         assert_eq!(tallies.admits(&at(1, 0, None), 0, later), Ok(()));
-        // One comes back: there is room, and what begins now is waited for again.
+        // One returns: there is room, and jobs that begin now are waited for again.
         tallies.ends(&at(0, 0, None), false, later);
         assert_eq!(tallies.admits(&at(0, 9999, None), 0, later), Ok(()));
         tallies.begins(&at(0, 9998, None), later);

@@ -1,4 +1,4 @@
-//! What the newer calls do.
+//! The operations with the newer calls.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::mem::MaybeUninit;
@@ -31,7 +31,7 @@ pub(super) fn open_beneath(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd,
 fn resolve(root: BorrowedFd<'_>, path: &Path, how: ResolveFlag, wanted: Use) -> Result<OwnedFd, Errno> {
     let resolve = how | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     let how = OpenHow::new().flags(flags(wanted)).resolve(resolve);
-    // EAGAIN: a rename or mount somewhere raced with the check for "..": openat2(2) says to try again.
+    // EAGAIN: a rename or mount somewhere raced with the check for "..". openat2(2) says to try again.
     for _ in 0..16 {
         match openat2(root, path, how) {
             Err(Errno::EAGAIN) => {}
@@ -65,7 +65,7 @@ fn move_mount(root: BorrowedFd<'_>, (dir, name): (BorrowedFd<'_>, &CStr), flags:
     Errno::result(result).map(drop)
 }
 
-/// Why [`move_beneath`] can't be done. A kernel says EINVAL to a flag that it doesn't know, before it looks at anything.
+/// Why [`move_beneath`] can't be done. A kernel answers EINVAL to an unknown flag before it looks at anything else.
 pub(super) fn refusal_of_beneath() -> Option<Errno> {
     // SAFETY: both paths are empty NUL-terminated strings, and -1 is no descriptor.
     let result = unsafe {
@@ -131,7 +131,7 @@ pub(super) fn mount(fd: BorrowedFd<'_>) -> Result<MountFacts, Errno> {
     facts(mount_id(fd)?)
 }
 
-/// It takes one call for the directory and one for the mount.
+/// Takes one call for the directory and one for the mount.
 pub(super) fn seen(fd: BorrowedFd<'_>) -> Result<Seen, Errno> {
     let Named { dir, mount_id, .. } = named(fd, c"")?;
     Ok(Seen { dir, mount: facts(mount_id)? })
@@ -165,7 +165,7 @@ struct Named {
     mode: u32,
 }
 
-/// Asks the file system; if that is dead, the kernel alone, which knows the mount all the same.
+/// Asks the file system. If that is dead, asks the kernel alone, which still knows the mount.
 fn named(parent: BorrowedFd<'_>, name: &CStr) -> Result<Named, Errno> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT | libc::AT_SYMLINK_NOFOLLOW;
     let ask = |sync| statx(parent, name, flags | sync, DIRECTORY | raw::STATX_MNT_ID_UNIQUE);
@@ -188,10 +188,10 @@ const fn attrs_of(bits: u64) -> MountAttrs {
     }
 }
 
-/// What statmount(2) tells of a mount, in a small answer on the stack: each publish asks for it.
+/// What statmount(2) says of a mount, in a small answer on the stack. Each publish asks for it.
 fn facts(id: u64) -> Result<MountFacts, Errno> {
     let request = raw::mnt_id_req {
-        // The first published size: kernels of 6.8 and 6.9 know no namespace field.
+        // The first published size: kernels 6.8 and 6.9 know no namespace field.
         size: raw::MNT_ID_REQ_SIZE_VER0,
         spare: 0,
         mnt_id: id,

@@ -1,4 +1,4 @@
-//! What is done without the newer calls, on the oldest kernel and behind the strictest seccomp profile.
+//! The operations without the newer calls, for the oldest kernel and the strictest seccomp profile.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,7 +20,7 @@ pub(super) fn open_absolute(path: &Path) -> Result<OwnedFd, Errno> {
     open_beneath(open_trusted(Path::new("/"))?.as_fd(), relative)
 }
 
-/// A walk, name by name.
+/// Walks the path name by name.
 pub(super) fn open_beneath(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     if !path.components().all(|part| matches!(part, Component::Normal(_))) {
         return Err(Errno::EXDEV);
@@ -32,7 +32,7 @@ pub(super) fn open_beneath(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd,
     Ok(at)
 }
 
-/// What mount(2) calls a move goes onto whatever is mounted on top there, as the newer call does.
+/// A move of mount(2) goes onto the topmost mount there, as with the newer call.
 pub(super) fn move_to(root: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     let target = open_child(parent, name)?;
     mount_2(Some(fd_path(root).as_str()), fd_path(target.as_fd()).as_str(), NO_PATH, MsFlags::MS_MOVE, NO_PATH)
@@ -60,8 +60,8 @@ fn remount_each(proc: &Proc, root: BorrowedFd<'_>, attrs: MountAttrs, recursive:
     remount(root, &top.options)?;
     if recursive {
         for below in table.beneath(top.id) {
-            // Relative to the root's descriptor, so that nobody can swap the way there; a mount covered by another
-            // can't be reached by path, and can't be seen by the pod either.
+            // The path is relative to the root's descriptor, so nobody can swap the way there. A mount covered by
+            // another can't be reached by path, but the pod can't see it either.
             let Ok(relative) = below.mount_point.strip_prefix(&top.mount_point) else { continue };
             let fd = open_beneath(root, relative)?;
             if mountinfo_id(proc, &fd)? == below.id {
@@ -84,10 +84,10 @@ fn flags_of(attrs: MountAttrs) -> MsFlags {
     flags
 }
 
-/// All flags that a bind remount sets or clears (`MNT_USER_SETTABLE_MASK`), by the words of mountinfo
-/// (fs/proc_namespace.c `show_mnt_opts`): one that isn't named again is lost, and where a user namespace has locked it, that
-/// is EPERM. Which access times are kept is always named, since a flag of them that stands alone changes the others; of a
-/// mount that keeps all, mountinfo says nothing.
+/// All flags that a bind remount sets or clears (`MNT_USER_SETTABLE_MASK`), from the words of mountinfo
+/// (fs/proc_namespace.c `show_mnt_opts`). A flag that isn't given again is lost, or EPERM if a user namespace has
+/// locked it. The access time mode is always given, because one of its flags alone changes the others. For a mount that
+/// keeps all access times, mountinfo says nothing.
 fn flags_of_options(options: &str) -> MsFlags {
     let has = |word: &str| options.split(',').any(|option| option == word);
     let mut flags = MsFlags::empty();
