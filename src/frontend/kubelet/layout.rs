@@ -10,7 +10,7 @@ pub fn layout(kubelet_dir: &AbsPath, driver: &str) -> Layout {
     let staging = ["plugins", "kubernetes.io", "csi", driver].map(Part::is);
     Layout {
         base: kubelet_dir.clone(),
-        // Kept over all versions: what an older one has left there is cleared away.
+        // The name stays the same in all versions, so that what an older version has left there is removed.
         staging_area: ["plugins", driver, "workshop"].map(str::to_owned).into(),
         target: [Part::is("pods"), Part::Workload].into_iter().chain(csi).collect(),
         staging: staging.into_iter().chain([Part::Any, Part::is("globalmount")]).collect(),
