@@ -31,7 +31,8 @@ use tokio::runtime::{Builder, Runtime};
 use workers::Threads;
 use workers::gate::Gate;
 
-/// How often free memory is returned to the kernel after a burst of calls. It costs a few microseconds if nothing was freed.
+/// Interval at which free memory is returned to the kernel after a burst of calls. If nothing was freed, that costs a
+/// few microseconds.
 const TIDY: Duration = Duration::from_secs(5);
 
 /// Containers are checked at every n-th health check of the sources, at most.
@@ -316,8 +317,8 @@ async fn tidy() {
     }
 }
 
-/// A runtime with one thread for background work. Calls have threads of their own ([`Lead`]): parsing a list of pods or a TLS
-/// handshake with the API server must not delay a call, and must not run in the kubelet's mount namespace.
+/// A runtime with one thread for background work. Calls have threads of their own ([`Lead`]). Parsing a list of pods or
+/// a TLS handshake with the API server must not delay a call, and must not run in the kubelet's mount namespace.
 fn around() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(1)

@@ -154,8 +154,8 @@ impl Registration {
         self.with(|progress| (progress.registered, progress.refused))
     }
 
-    /// Whether the directory was deleted, so that the kubelet can't find sockets in it. In a container only a restart helps: its
-    /// hostPath volume refers to the deleted directory until then.
+    /// Whether the directory was deleted, so that the kubelet can't find sockets in it. In a container only a restart
+    /// helps: its hostPath volume refers to the deleted directory until then.
     #[must_use]
     pub fn directory_deleted(&self) -> bool {
         std::fs::metadata(&self.directory).is_ok_and(|found| found.st_nlink() == 0)
@@ -178,8 +178,8 @@ impl Registration {
         self.directory.join(file)
     }
 
-    /// The number of the newest socket that an earlier process has left. Older ones are removed. Its name is reused, because the
-    /// kubelet may have a registration under it.
+    /// The number of the newest socket that an earlier process has left. Older ones are removed. Its name is reused,
+    /// because the kubelet may have a registration under it.
     fn left_behind(&self) -> u32 {
         let mut found: Option<(std::time::SystemTime, u32)> = None;
         let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();

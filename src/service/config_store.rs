@@ -65,7 +65,7 @@ struct Pace {
     poll: Duration,
     /// For silence after an event, because writers take several steps.
     settle: Duration,
-    /// For silence in total, at most.
+    /// For silence altogether, even if events keep coming.
     settle_max: Duration,
 }
 

@@ -58,8 +58,8 @@ const SETTLE: Duration = Duration::from_millis(30);
 /// mounts all the time costs a bounded share of a core.
 const REST: u32 = 20;
 const REST_MAX: Duration = Duration::from_millis(700);
-/// A new volume causes a reading of the table after this time at the earliest, together with other new ones, if nothing
-/// happens that may concern it.
+/// A reading of the table for a new volume is delayed by at least this time, so that it covers other new ones too. It
+/// is not delayed if something happens that may concern the volume.
 const NEWCOMERS: Duration = Duration::from_secs(1);
 /// After this many checks without a change, the table is read anyway.
 const LOOKS_MAX: u32 = 20;
@@ -98,7 +98,7 @@ impl From<MountError> for Error {
 type Volumes = Sender<Arc<Vec<Arc<Volume>>>>;
 
 /// Heals the volumes of a plugin, forever, in the mount namespace that the kubelet called from last. Sends the volumes
-/// to `volumes`, in the order of their paths, and tells pods by events what happened to theirs.
+/// to `volumes`, in the order of their paths, and tells pods by events what happened to their volumes.
 pub async fn watch(service: Arc<Service>, volumes: Volumes, events: Option<Events>) {
     let failures = Arc::new(Failures::default());
     loop {

@@ -66,8 +66,8 @@ impl Service {
     /// Mounts a volume of an entry. True if the mount was made, false if it was there. A volume whose directory is dead
     /// or was deleted stays too: only healing decides what a pod is given in its place.
     pub(crate) async fn attach(&self, by: By<'_>, entry: &EntryName, job: AttachJob) -> Result<bool, Error> {
-        // While a hung job may still change the target, no other call gets the path. Before the job changes anything,
-        // an unpublish does.
+        // While a hung job may still change the target, no other call gets the path. Until the job begins to change it,
+        // an unpublish still gets it.
         let hold = Hold::once_begun([Some(self.enter(&job.target).await?), None]);
         let source = self.source(entry, &job.source);
         let attached = self.on_thread(by, source, hold, move |thread, cancelled| {

@@ -71,7 +71,7 @@ impl Node {
         Ok(self.service().unpublish(self.by(&pool), &at).await?)
     }
 
-    /// The volume that a call examines. NotPublished if no volume of ours can be at the path.
+    /// The volume that a call examines. The error is `NotPublished` if no volume of ours can be at the path.
     fn to_look_at(&self, id: &str, field: &'static str, path: &str) -> Result<VolumeAt, CallError> {
         let at = request::volume_to_look_at(id, field, path, self.plugin.kubelet_dir())?;
         Ok(at.ok_or_else(|| Error::from(MountError::NotPublished { path: path.into() }))?)

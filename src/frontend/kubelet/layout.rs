@@ -3,7 +3,8 @@
 use allowlist::names::AbsPath;
 use plan::layout::{Layout, Part};
 
-/// The layout of a driver's volumes in a kubelet's directory (kubelet, pkg/volume/csi: `getTargetPath`, `makeDeviceMountPath`).
+/// The layout of a driver's volumes in a kubelet's directory (kubelet, pkg/volume/csi: `getTargetPath`,
+/// `makeDeviceMountPath`).
 #[must_use]
 pub fn layout(kubelet_dir: &AbsPath, driver: &str) -> Layout {
     let csi = [Part::is("volumes"), Part::is("kubernetes.io~csi"), Part::Any, Part::is("mount")];

@@ -97,11 +97,11 @@ pub fn wanted(record: &Record, entry: Option<&Entry>) -> MountAttrs {
 /// What confines a process besides the flags of its mounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confinement {
-    /// No program gives it more privileges (`NoNewPrivs`). It has the effect of nosuid. The Pod sets it by
+    /// No program can give it more privileges (`NoNewPrivs`). This has the effect of nosuid. The Pod sets it by
     /// `allowPrivilegeEscalation: false`.
     pub no_new_privileges: bool,
-    /// The runtime's filter keeps it from devices. It has the effect of nodev. Every container that isn't `privileged`
-    /// has it.
+    /// The runtime's filter keeps it from devices. This has the effect of nodev. Every container that isn't
+    /// `privileged` has it.
     pub device_filter: bool,
 }
 
@@ -109,9 +109,9 @@ impl Confinement {
     /// Reads the confinement of a process from its status file (proc_pid_status(5)). `all` are the kernel's
     /// capabilities.
     ///
-    /// Device filters can't be read in the same way for both versions of control groups. But Kubernetes gives only
-    /// privileged containers no filter, and only these have all capabilities. A container that asks for all of them by
-    /// name is an exception: it counts as privileged.
+    /// Device filters can't be read in the same way for both versions of control groups. But Kubernetes removes the
+    /// filter only from privileged containers, and only these have all capabilities. A container that asks for all of
+    /// them by name is an exception: it counts as privileged.
     #[must_use]
     pub fn of(status: &str, all: u64) -> Option<Self> {
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);

@@ -4,7 +4,7 @@
 //! once for all of them. The pod is read from the volume's record when an event is due.
 //!
 //! Where a source is well, the mounts on the path to it are noted ([`plan::record::PathMounts`]). What a later unmount
-//! uncovers is then never given to a pod. Calls don't note them, because that takes the table.
+//! uncovers is then never given to a pod. Calls don't note them, because that needs the mount table.
 //!
 //! The table is read only if it has changed. A directory can be moved or deleted without such a change. So for each
 //! directory, however many volumes show it, the kernel is asked for its name (`KnownVolumes::was_moved`).
@@ -161,7 +161,7 @@ fn one_of<T: std::hash::Hash + Eq>(all: &mut HashSet<Arc<T>>, value: T) -> Arc<T
 
 impl KnownVolumes {
     /// Reads the table, in the mount namespace of the calling thread. Keeps what was known of volumes that are still
-    /// there. Notes beside a volume are written with a pass of `gate`.
+    /// there. Changes a volume's record only with a pass of `gate`.
     ///
     /// # Errors
     /// The error of reading the table.
@@ -261,7 +261,7 @@ impl KnownVolumes {
         Ok(known)
     }
 
-    /// Notes for each candidate with a replaced directory the reasons against following the new one.
+    /// Notes the reasons against following the new directory, for each candidate whose directory was replaced.
     fn ask_who_may_have_replaced(&mut self, site: &Site, list: &AllowList) -> Result<(), Errno> {
         let is_replaced = |candidate: &&mut Candidate| candidate.looked.change == Change::Replaced;
         let mut due = self.candidates.iter_mut().filter(is_replaced).peekable();
@@ -332,8 +332,8 @@ fn is_noted(noted: Option<&PathMounts>, now: Option<&PathMounts>) -> bool {
     }
 }
 
-/// Notes beside a volume which mounts are now on the path to its source. If there are too many, the old note is
-/// removed, because it no longer holds. False while a call or job works on the volume.
+/// Writes into a volume's record which mounts are now on the path to its source. If there are too many, it removes the
+/// old note, which no longer holds. False while a call or job works on the volume.
 fn note_path_mounts((site, gate): (&Site, &Gate), volume: &Volume, source: &Source<'_>) -> bool {
     let Ok(_pass) = gate.enter(volume.path.as_path(), Holder::Own) else { return false };
     let Ok(Some(place)) = observe::open_target(site, &volume.path) else { return true };

@@ -174,8 +174,7 @@ fn table(
     site.calls.ways_to(&site.proc, &[mounted.mount.id, source.source.mount.id])
 }
 
-/// Checks that everyone whose mount is a peer of this volume's may have what it is given, with the same flags: they
-/// receive it too.
+/// Checks that all peers of this volume may have what it is given, with the same flags, because they receive it too.
 fn peers_are_given_the_same(
     site: &Site,
     (table, walk): (&Table, &Walk<'_>),
