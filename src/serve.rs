@@ -1,4 +1,4 @@
-//! The composition root: builds the plugin, binds its socket, serves until told to stop, drains.
+//! The composition root: builds the plugin, binds its socket, serves until it is told to stop, drains.
 
 use std::future::Future;
 use std::io;
@@ -31,10 +31,11 @@ use tokio::runtime::{Builder, Runtime};
 use workers::Threads;
 use workers::gate::Gate;
 
-/// How often free memory is returned to the kernel after a burst of calls. It costs a few microseconds if nothing was freed.
+/// Interval at which free memory is returned to the kernel after a burst of calls. If nothing was freed, that costs a
+/// few microseconds.
 const TIDY: Duration = Duration::from_secs(5);
 
-/// Containers are looked into at every n-th health check of the sources.
+/// Containers are checked at every n-th health check of the sources, at most.
 const PROBES_A_LOOK: u32 = 4;
 
 /// The arguments of `hostmount serve`.
@@ -278,7 +279,8 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
             version = env!("CARGO_PKG_VERSION"), driver = service.driver, node = service.node_id,
             endpoint = %path.display(), "serving"
         );
-        // The kubelet calls the CSI socket as soon as it finds the other, so that one comes second, and goes first.
+        // The kubelet calls the CSI socket as soon as it finds the registration socket. So registration starts after
+        // it, and ends before it.
         let registering = match &plugin.registration {
             Some(registration) => Some(registration.start().map_err(ServeError::Registration)?),
             None => None,
@@ -315,8 +317,8 @@ async fn tidy() {
     }
 }
 
-/// A runtime with one thread for background work. Calls have threads of their own ([`Lead`]): parsing a list of pods or a TLS
-/// handshake with the API server must not delay a call, and must not run in the kubelet's mount namespace.
+/// A runtime with one thread for background work. Calls have threads of their own ([`Lead`]). Parsing a list of pods or
+/// a TLS handshake with the API server must not delay a call, and must not run in the kubelet's mount namespace.
 fn around() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(1)
@@ -326,8 +328,8 @@ fn around() -> io::Result<Runtime> {
         .build()
 }
 
-/// Raises the limit of open descriptors to the hard limit. With a soft limit of 1024, as systemd sets it, the connections of a
-/// node whose pods all start at once would need all of them. The low limit exists for select(2), which we do not use.
+/// Raises the limit of open descriptors to the hard limit. systemd sets a soft limit of 1024. If all pods of a node
+/// start at once, their connections would need all of it. The low limit exists for select(2), which we do not use.
 fn raise_descriptors() {
     let limits = getrlimit(Resource::RLIMIT_NOFILE);
     if let Err(error) = limits.and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard)) {
@@ -335,8 +337,8 @@ fn raise_descriptors() {
     }
 }
 
-/// Warns if volumes are still in use, in case the plugin is being uninstalled: they stay mounted, and their pods need a plugin to
-/// terminate.
+/// Warns if volumes are still mounted, in case the plugin is being uninstalled: they stay mounted, and their pods need
+/// a plugin to terminate.
 async fn say_what_stays(service: &Service) {
     match service.count_held().await {
         Some(held) if held.published + held.staged > 0 => tracing::warn!(
@@ -352,7 +354,7 @@ async fn api_client() -> Result<kube::Client, ClientError> {
     client_of(kube::Config::infer().await?)
 }
 
-/// A client of the API server that does not retry. The watch and the kubelet have back-offs of their own, and a client that
+/// A client of the API server that does not retry. The watch and the kubelet have their own back-offs. A client that
 /// retries for half a minute would only hide the error.
 ///
 /// # Errors

@@ -1,8 +1,10 @@
-//! `/metrics`, `/healthz` and `/readyz`, on a thread and runtime of their own: they answer while all else hangs.
+//! Serves `/metrics`, `/healthz` and `/readyz` on a thread and runtime of its own, so that they answer even if
+//! everything else hangs.
 //!
-//! The port has no password, and whoever reaches it may flood it. So everything has a bound: how many connections are open, how long
-//! each may take to ask and altogether, how much of a question is read; and a connection asks once. When there are too many, the
-//! oldest of the address that has the most is closed, not the one that comes: the kubelet's probes come from an address of their own.
+//! The port has no password, and whoever reaches it may flood it. So everything has a limit: the number of open
+//! connections, the time of each for its request and in total, and the size of a request. Each connection serves one
+//! request. If there are too many, the oldest one of the address with the most is closed, not the new one: the
+//! kubelet's probes come from an address of their own.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,22 +25,23 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::csi::plugin::Plugin;
 use crate::registration::State;
 
-/// How many connections may be open: the kubelet's three probes and a few that read metrics need fewer than ten.
+/// The maximum number of open connections. The kubelet's three probes and a few metrics scrapers need fewer than ten.
 pub const CONNECTIONS: usize = 64;
-/// How long a connection may take to ask, as a kubelet waits for its probe at most.
+/// Time limit for a connection to send its request: as long as a kubelet waits for its probe at most.
 pub const QUESTION: Duration = Duration::from_secs(5);
-/// How long it may take altogether. Counting the volumes takes 2 s at most.
+/// Time limit for a connection in total. Counting the volumes takes 2 s at most.
 pub const WHOLE: Duration = Duration::from_secs(10);
-/// How many bytes of a question are read, and how many fields. 8 KiB is the least that hyper takes.
+/// The maximum size of a request in bytes, and its maximum number of header fields. 8 KiB is the least that hyper
+/// accepts.
 const QUESTION_MAX: usize = 8 * 1024;
 const FIELDS_MAX: usize = 64;
-/// How long to wait when there are no descriptors: it will still be so at once.
+/// Wait after a failed accept: if descriptors have run out, an immediate retry would fail too.
 const AGAIN: Duration = Duration::from_millis(50);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What answers.
+/// Answers requests.
 struct Admin {
     plugin: Arc<Plugin>,
     told: Told,
@@ -93,7 +96,7 @@ impl Admin {
     }
 }
 
-/// Serves one connection: one question, one answer.
+/// Serves one connection: one request, one answer.
 async fn converse(admin: Arc<Admin>, stream: TcpStream) {
     let answer = service_fn(move |request: Request<Incoming>| {
         let admin = Arc::clone(&admin);
@@ -106,11 +109,11 @@ async fn converse(admin: Arc<Admin>, stream: TcpStream) {
         .max_headers(FIELDS_MAX)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), answer);
-    // Who asks nonsense, or goes away, is nobody to tell.
+    // If the request is invalid, or the client disconnects, nobody needs to know.
     let _ = tokio::time::timeout(WHOLE, connection).await;
 }
 
-/// The connections that are open, in the order in which they came.
+/// The open connections, in the order of their arrival.
 #[derive(Default)]
 struct Open {
     tasks: JoinSet<()>,
@@ -118,7 +121,7 @@ struct Open {
 }
 
 impl Open {
-    /// Waits until one has ended; for ever if there is none.
+    /// Waits until one has ended. Waits forever if there is none.
     async fn ended(&mut self) {
         let id = match self.tasks.join_next_with_id().await {
             Some(Ok((id, ()))) => id,
@@ -128,7 +131,7 @@ impl Open {
         self.all.retain(|(_, task)| task.id() != id);
     }
 
-    /// Takes in another one. If there are too many, one goes for it.
+    /// Adds a connection. If there are too many, another one is closed.
     async fn take(&mut self, admin: &Arc<Admin>, (stream, from): (TcpStream, SocketAddr)) {
         while self.all.len() >= CONNECTIONS {
             let addresses: Vec<IpAddr> = self.all.iter().map(|(address, _)| *address).collect();
@@ -142,14 +145,15 @@ impl Open {
     }
 }
 
-/// Which connection goes: the oldest of the address that has the most, of several such the one that came first.
+/// The connection to close: the oldest one of the address that has the most. If several addresses do, the oldest one of
+/// all theirs.
 fn to_close(open: &[IpAddr]) -> Option<usize> {
     let count = |address: &IpAddr| open.iter().filter(|other| *other == address).count();
     let most = open.iter().map(count).max()?;
     open.iter().position(|address| count(address) == most)
 }
 
-/// Serves for ever.
+/// Serves forever.
 async fn serve(listener: TcpListener, admin: &Arc<Admin>) {
     let mut open = Open::default();
     loop {
@@ -164,13 +168,14 @@ async fn serve(listener: TcpListener, admin: &Arc<Admin>) {
     }
 }
 
-/// Binds the address and serves it until the process ends. Says which port it got.
+/// Binds the address and serves it until the process ends. Returns the bound address with its port.
 ///
 /// # Errors
-/// If the address can't be bound or the thread not be had.
+/// The address can't be bound, or the thread can't be started.
 pub fn start(address: SocketAddr, plugin: Arc<Plugin>) -> io::Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // tokio has the kernel keep 1024 that wait to be accepted, where the standard library has 128: a probe beyond them waits a second.
+    // tokio lets 1024 connections wait to be accepted, the standard library 128. A probe beyond the limit waits a
+    // second.
     let listener = runtime
         .block_on(TcpListener::bind(address))
         .map_err(|e| io::Error::new(e.kind(), format!("the admin address {address} cannot be bound: {e}")))?;

@@ -1,4 +1,4 @@
-//! CSI over gRPC: messages become typed requests, errors become statuses, each in one place.
+//! CSI over gRPC: messages become typed requests, and errors become statuses, each in one place.
 
 pub mod admission;
 pub mod caller;

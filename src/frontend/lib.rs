@@ -1,4 +1,5 @@
-//! Who calls: CSI and the kubelet's registration by gRPC, probes and metrics by HTTP. Nothing of a protocol is known below.
+//! The front-ends: CSI and the kubelet's registration by gRPC, probes and metrics by HTTP. The crates below know no
+//! protocol.
 #![forbid(unsafe_code)]
 
 pub mod admin;

@@ -1,17 +1,17 @@
 //! Registration with the kubelet, through a socket in its directory `plugins_registry`.
 //!
-//! The kubelet is the client. It sees the socket appear, asks who is there, calls the CSI socket, and says whether it
-//! took the plugin in. If one of these fails it tries again, but after a back-off that doubles up to two minutes and
-//! is kept *by the path of the socket* (pkg/kubelet/pluginmanager/operationexecutor); a socket that a reboot has left
-//! behind may have used it up before the plugin has even started. So a socket for which the kubelet doesn't come is
-//! given up for one of another name, which starts without back-off. A socket that works keeps its name: two names at
-//! once would let the end of the old one deregister the new one.
+//! The kubelet is the client. It sees the socket appear, asks for the plugin's data, calls the CSI socket, and reports
+//! whether it has registered the plugin. If one of these fails, it tries again after a back-off. That doubles up to two
+//! minutes, and is kept *by the path of the socket* (pkg/kubelet/pluginmanager/operationexecutor). A socket left behind
+//! by a reboot may have used it up before the plugin has even started. So if the kubelet doesn't call a socket, it is
+//! replaced by one of another name, which starts without back-off. A socket that works keeps its name: with two names
+//! at once, the end of the old one could deregister the new one.
 //!
 //! The `@` in the name is for HTTP/2. The kubelet's gRPC client sends the path of this socket, with its slashes as
-//! `%2F`, as the `:authority` of its requests, and our server (h2, by way of http::uri::Authority) refuses a host with
-//! a percent sign in it as a protocol error. In a user name it takes one: what stands before an `@`.
+//! `%2F`, as the `:authority` of its requests. Our server (h2, through http::uri::Authority) refuses a percent sign in
+//! a host as a protocol error. It accepts one in a user name, which is the part before an `@`.
 //!
-//! All this runs on a thread and runtime of its own, where looking at a directory may block.
+//! Registration has its own thread and runtime, where examining a directory may block.
 
 use std::os::linux::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
@@ -29,15 +29,16 @@ use wire::registration::{InfoRequest, PluginInfo, RegistrationStatus, Registrati
 
 use crate::socket::{self, Socket};
 
-/// How often it is checked that the socket is there. A check costs 2 µs and, unlike an inotify watch, misses nothing.
+/// Interval of the checks that the socket exists. A check costs 2 µs and, unlike an inotify watch, misses nothing.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// How long the kubelet has to call the first socket. It looks every second, and gives each of its calls one second.
+/// How long the kubelet has to call the first socket. It looks every second, and allows one second for each of its
+/// calls.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
-/// The longest that a socket is kept without a call. The wait doubles with each socket up to this: the kubelet may not be
-/// running.
+/// The longest time that a socket is kept without a call. The time doubles with each socket up to this limit, because
+/// the kubelet may not be running.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Where a registration stands.
+/// The state of a registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// There is no socket, for this reason.
@@ -56,16 +57,16 @@ pub enum NotRegistered {
     /// It has not called yet.
     #[error("the kubelet has not registered the plugin yet")]
     Waiting,
-    /// There is no socket: why.
+    /// There is no socket, for this reason.
     #[error("the kubelet cannot find the plugin: {0}")]
     NoSocket(String),
-    /// It refused: why.
+    /// The kubelet refused, for this reason.
     #[error("the kubelet refused to register the plugin: {0}")]
     Refused(String),
 }
 
 impl State {
-    /// Why the kubelet sends no volumes.
+    /// Whether the kubelet can send volumes.
     ///
     /// # Errors
     /// [`NotRegistered`].
@@ -153,8 +154,8 @@ impl Registration {
         self.with(|progress| (progress.registered, progress.refused))
     }
 
-    /// Whether the directory was deleted, so that the kubelet can't find sockets in it. In a container only a restart helps: its
-    /// hostPath volume refers to the deleted directory until then.
+    /// Whether the directory was deleted, so that the kubelet can't find sockets in it. In a container only a restart
+    /// helps: its hostPath volume refers to the deleted directory until then.
     #[must_use]
     pub fn directory_deleted(&self) -> bool {
         std::fs::metadata(&self.directory).is_ok_and(|found| found.st_nlink() == 0)
@@ -177,8 +178,8 @@ impl Registration {
         self.directory.join(file)
     }
 
-    /// The number of the newest socket that an earlier process has left. Older ones are removed. Its name is reused, because the
-    /// kubelet may have a registration under it.
+    /// The number of the newest socket that an earlier process has left. Older ones are removed. Its name is reused,
+    /// because the kubelet may have a registration under it.
     fn left_behind(&self) -> u32 {
         let mut found: Option<(std::time::SystemTime, u32)> = None;
         let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
@@ -295,7 +296,7 @@ impl Registration {
     }
 }
 
-/// A running registration. Dropping it removes the socket, and waits for that.
+/// A running registration. Dropping it removes the socket, and waits until that is done.
 #[derive(Debug)]
 pub struct Registering {
     stop: CancellationToken,
@@ -306,7 +307,7 @@ impl Drop for Registering {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
-            // Err is a panic of the thread, which has been reported.
+            // An error is a panic of the thread, which has been reported.
             let _ = thread.join();
         }
     }
@@ -318,7 +319,7 @@ struct Service(Arc<Registration>);
 #[tonic::async_trait]
 impl registration_server::Registration for Service {
     async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
-        // A sign of life: what follows may take the kubelet a while.
+        // This call shows that the kubelet is alive. What follows may take it a while.
         self.0.with(|progress| progress.since = Instant::now());
         Ok(Response::new(self.0.info.clone()))
     }

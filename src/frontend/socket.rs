@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, fchmod};
 
-/// A path's limit in bytes, without the closing NUL (unix(7), `sun_path`).
+/// The maximum length of a path in bytes, without the closing NUL (unix(7), `sun_path`).
 pub(crate) const PATH_MAX: usize = 107;
-/// A socket that can't be made.
+/// Why a socket can't be created.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Not `unix://` and an absolute path.
+    /// The endpoint isn't `unix://` and an absolute path.
     #[error("the endpoint {0:?} is not a unix socket: write unix:///path/to/csi.sock")]
     Endpoint(String),
-    /// Longer than the kernel allows.
+    /// The path is longer than the kernel allows.
     #[error("the socket path {} has {} bytes, over the limit of {}", .0.display(), .0.as_os_str().len(), PATH_MAX)]
     TooLong(PathBuf),
-    /// Another process serves there.
+    /// Another process serves on it.
     #[error("another process serves on {} already: stop it first, or choose another --endpoint", .0.display())]
     InUse(PathBuf),
     /// The path exists and is not a socket.
@@ -30,14 +30,14 @@ pub enum SocketError {
     /// A system call failed.
     #[error("the socket {} cannot be made: {error}", path.display())]
     Io {
-        /// Where.
+        /// The socket's path.
         path: PathBuf,
         /// The error.
         error: io::Error,
     },
 }
 
-/// A listening socket, whose file is removed when this is dropped, if it is still ours.
+/// A listening socket. Dropping it removes the socket's file, if that is still ours.
 #[derive(Debug)]
 pub struct Socket {
     path: PathBuf,
@@ -55,9 +55,9 @@ pub fn path_of(endpoint: &str) -> Result<PathBuf, SocketError> {
 
 /// Binds a socket that only its owner may connect to.
 ///
-/// The mode is set before the socket has a name, and bind(2) applies it to the file (unix(7); net/unix, unix_bind_bsd). So others
-/// can never connect. Binding under another name and renaming would do too, but the kubelet logs an error for each such name in
-/// its registration directory.
+/// The mode is set before the socket has a name, and bind(2) applies it to the file (unix(7); net/unix, unix_bind_bsd).
+/// So others can never connect. Binding under another name and renaming would work too. But the kubelet logs an error
+/// for each such name in its registration directory.
 ///
 /// # Errors
 /// [`SocketError`].
@@ -68,7 +68,7 @@ pub fn bind(path: &Path) -> Result<(UnixListener, Socket), SocketError> {
     let io = |error| SocketError::Io { path: path.to_owned(), error };
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
-        // A stale socket refuses connections; one that accepts them is somebody's.
+        // A stale socket refuses connections. If one accepts them, a process serves it.
         Ok(_) if UnixStream::connect(path).is_ok() => return Err(SocketError::InUse(path.to_owned())),
         Ok(_) => std::fs::remove_file(path).map_err(io)?,
         Err(_) => {}
@@ -90,13 +90,13 @@ pub fn bind(path: &Path) -> Result<(UnixListener, Socket), SocketError> {
 pub fn remove_stale(path: &Path) {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if is_socket && UnixStream::connect(path).is_err() {
-        // One that stays is in nobody's way.
+        // If it can't be removed, it does no harm.
         let _ = std::fs::remove_file(path);
     }
 }
 
 impl Socket {
-    /// Whether the file still exists and is the same.
+    /// Whether the file still exists and is the one that was bound.
     #[must_use]
     pub fn is_there(&self) -> bool {
         std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.st_ino() == self.inode)
@@ -106,7 +106,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.is_there() {
-            // A socket that stays is replaced by the next start.
+            // If the file can't be removed, the next start replaces it.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -148,7 +148,7 @@ mod tests {
         let path = dir.path().join("csi.sock");
         let (_listener, socket) = bind(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        // Hold the old inode's number back, so that the new file can't get it.
+        // Keep the old inode's number in use, so that the new file can't get it.
         let _other = UnixListener::bind(dir.path().join("other")).unwrap();
         let _new = UnixListener::bind(&path).unwrap();
         let ours = std::fs::symlink_metadata(&path).unwrap().st_ino() == socket.inode;

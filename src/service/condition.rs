@@ -1,4 +1,4 @@
-//! How full a volume is, and whether its source is alive.
+//! Reports how full a volume is, and whether its source is alive.
 
 use std::path::Path;
 
@@ -21,13 +21,13 @@ use crate::source_health::SourceHealth;
 use crate::stage::for_the_node;
 use crate::{By, Service};
 
-/// Under which name jobs run that ask the kubelet's own file system only.
+/// The source name for jobs that access only the kubelet's own file system.
 fn records() -> Source {
     Source::own("records")
 }
 
 impl Service {
-    /// What of a volume's file system is used (CSI, NodeGetVolumeStats).
+    /// The usage of a volume's file system (CSI, NodeGetVolumeStats).
     ///
     /// # Errors
     /// [`Error`].
@@ -35,8 +35,8 @@ impl Service {
         self.look(by, at, engine::usage).await
     }
 
-    /// Whether a volume that was published or staged is alive (CSI, NodeGetVolumeHealth). A file system that doesn't answer is no
-    /// error: it is the answer.
+    /// Whether a published or staged volume is alive (CSI, NodeGetVolumeHealth). A file system that doesn't answer is a
+    /// result, not an error.
     ///
     /// # Errors
     /// [`Error`].
@@ -62,7 +62,7 @@ impl Service {
         at: &VolumeAt,
         look: fn(&Site, &Target) -> Result<T, MountError>,
     ) -> Result<T, Error> {
-        // Whatever source the volume is of: what hangs is counted there, however many volumes it has.
+        // The record names the volume's source. Hung jobs are counted there, however many volumes it has.
         let path = at.path.clone();
         let noted = move |thread: &mut MountThread, _: &dyn Fn() -> bool| Ok(record::of(&thread.site, &path));
         let record = self.on_thread(by, records(), Hold::nothing(), noted).await?;

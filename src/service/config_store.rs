@@ -1,9 +1,9 @@
-//! The allow-list in force, taken up again whenever its file changes.
+//! The allow-list in force, reloaded whenever its file changes.
 //!
-//! One thread reads the file: at the start, when inotify(7) tells of a change, when somebody asks
-//! ([`ConfigStore::reload`]), and every half minute for file systems that tell nothing. Watched are directories, not
-//! the file, because the file is rarely written to: editors rename a new one over it, and the kubelet swaps the
-//! symlink `..data` beside it. A file with faults changes nothing but [`ReloadStats`]: the last good list stays.
+//! One thread reads the file: at the start, at an inotify(7) event, on request ([`ConfigStore::reload`]), and every
+//! half minute for file systems without events. It watches directories instead of the file, because the file is rarely
+//! written to: editors rename a new one over it, and the kubelet swaps the symlink `..data` beside it. A file with
+//! faults changes only [`ReloadStats`]: the last good list stays.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -22,10 +22,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
-/// What metrics and health say of the allow-list.
+/// What metrics and health report about the allow-list.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ReloadStats {
-    /// How often a file without faults was taken up, the first time included.
+    /// How often a file without faults was loaded, the first time included.
     pub loads_ok: u64,
     /// How often a file was refused, or could not be read.
     pub loads_refused: u64,
@@ -33,11 +33,11 @@ pub struct ReloadStats {
     pub serving: bool,
     /// How many entries the list in force has.
     pub entries: usize,
-    /// When the list in force was taken up.
+    /// When the list in force was loaded.
     pub loaded_at: Option<SystemTime>,
-    /// Why the file as it is now was refused; none if it is in force.
+    /// Why the current file was refused. None if it is in force.
     pub last_error: Option<String>,
-    /// When that was.
+    /// When it was refused.
     pub refused_at: Option<SystemTime>,
 }
 
@@ -52,27 +52,27 @@ struct Shared {
     path: PathBuf,
     kubelet_dir: AbsPath,
     state: RwLock<State>,
-    /// Written to for waking the thread, after one of the flags is set.
+    /// Written to in order to wake the thread, after one of the flags is set.
     wake: EventFd,
     stop: AtomicBool,
     again: AtomicBool,
 }
 
-/// How long the thread waits for what.
+/// How long the thread waits.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
-    /// For an event, before it reads the file without one.
+    /// For an event. After that it reads the file without one.
     poll: Duration,
-    /// For silence after an event: writers take several steps.
+    /// For silence after an event, because writers take several steps.
     settle: Duration,
-    /// For silence at most.
+    /// For silence altogether, even if events keep coming.
     settle_max: Duration,
 }
 
 const PACE: Pace =
     Pace { poll: Duration::from_secs(30), settle: Duration::from_millis(50), settle_max: Duration::from_secs(1) };
 
-/// The allow-list in force, and the thread that keeps it so. Dropping it ends the thread.
+/// The allow-list in force, and the thread that keeps it current. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct ConfigStore {
     shared: Arc<Shared>,
@@ -80,11 +80,11 @@ pub struct ConfigStore {
 }
 
 impl ConfigStore {
-    /// Reads the file, and goes on watching it. A file that is absent or has faults is no error here: there is no
-    /// list then ([`ConfigStore::current`]) until the file is put right.
+    /// Reads the file, and keeps watching it. A file that is absent or has faults is no error here. There is then no
+    /// list ([`ConfigStore::current`]) until the file is corrected.
     ///
     /// # Errors
-    /// The thread or the descriptor that wakes it can't be made.
+    /// The thread, or the descriptor that wakes it, can't be created.
     pub fn start(path: impl Into<PathBuf>, kubelet_dir: AbsPath) -> io::Result<Self> {
         Self::start_at(path.into(), kubelet_dir, PACE)
     }
@@ -99,19 +99,19 @@ impl ConfigStore {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// The list in force: of the last file without faults. None if there was no such file yet.
+    /// The list in force, from the last file without faults. None if there was no such file yet.
     #[must_use]
     pub fn current(&self) -> Option<Arc<AllowList>> {
         self.shared.read().list.clone()
     }
 
-    /// How reading the file went.
+    /// The results of reading the file.
     #[must_use]
     pub fn stats(&self) -> ReloadStats {
         self.shared.read().stats.clone()
     }
 
-    /// Has the file read again soon, even if it seems unchanged, and the outcome logged. Returns at once.
+    /// Makes the thread read the file again soon, even if it seems unchanged, and log the outcome. Returns at once.
     pub fn reload(&self) {
         self.shared.again.store(true, Ordering::Release);
         self.shared.wake_up();
@@ -123,14 +123,15 @@ impl Drop for ConfigStore {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.wake_up();
         if let Some(thread) = self.thread.take() {
-            // Err is a panic of the thread, which has been reported.
+            // An error is a panic of the thread, which has been reported.
             let _ = thread.join();
         }
     }
 }
 
 impl Shared {
-    // Nothing can panic with the lock held half-way through a change, so a poisoned lock's state is whole.
+    // Nothing can panic half-way through a change with the lock held. So the state is complete even if the lock is
+    // poisoned.
     fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,18 +141,18 @@ impl Shared {
     }
 
     fn wake_up(&self) {
-        // The one failure is a counter that is full, which wakes as well.
+        // The only possible error is a full counter, which wakes the thread too.
         let _ = self.wake.write(1);
     }
 }
 
-/// A file's content as of the last look at it, or why there is none.
+/// A file's content when it was last read, or why there is none.
 type Content = Result<Vec<u8>, String>;
 
 struct Watcher {
     shared: Arc<Shared>,
     pace: Pace,
-    /// None if the kernel gives us none; the half-minute look remains.
+    /// None if the kernel provides none. The file is then read every half minute.
     inotify: Option<Inotify>,
     watched: Vec<WatchDescriptor>,
     last: Option<Content>,
@@ -180,7 +181,7 @@ impl Watcher {
         }
     }
 
-    /// Waits for an event or a call, and takes in all that there are. False if the time passed without one.
+    /// Waits for an event or a request, and consumes all that are pending. False if the time passed without one.
     fn wait(&self, time: Duration) -> bool {
         let mut fds = vec![PollFd::new(self.shared.wake.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.inotify.as_ref().map(|i| PollFd::new(i.as_fd(), PollFlags::POLLIN)));
@@ -193,15 +194,15 @@ impl Watcher {
                 false
             }
         };
-        // Which file it was doesn't matter: reading ours and comparing it costs less than being wrong about links.
+        // Which file has changed doesn't matter: reading and comparing ours costs less than a mistake about links.
         let _ = self.shared.wake.read();
         while self.inotify.as_ref().is_some_and(|i| i.read_events().is_ok_and(|events| !events.is_empty())) {}
         woken
     }
 
-    /// Reads the file and takes it up, unless it is as it was.
+    /// Reads the file, and loads it if it has changed or `again` is set.
     fn load(&mut self, again: bool) {
-        // First watch, then read: a change between the two is then an event.
+        // Watch first, then read: a change in between is then an event.
         self.watch();
         let content = read(&self.shared.path);
         if !again && self.last.as_ref() == Some(&content) {
@@ -258,7 +259,7 @@ impl Watcher {
         }
     }
 
-    /// Watches the directory of the path and, if that is a symlink, the directory of the file it leads to.
+    /// Watches the directory of the path and, if the path is a symlink, the directory of the file that it leads to.
     fn watch(&mut self) {
         let Some(inotify) = &self.inotify else { return };
         let path = &self.shared.path;
@@ -272,11 +273,11 @@ impl Watcher {
                 | AddWatchFlags::IN_DELETE_SELF
                 | AddWatchFlags::IN_MOVE_SELF
                 | AddWatchFlags::IN_ONLYDIR;
-            // A directory that isn't there makes reading fail too, and that is reported.
+            // If the directory is missing, reading the file fails too, and that is reported.
             watched.extend(inotify.add_watch(directory, mask));
         }
         for old in self.watched.iter().filter(|old| !watched.contains(old)) {
-            // Err if the directory is gone, and its watch with it.
+            // An error means that the directory is gone, and its watch with it.
             let _ = inotify.rm_watch(*old);
         }
         self.watched = watched;
@@ -291,10 +292,10 @@ fn directory_of(path: &Path) -> &Path {
     }
 }
 
-/// The file's bytes, one more than allowed at most.
+/// The file's bytes, at most one more than allowed.
 pub fn read(path: &Path) -> Content {
     let said = |what: &str, error: &dyn std::fmt::Display| format!("{}: {what}: {error}", path.display());
-    // Without O_NONBLOCK, opening a FIFO waits for a writer for ever.
+    // Without O_NONBLOCK, opening a FIFO would wait forever for a writer.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = file.map_err(|e| said("can't be opened", &e))?;
     if !file.metadata().map_err(|e| said("can't be examined", &e))?.is_file() {
@@ -316,7 +317,7 @@ mod tests {
     const ONE: &str = "entries: [{name: a, path: /mnt/a}]";
     const TWO: &str = "entries: [{name: a, path: /mnt/a}, {name: b, path: /mnt/b}]";
     const BAD: &str = "entries:\n- {name: a, path: mnt}\n- {name: B, path: /mnt/b}";
-    /// No looking without an event: what these tests see, inotify has told.
+    /// No reads without an event: these tests see only what inotify reported.
     const EVENTS_ONLY: Pace = Pace { poll: Duration::from_secs(3600), ..PACE };
 
     fn store(path: &Path, pace: Pace) -> ConfigStore {

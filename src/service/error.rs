@@ -1,4 +1,4 @@
-//! Everything that can go wrong in a use case.
+//! The errors of the use cases.
 
 use allowlist::policy::Denied;
 use engine::mount_error::MountError;
@@ -6,23 +6,23 @@ use pods::lookup::LookupError;
 use workers::NoResult;
 use workers::gate::Busy;
 
-/// Why something was not done. Its own text is for the administrator; the pod's author reads that of
+/// Why a use case failed. The error's own text is for the administrator. The pod's author reads that of
 /// [`ForAuthor`](crate::refusals::ForAuthor).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The allow-list says no.
+    /// The allow-list denies it.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// Another call is under way.
+    /// Another call holds the path.
     #[error(transparent)]
     Busy(#[from] Busy),
     /// The mount thread gave no answer.
     #[error(transparent)]
     NoResult(#[from] NoResult),
-    /// The mounts.
+    /// A mount operation failed.
     #[error(transparent)]
     Mount(#[from] MountError),
-    /// It isn't known what the pod wants.
+    /// The pod's wish is unknown.
     #[error(transparent)]
     Lookup(#[from] LookupError),
     /// No allow-list could be read yet.

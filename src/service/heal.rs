@@ -1,17 +1,18 @@
 //! Self-healing: when a source comes back, running pods get it without a restart.
 //!
-//! A volume that was taken from a FUSE mount itself stays ENOTCONN when the daemon dies, also after a new one has
-//! mounted the same place: the pod holds the old mount. But a mount made *on* the volume at its target path crosses into
-//! the running containers, because those are slaves or peers of it. So a fresh copy of the source is put on top there,
-//! after whatever an earlier healing had put there was taken away: there is never more than one. Private containers
-//! receive nothing, and on a deleted directory nothing can be mounted: there the mount at the target is replaced, for
-//! containers that start from now on. Mount namespaces of containers are never entered: their tenants shape them.
+//! A pod that has a FUSE mount itself as its volume keeps ENOTCONN when the daemon dies, even after a new daemon has
+//! mounted the same place: the pod holds the old mount. But a mount made *on* the volume at its target path crosses
+//! into the running containers, because those are slaves or peers of it. So healing mounts a fresh copy of the source
+//! on top there. It first removes the copy of an earlier healing, so there is never more than one. Private containers
+//! receive nothing, and nothing can be mounted on a deleted directory. In both cases healing replaces the mount at the
+//! target, for containers that start from now on. It never enters the mount namespaces of containers, because their
+//! tenants shape them.
 //!
-//! Nothing is polled that grows with the number of pods. The kernel tells of mounts ([`kernel::mount_events`]); if one
-//! covers a source, or is a volume that we don't know yet, one reading of the mount table tells which volumes show
-//! something else than their source's path does now ([`plan::healing`]), and only those are looked at ([`mend`]). Directories can
-//! be replaced without any mount, which no mount event tells: every 15 s the kernel is asked for the name of each that
-//! volumes show, and the table is read if one has changed, or if anything was mounted meanwhile ([`look`]).
+//! No polling grows with the number of pods. The kernel reports mounts ([`kernel::mount_events`]). If one covers a
+//! source, or is a volume that we don't know yet, the mount table is read once. It tells which volumes show something
+//! else than their source's path does now ([`plan::healing`]), and only those are looked at ([`mend`]). A directory can
+//! be replaced without any mount, and so without a mount event. So every 15 s the kernel is asked for the name of each
+//! directory that volumes show. If one has changed, or if anything was mounted meanwhile, the table is read ([`look`]).
 
 mod devices;
 mod failures;
@@ -49,34 +50,34 @@ use workers::{Hold, MountThread, NoResult, Pool, Source};
 use crate::Service;
 use crate::refusals::ForAuthor;
 
-/// How often it is looked whether the mount table or a directory has changed that no event told of.
+/// Interval of the checks for changes of the mount table or a directory that no event reported.
 const LOOK: Duration = Duration::from_secs(15);
-/// Mounts come in swarms; the first of them is answered after this, with the others.
+/// Mounts come in bursts. This long after the first mount, all of them are handled together.
 const SETTLE: Duration = Duration::from_millis(30);
-/// A reading that took long is followed by a rest of this many times its length, so that a node that mounts all the time
-/// pays a bounded share of a core; but no longer than [`REST_MAX`].
+/// After each reading of the table comes a pause of this many times its duration, at most [`REST_MAX`]. So a node that
+/// mounts all the time costs a bounded share of a core.
 const REST: u32 = 20;
 const REST_MAX: Duration = Duration::from_millis(700);
-/// How long a new volume waits at least until it is read about, with those that come meanwhile, if nothing happens that may
-/// concern it.
+/// A reading of the table for a new volume is delayed by at least this time, so that it covers other new ones too. It
+/// is not delayed if something happens that may concern the volume.
 const NEWCOMERS: Duration = Duration::from_secs(1);
-/// After so many looks at which nothing had changed the table is read all the same.
+/// After this many checks without a change, the table is read anyway.
 const LOOKS_MAX: u32 = 20;
-/// A table of so many volumes takes megabytes for the moment in which it is read.
+/// While a table of this many volumes is read, it takes megabytes of memory.
 const MANY: usize = 1000;
-/// How long reading the table may take.
+/// Time limit for reading the table.
 const TABLE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Why volumes cannot be healed now, or one of them not.
+/// Why no volume can be healed now, or why one can't.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    /// The allow-list, a worker, or the mounts.
+    /// The allow-list, a worker, or a mount operation failed.
     #[error(transparent)]
     Service(#[from] crate::error::Error),
-    /// The mount table.
+    /// The mount table can't be read.
     #[error("mountinfo: {0}")]
     Table(Errno),
-    /// What tells of mounts.
+    /// Mount events can't be received.
     #[error("mount events: {0}")]
     Events(io::Error),
 }
@@ -93,11 +94,11 @@ impl From<MountError> for Error {
     }
 }
 
-/// Who is told which volumes there are.
+/// Publishes the list of volumes to its receivers.
 type Volumes = Sender<Arc<Vec<Arc<Volume>>>>;
 
-/// Heals the volumes of a plugin, for ever, in the mount namespace that the kubelet called from last. Tells `volumes`
-/// which there are, in the order of their paths, and pods what becomes of theirs.
+/// Heals the volumes of a plugin, forever, in the mount namespace that the kubelet called from last. Sends the volumes
+/// to `volumes`, in the order of their paths, and tells pods by events what happened to their volumes.
 pub async fn watch(service: Arc<Service>, volumes: Volumes, events: Option<Events>) {
     let failures = Arc::new(Failures::default());
     loop {
@@ -112,7 +113,7 @@ pub async fn watch(service: Arc<Service>, volumes: Volumes, events: Option<Event
     }
 }
 
-/// Until the kubelet calls from another namespace.
+/// Heals the volumes of one mount namespace until the kubelet calls from another one.
 async fn watch_namespace(
     service: &Arc<Service>,
     pool: &Arc<Pool>,
@@ -124,7 +125,7 @@ async fn watch_namespace(
     let mut known = KnownVolumes::default();
     loop {
         let start = Instant::now();
-        // What changes while the table is read is a change since.
+        // A change during the reading of the table counts as a later change.
         watched.has_changed().map_err(Error::Table)?;
         known = read(service, pool, known).await?;
         volumes.send_replace(Arc::clone(&known.volumes));
@@ -135,7 +136,7 @@ async fn watch_namespace(
         for group in groups(std::mem::take(&mut known.candidates)) {
             let (service, pool, failures) = (Arc::clone(service), Arc::clone(pool), Arc::clone(failures));
             let (list, pods) = (list.clone(), pods.clone());
-            // Nobody waits for it: one whose source hangs must not hold up the others. It holds its passes.
+            // Nothing awaits this task: a source that hangs must not delay the others. The task holds its passes.
             tokio::spawn(async move {
                 let mut again: Option<Duration> = None;
                 for candidate in group {
@@ -161,7 +162,7 @@ async fn watch_namespace(
                     break;
                 }
             }
-            // In another namespace nothing may ever change.
+            // If the kubelet calls from another namespace, this one may never change again.
             let elsewhere = !is_latest(service, pool);
             let changed = watched.has_changed().map_err(Error::Table)?;
             if elsewhere || changed || look == LOOKS_MAX || !known.is_by(&service.list()?) {
@@ -179,15 +180,15 @@ async fn watch_namespace(
     }
 }
 
-/// Whether the kubelet still calls from this namespace.
+/// Whether this namespace is the one that the kubelet called from last.
 fn is_latest(service: &Service, pool: &Arc<Pool>) -> bool {
     service.threads.latest().is_some_and(|latest| Arc::ptr_eq(&latest, pool))
 }
 
-/// What is healed side by side, each group one after the other.
+/// Groups candidates. Groups are healed in parallel, the volumes of a group one after the other.
 ///
-/// A mount on one peer appears on the others too, and they need no other: a second one would cover that of the first,
-/// which is a peer of the source, and so the source itself.
+/// A mount made on one peer appears on all its peers, so these need none of their own. A second mount would cover the
+/// first one. That is a peer of the source, so the source would be covered too.
 fn groups(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
     let mut groups = Vec::new();
     let mut peers: HashMap<Arc<Shown>, Vec<Candidate>> = HashMap::new();
@@ -202,7 +203,7 @@ fn groups(candidates: Vec<Candidate>) -> Vec<Vec<Candidate>> {
     groups
 }
 
-/// Changes of the namespace's mounts, as closely as they are to be had.
+/// The mount events of the namespace: by fanotify, or else by polling the mount table.
 async fn events(service: &Service, pool: &Arc<Pool>) -> Result<MountEvents, Error> {
     match pool.mount_events(service.threads.site().calls) {
         Ok(events) => {
@@ -217,7 +218,7 @@ async fn events(service: &Service, pool: &Arc<Pool>) -> Result<MountEvents, Erro
     opening.await?.map_err(Error::Table)
 }
 
-/// The namespace's table, to be asked whether it has changed.
+/// The namespace's mount table, opened for checks whether it has changed.
 async fn watched(service: &Service, pool: &Arc<Pool>) -> Result<WatchedTable, Error> {
     let opening = service
         .threads
@@ -225,8 +226,8 @@ async fn watched(service: &Service, pool: &Arc<Pool>) -> Result<WatchedTable, Er
     opening.await?.map_err(Error::Table)
 }
 
-/// Until something was mounted over a source; or a volume was published, but then not before `newcomers_at`, unless
-/// something was mounted that may be over its source: one that nothing happens to can wait.
+/// Waits until something is mounted over a source, or until a volume is published. In the second case it waits at least
+/// until `newcomers_at`, unless something is mounted that may be over the new volume's source.
 async fn until_it_matters(
     service: &Service,
     pool: &Arc<Pool>,
@@ -249,12 +250,12 @@ async fn until_it_matters(
         let sources = Arc::clone(sources);
         let looking = service.threads.run(pool, Source::own("mount table"), TABLE_DEADLINE, move |thread, _| {
             let mut seen = Concerns::default();
-            // One that is gone by now mattered to nobody.
+            // A mount that is gone by now doesn't matter.
             let site = &thread.site;
             site.calls.points_of(&ids, &mut |point| seen.see(&site.layout, &sources, point))?;
             Ok::<_, Errno>(seen)
         });
-        // What can't be asked about may matter.
+        // If the mounts can't be examined, they may matter.
         let Ok(seen) = looking.await? else { return Ok(()) };
         newcomers |= seen.volumes;
         if seen.sources || (newcomers && seen.others) {
@@ -279,7 +280,7 @@ async fn read(service: &Service, pool: &Arc<Pool>, known: KnownVolumes) -> Resul
     reading.await?.map_err(Error::Table)
 }
 
-/// Whether a directory of the volumes was moved or deleted.
+/// Whether a directory that volumes show was moved or deleted.
 async fn was_moved(
     service: &Service,
     pool: &Arc<Pool>,
@@ -292,7 +293,8 @@ async fn was_moved(
     Ok(looking.await?)
 }
 
-/// Heals one volume, on a thread that may hang, by the allow-list that the look at it went by.
+/// Heals one volume, on a thread that may hang. Does nothing unless the allow-list is still the one by which the volume
+/// became a candidate (`by`).
 async fn heal(
     service: &Service,
     pool: &Arc<Pool>,
@@ -301,18 +303,18 @@ async fn heal(
 ) -> Result<Tried, Error> {
     let Volume { path, record, shown, .. } = &**volume;
     let list = service.list()?;
-    // Another list may show other directories to pods: the next look goes by that.
+    // Another list may show other directories to pods. The next reading of the table goes by that list.
     if !by.is_some_and(|by| Arc::ptr_eq(by, &list)) {
         return Ok(Tried::Busy);
     }
-    // Somebody publishes or unpublishes it now.
+    // A call publishes or unpublishes it now.
     let Ok(pass) = service.gate.enter(path.as_path(), Holder::Own) else { return Ok(Tried::Busy) };
-    // One that was given up may still be at work. No target is called like that.
+    // A job that ran out of time may still be at work on a peer. No target path has this form.
     let peers = format!("peers that show {}:{}:{}", shown.device.0, shown.device.1, shown.root.display());
     let alone = is_peer(record).then(|| service.gate.enter(Path::new(&peers), Holder::Own)).transpose();
     let Ok(alone) = alone else { return Ok(Tried::Busy) };
     let (at, looked) = (path.clone(), looked.clone());
-    // What it opens is what the path leads to now: that may be on another device than what the volume shows.
+    // The job opens what the path leads to now. That may be on another device than what the volume shows.
     let (entry, beneath) = (&record.owner.entry, record.sub_path.is_some());
     let source = Source::directory(&record.full_path(), entry.as_str(), service.devices().of_entry(entry, beneath));
     let hold = Hold::once_begun([Some(pass), alone]);
@@ -334,7 +336,8 @@ async fn heal(
     mending.await?.map_err(Error::from)
 }
 
-/// Tells what came of a volume: metrics, the log and its pod. What was so before is not told again.
+/// Reports the outcome for a volume: metrics, the log and its pod. An outcome that was reported before is not reported
+/// again.
 fn tell(service: &Service, volume: &Arc<Volume>, (outcome, told): (Result<Tried, Error>, bool), pods: Option<&Events>) {
     let (target_path, entry) = (volume.path.as_path().display(), volume.record.owner.entry.as_str());
     let (notice, pod) = match outcome {
@@ -366,7 +369,7 @@ fn tell(service: &Service, volume: &Arc<Volume>, (outcome, told): (Result<Tried,
     };
     if let (Some(events), Some(notice), Some(pod)) = (pods.cloned(), notice, pod) {
         let told = volume.told(pod, notice.reason(), notice.for_author(), true);
-        // An API server that is away must not keep us from healing.
+        // An unreachable API server must not hold up healing.
         tokio::spawn(async move { events.tell(vec![told]).await });
     }
 }

@@ -1,7 +1,7 @@
-//! How the plugin is, part by part: what `/healthz` and `/readyz` say of it to the network, and what the log says.
+//! The state of the plugin, part by part: what `/healthz` and `/readyz` answer, and what the log says.
 //!
-//! Anybody who reaches the port may ask, so the network is told which part, in a fixed word, and nothing else: what is wrong with it
-//! may name paths of the node, or say what others have said. That goes into the log, once for each change.
+//! Anybody who reaches the port may ask. So the network is told only the part, in a fixed word. The details may name
+//! paths of the node, or repeat what others sent. They go into the log, once for each change.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -17,13 +17,13 @@ pub enum Part {
     MountNamespace,
     /// Threads that don't hang.
     Workers,
-    /// Sources of volumes, that may hang.
+    /// Sources of volumes. They may hang.
     Sources,
     /// The look-up of pods.
     PodLookup,
     /// The registration with the kubelet.
     Registration,
-    /// The directory for the socket of that.
+    /// The directory that holds the registration socket.
     RegistrationDirectory,
 }
 
@@ -38,7 +38,7 @@ impl Part {
         Self::RegistrationDirectory,
     ];
 
-    /// In one word, as the network is told.
+    /// The fixed word that the network is told.
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
@@ -53,29 +53,29 @@ impl Part {
     }
 }
 
-/// What follows from it.
+/// The consequence of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Effect {
-    /// Volumes are served all the same.
+    /// Volumes are still served.
     Degraded,
-    /// Volumes don't come, or can't be served.
+    /// Volumes don't arrive, or can't be served.
     NotReady,
-    /// Only a restart mends it.
+    /// Only a restart helps.
     Failed,
 }
 
-/// Something that is wrong.
+/// A problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Which part.
+    /// The affected part.
     pub part: Part,
-    /// What follows.
+    /// Its consequence.
     pub effect: Effect,
-    /// What it is, for the log: it may name paths of the node.
+    /// The details, for the log: they may name paths of the node.
     pub detail: String,
 }
 
-/// All that is wrong with the service now, at most one for each part.
+/// All current problems, at most one for each part.
 #[must_use]
 pub fn look(service: &Service) -> Vec<Finding> {
     use Effect::{Degraded, NotReady};
@@ -110,8 +110,8 @@ pub fn look(service: &Service) -> Vec<Finding> {
     found
 }
 
-/// Whether the process is worth keeping, and a line on each part that is unwell. A refused allow-list and the like are no reason to
-/// restart: the last good one works.
+/// Whether the process should keep running, and a line for each part with a problem. A refused allow-list and the like
+/// are no reason to restart: the last good one works.
 #[must_use]
 pub fn health(findings: &[Finding]) -> (bool, String) {
     let line = |finding: &Finding| {
@@ -121,7 +121,7 @@ pub fn health(findings: &[Finding]) -> (bool, String) {
     (findings.iter().all(|finding| finding.effect != Effect::Failed), text(findings.iter().map(line)))
 }
 
-/// Whether volumes come and can be served, and a line on each part for which they can't.
+/// Whether volumes arrive and can be served, and a line for each part that prevents it.
 #[must_use]
 pub fn readiness(findings: &[Finding]) -> (bool, String) {
     let mut keeping = findings.iter().filter(|finding| finding.effect >= Effect::NotReady).peekable();
@@ -134,11 +134,11 @@ fn text(lines: impl Iterator<Item = String>) -> String {
     if text.is_empty() { "ok\n".to_owned() } else { text }
 }
 
-/// What was told of each part last.
+/// What was logged last of each part.
 #[derive(Debug, Default)]
 pub struct Told(Mutex<HashMap<Part, (Effect, String)>>);
 
-/// A change to tell of.
+/// A change to log.
 #[derive(Debug, PartialEq, Eq)]
 enum Change<'a> {
     Unwell(&'a Finding),
@@ -146,7 +146,7 @@ enum Change<'a> {
 }
 
 impl Told {
-    /// Logs what has changed since the last time.
+    /// Logs what has changed since the last call.
     pub fn tell(&self, findings: &[Finding]) {
         for change in self.changes(findings) {
             match change {
@@ -166,7 +166,7 @@ impl Told {
                 changes.extend(told.remove(&part).map(|_| Change::Well(part)));
                 continue;
             };
-            // Counts and times may be others each time; the trouble is the same.
+            // The numbers in the details may change. The problem is the same.
             let gist = (finding.effect, finding.detail.chars().filter(|c| !c.is_ascii_digit()).collect());
             if told.get(&part) != Some(&gist) {
                 told.insert(part, gist);

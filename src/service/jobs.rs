@@ -1,4 +1,5 @@
-//! The jobs that use cases hand to mount threads: with whose pass, on what that may hang, and what an outcome means.
+//! The jobs that use cases hand to mount threads: which pass each holds, which source it may hang on, and what its
+//! outcome means.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::metrics::Kept;
 use crate::request::VolumeAt;
 use crate::{By, Service};
 
-/// How often, and how long, a call waits for the plugin's own work on its volume.
+/// A call waits for the plugin's own work on its volume: this many times, and this long each time.
 const OWN_WAITS: u32 = 50;
 const OWN_WAIT: Duration = Duration::from_millis(2);
 
@@ -34,15 +35,15 @@ impl Service {
         self.threads.run_by(by.lead, by.pool, (source, hold), self.deadline, job).map(|ran| Ok(ran??))
     }
 
-    /// Enters the gate for a call. The plugin's own work on the volume is waited for a while: the kubelet, turned away, would
-    /// come again only after half a second, or a minute.
+    /// Enters the gate for a call. If the plugin itself works on the volume, the call waits a while. If it were
+    /// refused, the kubelet would retry only after half a second, or a minute.
     async fn enter(&self, path: &Target) -> Result<Pass, Busy> {
         let enter = || self.gate.enter(path.as_path(), Holder::Call);
         match enter() {
             Err(Busy { holder: Holder::Own, .. }) => {}
             other => return other,
         }
-        // Boxed, or each call would carry along the room that a timer takes.
+        // Boxed, because otherwise each call would need memory for the timer.
         Box::pin(async {
             for _ in 0..OWN_WAITS {
                 tokio::time::sleep(OWN_WAIT).await;
@@ -56,23 +57,24 @@ impl Service {
         .await
     }
 
-    /// A directory of an entry, as what may hang.
+    /// A directory of an entry, as a source that a job may hang on.
     pub(crate) fn source(&self, entry: &EntryName, path: &SourcePath) -> Source {
         let device = self.devices().of_entry(entry, path.sub_path.is_some());
         Source::directory(&path.full(), entry.as_str(), device)
     }
 
-    /// Makes a volume of an entry appear. Whether it was made; not if it was there. One whose directory is dead or was deleted stays
-    /// too: what a pod is given in its place is for healing alone to decide.
+    /// Mounts a volume of an entry. True if the mount was made, false if it was there. A volume whose directory is dead
+    /// or was deleted stays too: only healing decides what a pod is given in its place.
     pub(crate) async fn attach(&self, by: By<'_>, entry: &EntryName, job: AttachJob) -> Result<bool, Error> {
-        // While a hung job may still change the target, nobody else gets at it; before it does, who unpublishes does.
+        // While a hung job may still change the target, no other call gets the path. Until the job begins to change it,
+        // an unpublish still gets it.
         let hold = Hold::once_begun([Some(self.enter(&job.target).await?), None]);
         let source = self.source(entry, &job.source);
         let attached = self.on_thread(by, source, hold, move |thread, cancelled| {
             let site = Arc::clone(&thread.site);
             let mut context = Context::new(&site, cancelled);
             let attached = engine::attach(&mut context, &mut || thread.take_slot(), &job)?;
-            // Only after success: what a failed job has left on its slot is cleared before the next use.
+            // Only after success. What a failed job left on its slot is cleared before the next use.
             Ok(attached.giving_back(|slot| thread.give_back(slot)))
         });
         match attached.await? {
@@ -86,7 +88,7 @@ impl Service {
         }
     }
 
-    /// The answer to a call that failed: done, all the same, if what it asks for is there already.
+    /// The answer to a failed call. It is success if what the call asks for is there already.
     pub(crate) async fn unless_kept(
         &self,
         by: By<'_>,
@@ -99,11 +101,11 @@ impl Service {
             Error::NoResult(_) | Error::Mount(_) => Kept::Source,
             Error::Busy(_) => return Err(error),
         };
-        // What a call that hangs is about to mount, and may take back, isn't there yet.
+        // If another call holds the path, its mount doesn't count: it may still be taken back.
         let Ok(pass) = self.enter(&path).await else { return Err(error) };
         let look =
             move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::is_kept(&thread.site, &path, of.as_ref());
-        // Its source isn't asked, and may hang.
+        // The job doesn't access the source, which may hang.
         match self.on_thread(by, Source::kept(), Hold::to_its_end([Some(pass), None]), look).await {
             Ok(true) => {
                 tracing::warn!(%error, "the volume stays as it was published: it would be refused now");
@@ -114,7 +116,7 @@ impl Service {
         }
     }
 
-    /// Takes away what is mounted at a path of ours, and with `remove` the directory.
+    /// Unmounts what is mounted at a path of ours. With `remove` it removes the directory too.
     pub(crate) async fn detach(&self, by: By<'_>, at: &VolumeAt, remove: bool) -> Result<(), Error> {
         let hold = Hold::to_its_end([Some(self.enter(&at.path).await?), None]);
         let path = at.path.clone();

@@ -1,4 +1,4 @@
-//! The use cases, in plain types: what is done for a volume, whoever asks for it by whatever protocol.
+//! The use cases, in plain types: what is done for a volume, independent of caller and protocol.
 #![forbid(unsafe_code)]
 
 mod condition;
@@ -34,24 +34,24 @@ use crate::heal::Devices;
 use crate::metrics::Metrics;
 use crate::volume_count::{Counter, VolumeCount};
 
-/// How long counting the mounted volumes may take; 50,000 mounts are read in 0.1 s.
+/// Time limit for counting the mounted volumes. Reading 50,000 mounts takes 0.1 s.
 const COUNT_DEADLINE: Duration = Duration::from_secs(2);
 
-/// In whose mount namespace the mounts are made.
+/// The mount namespace in which mounts are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Namespace {
-    /// Of the process that calls.
+    /// That of the calling process.
     Callers,
     /// Our own.
     Own,
 }
 
-/// By whom a use case is asked for.
+/// The caller of a use case.
 #[derive(Debug, Clone, Copy)]
 pub struct By<'a> {
-    /// The mount threads in its namespace.
+    /// The mount threads in the caller's namespace.
     pub pool: &'a Arc<Pool>,
-    /// In whose runtime it is served.
+    /// The runtime that serves the call.
     pub lead: Option<&'a Lead>,
 }
 
@@ -62,23 +62,23 @@ pub struct Service {
     pub driver: String,
     /// The node's name.
     pub node_id: String,
-    /// How long a job may take.
+    /// Time limit of a job.
     pub deadline: Duration,
-    /// In whose namespace mounts are made.
+    /// The namespace in which mounts are made.
     pub namespace: Namespace,
     /// The allow-list.
     pub store: ConfigStore,
-    /// One call at a time for each path.
+    /// The gate: one call at a time for each path.
     pub gate: Gate,
     /// The mount threads.
     pub threads: Threads,
-    /// The file systems that entries and volumes lie on, as far as they are known.
+    /// The known file systems that entries and volumes lie on.
     pub devices: RwLock<Arc<Devices>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Counts the mounted volumes.
     pub counter: Arc<Counter>,
-    /// The look-up of pods, if it was asked for.
+    /// The look-up of pods, if it is enabled.
     pub lookup: Option<Arc<Lookup>>,
 }
 
@@ -92,8 +92,8 @@ impl Service {
         self.store.current().ok_or_else(why)
     }
 
-    /// Why nothing can be mounted now, if so. The callers and the API server are left out, because who asks may be waiting to
-    /// register the plugin.
+    /// Whether volumes can be mounted now. Callers and the API server are not checked, because the caller may be
+    /// waiting to register the plugin.
     ///
     /// # Errors
     /// What is missing.
@@ -109,8 +109,8 @@ impl Service {
     /// Why there is none.
     pub fn has_threads(&self) -> Result<(), String> {
         let proc = &self.threads.site().proc;
-        // The kubelet's namespace is known from its first call on; before, that of PID 1 is the best guess, which an
-        // unprivileged plugin (`hostmount try`) may not enter.
+        // The kubelet's namespace is known after its first call. Until then, PID 1's is the best guess. An unprivileged
+        // plugin (`hostmount try`) may not enter that one.
         let namespace = match self.namespace {
             Namespace::Callers => proc.mount_namespace(1).or_else(|_| proc.own_mount_namespace()),
             Namespace::Own => proc.own_mount_namespace(),
@@ -122,13 +122,13 @@ impl Service {
     /// Whether threads are left that don't hang.
     ///
     /// # Errors
-    /// How many do.
+    /// How many threads hang.
     pub fn has_workers(&self) -> Result<(), String> {
         self.threads.exhausted().map_or(Ok(()), |stuck| Err(NoResult::Exhausted { stuck }.to_string()))
     }
 
-    /// Counts the mounted volumes, for the metrics too, whose count stays as it was if that fails.
-    /// None, if a thread is not to be had in time, or nobody has called yet.
+    /// Counts the mounted volumes, and updates their metric. If that fails, the metric stays as it was. None if no
+    /// thread is free in time, or if nobody has called yet.
     pub async fn count_held(&self) -> Option<VolumeCount> {
         let pool = self.threads.latest()?;
         let counter = Arc::clone(&self.counter);
@@ -136,7 +136,7 @@ impl Service {
             .threads
             .run(&pool, Source::own("metrics"), COUNT_DEADLINE, move |thread, _| counter.count(&thread.site));
         match counting.await {
-            // The one that counts now takes it down.
+            // The thread that is counting now updates the metric.
             Ok(Err(Errno::EAGAIN)) => return None,
             Ok(Ok(held)) => {
                 self.metrics.held(held);
@@ -148,13 +148,13 @@ impl Service {
         None
     }
 
-    /// The file systems that entries and volumes lie on, as they are known now.
+    /// The known file systems that entries and volumes lie on.
     #[must_use]
     pub fn devices(&self) -> Arc<Devices> {
         Arc::clone(&self.devices.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes down which file systems entries and volumes lie on.
+    /// Sets the file systems that entries and volumes lie on.
     pub fn lie_on(&self, devices: Arc<Devices>) {
         *self.devices.write().unwrap_or_else(PoisonError::into_inner) = devices;
     }

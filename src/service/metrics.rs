@@ -1,4 +1,4 @@
-//! Every metric, named and documented once.
+//! Defines and documents every metric.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -55,14 +55,14 @@ struct MountFlag {
     flag: &'static str,
 }
 
-/// What no longer agrees with a volume that is published again and stays as it was.
+/// Why a volume that is published again would be refused or made differently now. It stays as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
-    /// The allow-list.
+    /// The allow-list would refuse it or give it otherwise.
     AllowList,
-    /// The look-up of its pod.
+    /// The look-up of its pod fails.
     Lookup,
-    /// Its source.
+    /// The job on its source fails.
     Source,
 }
 
@@ -99,7 +99,7 @@ impl fmt::Debug for Metrics {
 }
 
 fn durations() -> Histogram {
-    // From 50 µs, about the floor of a publish, to 26 s, beyond any healthy file system.
+    // From 50 µs, about the minimum of a publish, to 26 s, more than any healthy file system takes.
     Histogram::new((0..20).map(|n| 5e-5 * f64::from(1_u32 << n)))
 }
 
@@ -176,7 +176,7 @@ impl Metrics {
         Self { registry: root, ..metrics }
     }
 
-    /// Counts a call, by its name and that of its code.
+    /// Counts a call, by its name and the name of its code.
     pub fn call(&self, rpc: &'static str, code: &'static str, took: Duration) {
         self.calls.get_or_create(&Call { rpc, code }).inc();
         self.durations.get_or_create(&Rpc { rpc }).observe(took.as_secs_f64());
@@ -187,7 +187,7 @@ impl Metrics {
         self.publishes.get_or_create(&Propagation { propagation: propagation.name() }).inc();
     }
 
-    /// Counts a volume that was published or staged again and stays as it was, although something no longer agrees.
+    /// Counts a volume that was published or staged again and stays as it was, although something has changed.
     pub fn kept(&self, whose: Kept) {
         let reason = match whose {
             Kept::AllowList => "allow_list",
@@ -197,12 +197,12 @@ impl Metrics {
         self.kept.get_or_create(&Reason { reason }).inc();
     }
 
-    /// Counts a volume that was `healed`, could not be (`failed`), or was left as it is (`refused`).
+    /// Counts a volume that was `healed`, failed to heal (`failed`), or stays as it is (`refused`).
     pub fn healed(&self, outcome: &'static str) {
         self.heals.get_or_create(&Outcome { outcome }).inc();
     }
 
-    /// Takes down how many volumes are unwell, by reason; those that aren't named have recovered.
+    /// Sets how many volumes are unhealthy, by reason. A reason that isn't named has none.
     pub fn unhealthy(&self, counts: &HashMap<&'static str, usize>) {
         for reason in ["SourceDead", "SourceHung", "SourceDeleted"] {
             let count = counts.get(reason).copied().unwrap_or(0);
@@ -210,7 +210,7 @@ impl Metrics {
         }
     }
 
-    /// Takes down how many volumes are weaker in containers than they shall be, by flag.
+    /// Sets how many volumes lack flags in containers, by flag.
     pub fn weaker(&self, counts: Counts) {
         let all = Flag::ALL.map(Flag::name).into_iter().zip(counts.weaker).chain([("unknown", counts.unknown)]);
         for (flag, count) in all {
@@ -218,14 +218,14 @@ impl Metrics {
         }
     }
 
-    /// Takes down how many volumes are mounted.
+    /// Sets how many volumes are mounted.
     pub fn held(&self, held: VolumeCount) {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.mounts.get_or_create(&Mounted { at: "target" }).set(count(held.published));
         self.mounts.get_or_create(&Mounted { at: "staging" }).set(count(held.staged));
     }
 
-    /// Takes down how many connections were refused so far: of callers who may not, and because there were too many.
+    /// Sets how many connections were refused so far: those of callers who may not connect, and those over the limit.
     pub fn refused_connections(&self, strangers: u64, too_many: u64) {
         for (reason, count) in [("not_root", strangers), ("too_many", too_many)] {
             let counter = self.refused_connections.get_or_create(&Reason { reason });
@@ -233,17 +233,17 @@ impl Metrics {
         }
     }
 
-    /// Takes down how often the kubelet has taken the plugin in and refused it so far, and whether it is taken in now.
+    /// Sets how often the kubelet has registered and refused the plugin so far, and whether it is registered now.
     pub fn registration(&self, registered: u64, refused: u64, is_registered: bool) {
         self.registrations.inc_by(registered.saturating_sub(self.registrations.get()));
         self.refused_registrations.inc_by(refused.saturating_sub(self.refused_registrations.get()));
         self.registered.set(i64::from(is_registered));
     }
 
-    /// The metrics as text, with the state of the service as it is now.
+    /// The metrics as text, with the current state of the service.
     ///
     /// # Errors
-    /// If a value can't be written as text.
+    /// A value can't be written as text.
     pub fn text(&self, service: &Service) -> Result<String, fmt::Error> {
         let state = service.store.stats();
         self.list_good.set(i64::from(state.serving && state.last_error.is_none()));

@@ -1,4 +1,4 @@
-//! A volume appears at a pod's target path.
+//! Publishes a volume: mounts it at a pod's target path.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::request::Publish;
 use crate::{By, Service};
 
 impl Service {
-    /// Publishes a volume (CSI, NodePublishVolume). One that is there already, of this id and with these arguments, stays as it
-    /// is, whatever it would get now.
+    /// Publishes a volume (CSI, NodePublishVolume). A volume of this id and with these arguments that is there already
+    /// stays as it is, whatever it would get now.
     ///
     /// # Errors
     /// [`Error`]; then nothing was changed.
@@ -34,7 +34,7 @@ impl Service {
         let wish = match (&self.lookup, &asked.user) {
             (Some(_), User::Unknown) => return Err(LookupError::NoPodInfo.into()),
             (Some(lookup), User::Pod(pod)) => {
-                // Boxed, or each call would carry along the room that a look-up takes, also where there is none.
+                // Boxed, because otherwise each call would need memory for a look-up, even where there is none.
                 Box::pin(self.wished(lookup, (asked, pod))).await?
             }
             (Some(_), User::Named(_)) | (None, _) => wish(asked),
@@ -49,13 +49,13 @@ impl Service {
         Ok(())
     }
 
-    /// What the pod wants of a volume, by its Pod object.
+    /// What the pod wants of a volume, from its Pod object.
     ///
-    /// Asked for each volume, also for one that says its propagation: what else of the pod a volume depends on, nobody but
-    /// the API server tells.
+    /// Looked up even for a volume that states its propagation: only the API server tells what else of the pod the
+    /// volume depends on.
     async fn wished(&self, lookup: &Lookup, (asked, pod): (&Publish, &Arc<PodIdentity>)) -> Result<Wish, Error> {
         let least = wish(asked);
-        // Who may not have the entry at all hears so at once, whatever the pod wants.
+        // If the pod may not use the entry at all, the call is refused at once, whatever the pod wants.
         policy::entry(&*self.list()?, &least)?;
         let found = match asked.asked.propagation {
             Some(_) => lookup.pod(&asked.target, asked.inline, pod).await?,
@@ -67,7 +67,7 @@ impl Service {
     }
 }
 
-/// What a publish asks for, as far as its request tells.
+/// What a publish asks for, as far as the request tells.
 fn wish(asked: &Publish) -> Wish {
     let Asked { propagation, read_only, pod_read_only, .. } = asked.asked;
     Wish {

@@ -1,4 +1,5 @@
-//! What the author of a pod reads of each refusal. One exhaustive match for each error: a new one has to be decided on here.
+//! The text of each refusal for the pod's author. There is one exhaustive match for each error, so a new one has to be
+//! decided on here.
 #![expect(clippy::disallowed_methods, reason = "names of Kubernetes objects that are the author's own")]
 
 mod mounts;
@@ -14,13 +15,13 @@ use workers::gate::Busy;
 use crate::error::Error;
 use crate::source_health::SourceHealth;
 
-/// What has a text for the author of a pod, besides that for the administrator.
+/// An error that has a text for the pod's author, besides the one for the administrator.
 pub trait ForAuthor {
     /// What happened, what the author can do, and whom to ask.
     fn for_author(&self) -> AuthorText;
 }
 
-/// Whom to ask for what only who runs the node can do.
+/// Whom to ask for what only the node's administrator can do.
 pub const ASK: &str = "ask the administrator of the node";
 
 impl ForAuthor for Error {
@@ -200,7 +201,7 @@ impl ForAuthor for NoResult {
     }
 }
 
-/// What has run out, to be put behind an error; empty if it is no shortage.
+/// What has run out, as the end of an error text. Empty if the error is no shortage.
 const fn lacks(errno: Errno) -> &'static str {
     match errno {
         Errno::ENOSPC | Errno::EDQUOT => "; the file system has no space, inodes or quota left",

@@ -1,46 +1,46 @@
-//! What can be asked of the service, in plain types.
+//! The requests to the service, in plain types.
 
 use std::sync::Arc;
 
 use allowlist::names::{Target, User, VolumeKind, VolumeRef};
 use plan::record::Asked;
 
-/// A volume to be staged.
+/// A request to stage a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
-    /// Which directory.
+    /// The directory.
     pub volume: VolumeRef,
-    /// Where.
+    /// The staging path.
     pub staging: Target,
 }
 
-/// A volume to be published.
+/// A request to publish a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publish {
     /// The volume's id.
     pub id: Arc<str>,
-    /// Which directory.
+    /// The directory.
     pub volume: VolumeRef,
-    /// Where.
+    /// The target path.
     pub target: Target,
-    /// Where it was staged; inline volumes aren't.
+    /// The staging path. None for inline volumes, which aren't staged.
     pub staging: Option<Target>,
-    /// What was asked for.
+    /// The propagation and flags asked for.
     pub asked: Asked,
-    /// Whether one target at most may have it.
+    /// Whether at most one target may have it.
     pub single_writer: bool,
-    /// Who uses it.
+    /// The user of the volume, such as its pod.
     pub user: User,
-    /// Whether the volume is written in the pod itself.
+    /// Whether the volume is defined in the Pod itself.
     pub inline: bool,
 }
 
-/// A path of a volume that was staged or published.
+/// A path at which a volume was staged or published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeAt {
     /// The volume's id, for log and answer.
     pub id: String,
-    /// Where.
+    /// The target or staging path.
     pub path: Target,
 }
 

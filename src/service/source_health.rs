@@ -1,8 +1,9 @@
-//! Looks at the published volumes now and then, and tells when a source has died, hangs, was deleted, or is back.
+//! Checks the sources of published volumes periodically, and reports when one has died, hangs, was deleted, or is back.
 //!
-//! No file system says that its server is gone: one has to ask. So each source is asked once every interval, through
-//! one of its volumes, however many pods have it; it is not asked again while an earlier call still hangs on it. What is
-//! told is each *change*, once: in the log for the source, by a metric, and as an event on every pod that has it.
+//! A file system doesn't report that its server is gone, so it must be asked. Each source is asked once per interval,
+//! through one of its volumes, however many pods have it. While an earlier call still hangs on a source, it is not
+//! asked again. Only *changes* are reported, each once: in the log for the source, by a metric, and as an event on
+//! every pod that has it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -27,14 +28,14 @@ use crate::refusals::ForAuthor;
 
 /// How long a source may take to answer. Most answer within microseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many sources are asked in one interval; of more, each interval asks the next ones.
+/// The maximum number of sources that are asked in one interval. If there are more, each interval asks the next ones.
 const EACH_TIME: usize = 64;
-/// How many sources are asked side by side.
+/// How many sources are asked in parallel.
 const AT_ONCE: usize = 4;
-/// How long reading the records of volumes may take, on the kubelet's own file system.
+/// How long reading the records of volumes on the kubelet's own file system may take.
 const RECORDS: Duration = Duration::from_secs(60);
 
-/// How a source is.
+/// The health of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SourceHealth {
     /// It answers.
@@ -49,7 +50,7 @@ pub enum SourceHealth {
 }
 
 impl SourceHealth {
-    /// In one word, as machines know it.
+    /// The reason of an event, as one word.
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
@@ -60,7 +61,7 @@ impl SourceHealth {
         }
     }
 
-    /// In a sentence, with what the administrator is to do.
+    /// A sentence that also tells what the administrator should do.
     #[must_use]
     pub fn message(self) -> String {
         match self {
@@ -86,12 +87,12 @@ impl From<Option<Gone>> for SourceHealth {
     }
 }
 
-/// What is known of volumes, by target path: only what is wrong.
+/// The known problems of volumes, by target path.
 #[derive(Debug, Default)]
 struct Known(HashMap<PathBuf, SourceHealth>);
 
 impl Known {
-    /// Takes down how a volume is. Whether that is a change.
+    /// Notes the health of a volume. True if it has changed.
     fn changes(&mut self, target: &Path, now: SourceHealth) -> bool {
         let before = match now {
             SourceHealth::Live if self.0.is_empty() => None,
@@ -101,7 +102,7 @@ impl Known {
         before.unwrap_or_default() != now
     }
 
-    /// Forgets volumes that are gone. Those that are there are in the order of their paths.
+    /// Forgets volumes that are gone. `volumes` is sorted by path.
     fn keep(&mut self, volumes: &[Arc<Volume>]) {
         self.0.retain(|path, _| volumes.binary_search_by(|volume| volume.path.as_path().cmp(path)).is_ok());
     }
@@ -115,11 +116,11 @@ impl Known {
     }
 }
 
-/// Volumes that show the same: they live and die together.
+/// Volumes that show the same directory, and so have the same health.
 type Group = Arc<Vec<Arc<Volume>>>;
 
-/// The volumes by what they show. They come in the order of their paths; so do the members of a group, and groups by
-/// their first.
+/// Groups the volumes by what they show. `volumes` is sorted by path. So are the members of each group, and groups are
+/// sorted by their first member.
 fn groups(volumes: &[Arc<Volume>]) -> Vec<Group> {
     let mut groups: Vec<Vec<Arc<Volume>>> = Vec::new();
     let mut known: HashMap<&Shown, usize> = HashMap::new();
@@ -133,7 +134,7 @@ fn groups(volumes: &[Arc<Volume>]) -> Vec<Group> {
     groups.into_iter().map(Arc::new).collect()
 }
 
-/// Asks every `interval` how the sources of the volumes are, for ever.
+/// Checks the sources of the volumes every `interval`, forever.
 pub async fn watch(
     service: Arc<Service>,
     volumes: Receiver<Arc<Vec<Arc<Volume>>>>,
@@ -177,7 +178,7 @@ pub async fn watch(
                 && !changed.is_empty()
             {
                 let (service, pool) = (Arc::clone(&service), Arc::clone(&pool));
-                // An API server that is away must not keep us from looking.
+                // An unreachable API server must not hold up the checks.
                 tokio::spawn(async move { events.tell(told(&service, &pool, changed, health).await).await });
             }
         }
@@ -185,7 +186,8 @@ pub async fn watch(
     }
 }
 
-/// What the pods of these volumes are told, as far as they are noted. Pods aren't kept: nobody else asks for them.
+/// The events for the pods of these volumes, as far as pods are noted. They are read each time, because nothing else
+/// needs them.
 async fn told(service: &Service, pool: &Arc<Pool>, volumes: Vec<Arc<Volume>>, health: SourceHealth) -> Vec<Told> {
     let reading = service.threads.run(pool, Source::own("records"), RECORDS, move |thread, _| {
         let told = |volume: Arc<Volume>| {
@@ -215,7 +217,7 @@ fn tell(volume: &Volume, health: SourceHealth, volumes: usize) {
     }
 }
 
-/// How a volume's source is; none if that can't be told now, as when the volume is gone.
+/// The health of a volume's source. None if it can't be determined now, for example because the volume is gone.
 async fn ask(service: &Service, pool: &Arc<Pool>, volume: &Volume) -> Option<SourceHealth> {
     let entry = volume.record.owner.entry.as_str();
     let source = Source::published(&volume.record.full_path(), Some(entry), Some(volume.shown.device));

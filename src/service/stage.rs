@@ -1,4 +1,4 @@
-//! A source is bound once for the node, to be published from there.
+//! Stages a source: binds it once for the node, to be published from there. Also unstages and unpublishes.
 
 use allowlist::names::{VolumeKind, VolumeRef};
 use allowlist::policy::{self, Grant, Wish};
@@ -11,7 +11,7 @@ use crate::request::{Stage, VolumeAt};
 use crate::{By, Service};
 
 impl Service {
-    /// Stages a volume (CSI, NodeStageVolume). What is mounted at its staging path stays, whatever it shows.
+    /// Stages a volume (CSI, NodeStageVolume). A mount at its staging path stays, whatever it shows.
     ///
     /// # Errors
     /// [`Error`]; then nothing was changed.
@@ -24,7 +24,8 @@ impl Service {
 
     async fn stage_new(&self, by: By<'_>, Stage { volume, staging }: &Stage) -> Result<(), Error> {
         let list = self.list()?;
-        // Staging serves every pod of the volume on this node; who may is asked when it is published.
+        // Staging serves every pod of the volume on this node. Whether a pod may use it is decided when it is
+        // published.
         let grant = policy::decide(&list, &for_the_node(volume.clone()))?;
         let attrs = grant.attrs(MountAttrs::default());
         let Grant { entry, sub_path, .. } = grant;
@@ -43,7 +44,7 @@ impl Service {
         self.attach(by, &entry.name, job).await.map(drop)
     }
 
-    /// Takes away what [`stage`](Self::stage) has mounted, and leaves the directory (CSI, NodeUnstageVolume).
+    /// Unmounts what [`stage`](Self::stage) has mounted, and leaves the directory (CSI, NodeUnstageVolume).
     ///
     /// # Errors
     /// [`Error`].
@@ -51,7 +52,7 @@ impl Service {
         self.detach(by, at, false).await
     }
 
-    /// Takes away a volume and its target directory (CSI, NodeUnpublishVolume).
+    /// Unmounts a volume and removes its target directory (CSI, NodeUnpublishVolume).
     ///
     /// # Errors
     /// [`Error`].
@@ -60,7 +61,7 @@ impl Service {
     }
 }
 
-/// What is asked of an entry for the node itself, whoever may have it.
+/// The wish for an entry on behalf of the node itself, whoever may use the entry.
 pub(crate) fn for_the_node(volume: VolumeRef) -> Wish {
     Wish {
         volume,

@@ -1,5 +1,5 @@
-//! How many volumes of ours are mounted now, by the kernel's mount table and by what their front-end has beside them. Nothing
-//! has to be remembered here, and a restarted plugin knows as much as before.
+//! Counts the mounted volumes of this driver, from the kernel's mount table and from what the front-end has beside each
+//! target. Nothing has to be remembered here, so a restarted plugin knows as much as before.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,18 +21,18 @@ pub struct VolumeCount {
     pub staged: usize,
 }
 
-/// The path, short. Two that are the same in it would be counted as one volume; of 2^64 none will be.
+/// A hash of the path. Two paths with the same hash would be counted as one volume. With 2^64 values that won't happen.
 fn short(path: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
     path.hash(&mut hasher);
     hasher.finish()
 }
 
-/// Whether what is mounted at a target is ours, as what its front-end has beside it says; none if that can't be read.
+/// Whether the volume at a target is ours, according to what the front-end has beside it. None if that can't be read.
 pub type IsOurs = dyn Fn(&Path) -> Option<bool> + Send + Sync;
 
-/// Counts our volumes. What is known from the last time is kept: the table is read only if it has changed, and
-/// what the kubelet wrote of a volume is read once.
+/// Counts our volumes. It keeps what is known from the last time: the table is read only if it has changed, and what
+/// the kubelet wrote of a volume is read once.
 pub struct Counter {
     is_ours: Box<IsOurs>,
     last: Mutex<Last>,
@@ -40,10 +40,10 @@ pub struct Counter {
 
 #[derive(Debug, Default)]
 struct Last {
-    /// The mount namespace, by its inode, and its table.
+    /// The inode of the mount namespace, and the namespace's table.
     watched: Option<(u64, WatchedTable)>,
     held: VolumeCount,
-    /// By the [`short`] paths of all volumes, whether they are the driver's.
+    /// Whether each volume is this driver's, by its [`short`] path.
     targets: HashMap<u64, bool>,
 }
 
@@ -54,16 +54,16 @@ impl fmt::Debug for Counter {
 }
 
 impl Counter {
-    /// None is counted yet.
+    /// A counter that has counted nothing yet.
     #[must_use]
     pub fn new(is_ours: impl Fn(&Path) -> Option<bool> + Send + Sync + 'static) -> Self {
         Self { is_ours: Box::new(is_ours), last: Mutex::default() }
     }
 
-    /// Our volumes in the mount namespace of the calling thread.
+    /// The count of our volumes in the mount namespace of the calling thread.
     ///
     /// # Errors
-    /// EAGAIN: another thread counts them. Else what reading the mount table says.
+    /// EAGAIN if another thread is counting. Otherwise the error of reading the mount table.
     pub fn count(&self, site: &Site) -> Result<VolumeCount, Errno> {
         use std::sync::TryLockError;
         let mut last = match self.last.try_lock() {
@@ -78,7 +78,7 @@ impl Counter {
         {
             return Ok(last.held);
         }
-        // Opened before it is read: what changes meanwhile is seen the next time.
+        // The watch is opened before the table is read, so that the next call sees changes in between.
         last.watched = Some((namespace, WatchedTable::of_thread(&site.proc)?));
         match self.read(site, &last.targets) {
             Ok((held, targets)) => {
@@ -95,7 +95,7 @@ impl Counter {
     fn read(&self, site: &Site, known: &HashMap<u64, bool>) -> Result<(VolumeCount, HashMap<u64, bool>), Errno> {
         let (mut held, mut targets) = (VolumeCount::default(), HashMap::with_capacity(known.len()));
         let mut staged = std::collections::HashSet::new();
-        // Each place once, however many layers are mounted there.
+        // Each place counts once, however many layers are mounted there.
         let mut see = |point: &Path| match site.layout.at(point) {
             Some(At::Target) => {
                 let short = short(point);
@@ -104,7 +104,7 @@ impl Counter {
                 }
                 let ours = known.get(&short).copied().or_else(|| (self.is_ours)(point));
                 held.published += usize::from(ours == Some(true));
-                // What can't be read is of a pod that goes away, or comes.
+                // If it can't be read, its pod is just being removed or created.
                 if let Some(ours) = ours {
                     targets.insert(short, ours);
                 }

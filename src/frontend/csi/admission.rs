@@ -1,11 +1,12 @@
 //! Who may connect to the CSI socket, and how many at once.
 //!
-//! The socket's mode lets in its owner alone, but a mode can be changed and a descriptor passed on; so each caller's
-//! uid is asked of the kernel (unix(7), SO_PEERCRED). Who may not call is not answered: the connection is closed.
+//! The socket's mode admits only its owner, but a mode can be changed and a descriptor passed on. So the kernel is
+//! asked for each caller's uid (unix(7), SO_PEERCRED). A caller that is not permitted gets no answer: the connection is
+//! closed.
 //!
-//! The kubelet opens a connection for each call, so the number of connections bounds that of calls, of descriptors and
-//! of what a caller who only connects can take. A refused connection is an UNAVAILABLE to the kubelet, which tries
-//! again in half a second. Running out of descriptors instead would make `accept` fail, over and over.
+//! The kubelet opens a connection for each call. So a limit on connections also limits calls, descriptors, and what a
+//! caller that only connects can use up. The kubelet sees a refused connection as UNAVAILABLE, and retries in half a
+//! second. Without the limit, the descriptors could run out, and `accept` would fail over and over.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Root, as user namespaces see it from inside.
+/// Root's uid, as seen inside its user namespace.
 const ROOT: u32 = 0;
 
-/// Lets callers in, or not.
+/// Admits callers or refuses them.
 #[derive(Debug)]
 pub struct Admission {
     places: Arc<Semaphore>,
@@ -26,23 +27,23 @@ pub struct Admission {
     too_many: AtomicU64,
 }
 
-/// A connection's place, given back when the connection ends.
+/// A connection's place. Dropping it frees the place.
 #[derive(Debug)]
 pub struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Why a caller was turned away.
+/// Why a caller was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// It isn't root.
     NotRoot {
-        /// Its uid; none if the kernel doesn't say.
+        /// Its uid. None if the kernel doesn't tell.
         uid: Option<u32>,
     },
-    /// There are enough.
+    /// The maximum number of connections are open.
     TooMany {
-        /// This many.
+        /// The maximum.
         limit: usize,
     },
 }
@@ -63,17 +64,17 @@ impl fmt::Display for Refusal {
 }
 
 impl Admission {
-    /// For at most `limit` connections at once.
+    /// Admits at most `limit` connections at once.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         let places = Arc::new(Semaphore::new(limit));
         Self { places, limit, strangers: AtomicU64::new(0), too_many: AtomicU64::new(0) }
     }
 
-    /// A place for a caller that has connected.
+    /// A place for the caller of a new connection.
     ///
     /// # Errors
-    /// Why it gets none.
+    /// Why it is refused.
     pub fn admit(&self, stream: &UnixStream) -> Result<Place, Refusal> {
         self.admit_uid(stream.peer_cred().ok().map(|caller| caller.uid()))
     }
@@ -89,7 +90,7 @@ impl Admission {
         })
     }
 
-    /// How many callers were turned away: for not being root, and for being too many.
+    /// How many callers were refused: those that aren't root, and those over the limit.
     #[must_use]
     pub fn refusals(&self) -> (u64, u64) {
         (self.strangers.load(Ordering::Relaxed), self.too_many.load(Ordering::Relaxed))

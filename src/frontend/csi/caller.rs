@@ -1,6 +1,7 @@
-//! Who is at the other end of a connection: the mount threads of the process that calls.
+//! Finds the caller of a connection: the mount threads for the calling process.
 //!
-//! It is found once, when the connection is accepted and the caller is certainly there, not at each request.
+//! The caller is found once, when the connection is accepted, not at each request: only then is it certainly still
+//! there.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use mounts::Errno;
 use service::Namespace;
 use workers::{Pool, Threads};
 
-/// Who is at the other end of a connection.
+/// The caller of a connection.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The connection's number.
@@ -27,7 +28,7 @@ impl Caller {
         Self { connection: 0, pool: Err("nobody".to_owned()) }
     }
 
-    /// Who is at the other end.
+    /// Finds the caller of a connection.
     #[must_use]
     pub fn of(stream: impl AsFd, threads: &Threads, whose: Namespace) -> Self {
         let proc = &threads.site().proc;
@@ -48,8 +49,8 @@ impl Caller {
         Self { connection, pool }
     }
 
-    /// Takes down that a call has begun to come, by its path: only the two that ask nothing of the kernel have no job for a mount
-    /// thread.
+    /// Notes that a call has begun to arrive, by its path. Only the two calls that ask nothing of the kernel have no
+    /// job for a mount thread.
     pub fn calls(&self, path: &str) {
         let has_job = !path.ends_with("/NodeGetCapabilities") && !path.ends_with("/NodeGetInfo");
         if has_job && let Ok(pool) = &self.pool {

@@ -1,8 +1,8 @@
 //! A connection: its bytes, and what must live as long as it does.
 //!
-//! tokio's own stream has itself woken whenever the other end has read something, since it could be written to then, and the
-//! other end is held up by that: it is its system call that wakes. An answer is a few dozen bytes, for which there is room. So
-//! we are told of room only while we have to wait for it.
+//! tokio's own stream is woken whenever the other end has read something, because the stream could then be written to.
+//! The wake-up happens in the other end's system call, and slows it down. An answer is a few dozen bytes, for which
+//! there is room. So this stream registers for room only while it has to wait for it.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -18,14 +18,14 @@ use tonic::transport::server::Connected;
 use super::admission::Place;
 use super::caller::Caller;
 
-/// How much is read at once: all of a call, mostly. What is read into is zeroed first.
+/// The most bytes that are read at once: usually a whole call. The buffer is zeroed first.
 const PIECE: usize = 2048;
 
 /// An accepted connection.
 #[derive(Debug)]
 pub struct Connection {
     stream: AsyncFd<UnixStream>,
-    /// The same once more, while we wait until it can be written to.
+    /// A duplicate of the stream, while we wait for room to write.
     full: Option<AsyncFd<UnixStream>>,
     caller: Caller,
     _place: Place,
@@ -35,13 +35,13 @@ impl Connection {
     /// A connection, its caller, and its place among the connections.
     ///
     /// # Errors
-    /// What epoll_ctl(2) says.
+    /// The error of epoll_ctl(2).
     pub fn new(stream: tokio::net::UnixStream, caller: Caller, place: Place) -> io::Result<Self> {
         let stream = register(stream.into_std()?, Interest::READABLE)?;
         Ok(Self { stream, full: None, caller, _place: place })
     }
 
-    /// Writes, as soon as there is room for anything.
+    /// Writes as soon as there is room for a byte.
     fn poll_write_by(
         &mut self,
         cx: &mut Context<'_>,
@@ -84,7 +84,8 @@ impl AsyncRead for Connection {
             let room = buf.initialize_unfilled_to(most);
             match ready.try_io(|stream| stream.get_ref().read(room)) {
                 Ok(Ok(count)) => {
-                    // Less than there was room for: there is no more, and whatever comes is told (epoll(7), "edge-triggered").
+                    // Less was read than fits: nothing is left, and epoll reports whatever arrives (epoll(7),
+                    // "edge-triggered").
                     if count > 0 && count < most {
                         ready.clear_ready();
                     }
@@ -160,7 +161,7 @@ mod tests {
         let (mut ours, mut theirs) = pair();
         ours.write_all(b"an answer").await.unwrap();
         assert!(!waits_for_room(ours.stream.as_raw_fd()) && ours.full.is_none());
-        // The kernel holds some 200 KB of it.
+        // The kernel buffers some 200 KB of it.
         let sent: Vec<u8> = (0..4 << 20).map(|n: u32| n.to_le_bytes()[1]).collect();
         let data = sent.clone();
         let mut writing = tokio::spawn(async move {

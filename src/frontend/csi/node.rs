@@ -1,4 +1,4 @@
-//! The Node service: messages are read, the service does the work, and answers are written.
+//! The Node service. It parses messages, has the service do the work, and builds the answers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use super::status::CallError;
 pub struct Node {
     /// The plugin.
     pub plugin: Arc<Plugin>,
-    /// In whose runtime it is served.
+    /// The runtime that serves the calls.
     pub lead: Arc<Lead>,
 }
 
@@ -71,7 +71,7 @@ impl Node {
         Ok(self.service().unpublish(self.by(&pool), &at).await?)
     }
 
-    /// The volume that a call is to look at, which is not found where none of ours can be.
+    /// The volume that a call examines. The error is `NotPublished` if no volume of ours can be at the path.
     fn to_look_at(&self, id: &str, field: &'static str, path: &str) -> Result<VolumeAt, CallError> {
         let at = request::volume_to_look_at(id, field, path, self.plugin.kubelet_dir())?;
         Ok(at.ok_or_else(|| Error::from(MountError::NotPublished { path: path.into() }))?)
@@ -84,7 +84,7 @@ impl Node {
         Ok(self.service().stats(self.by(&pool), &at).await?)
     }
 
-    /// Both paths of this request are optional: with neither, the volume's source is looked at.
+    /// Both paths of this request are optional. Without them, the volume's source is examined.
     async fn health(&self, request: &Request<csi::NodeGetVolumeHealthRequest>) -> Result<csi::VolumeHealth, CallError> {
         let message = request.get_ref();
         let id = message.volume_id.clone();
@@ -113,7 +113,7 @@ fn health_status(health: SourceHealth, text: AuthorText) -> Option<VolumeHealthE
     Some(VolumeHealthEntry { status: status.into(), reason: health.reason().to_owned(), message: text.into() })
 }
 
-/// How much of a pod's name, which a caller has given, is logged.
+/// How much of a pod's name is logged. The caller has given it.
 const LOGGED: Cut = Cut::characters(320).mark("");
 
 fn pod_of(context: &HashMap<String, String>) -> Option<String> {
@@ -211,7 +211,8 @@ impl csi::node_server::Node for Node {
     }
 
     async fn node_get_info(&self, request: Request<csi::NodeGetInfoRequest>) -> Answer<csi::NodeGetInfoResponse> {
-        // The kubelet's first call, when it registers the plugin: it is answered also to whom no mount thread is to be had for.
+        // This is the kubelet's first call, at registration. It is answered even if there are no mount threads for the
+        // caller.
         let _ = self.plugin.pool_of(&request);
         let key = format!("{}/node", self.service().driver);
         let answer = csi::NodeGetInfoResponse {

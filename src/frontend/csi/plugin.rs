@@ -1,4 +1,4 @@
-//! What the CSI services share, and how a call is counted and told of.
+//! What the CSI services share, and how a call is counted and logged.
 #![expect(
     clippy::disallowed_methods,
     reason = "what the author has written into the request, and the node that the pod runs on"
@@ -30,9 +30,9 @@ use crate::registration::Registration;
 /// A plugin as the kubelet sees it.
 #[derive(Debug)]
 pub struct Plugin {
-    /// What it does.
+    /// The use cases.
     pub service: Arc<Service>,
-    /// Who may connect.
+    /// Decides who may connect.
     pub admission: Admission,
     /// The calls under way.
     pub under_way: UnderWay,
@@ -40,37 +40,38 @@ pub struct Plugin {
     pub registration: Option<Arc<Registration>>,
 }
 
-/// How many calls are under way: what a stopping plugin waits for.
+/// The number of calls under way. A stopping plugin waits for them.
 #[derive(Debug, Clone, Default)]
 pub struct UnderWay(Arc<()>);
 
 impl UnderWay {
-    /// How many there are.
+    /// How many calls are under way.
     #[must_use]
     pub fn count(&self) -> usize {
-        // Each call holds a clone, also one that is dropped half-way.
+        // Each call holds a clone, even one that is dropped half-way.
         Arc::strong_count(&self.0) - 1
     }
 }
 
-/// What the log says of a call besides its outcome.
+/// What the log tells of a call besides its outcome.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
     /// The call.
     pub rpc: &'static str,
     /// The volume.
     pub volume: &'a str,
-    /// The pod, as namespace/name, if the request says.
+    /// The pod, as namespace/name, if the request tells it.
     pub pod: Option<&'a str>,
-    /// What the volume's author has written into it, if the request says.
+    /// The volume attributes that the volume's author has written, if the request has them.
     pub attributes: Option<&'a HashMap<String, String>>,
 }
 
 impl Subject<'_> {
-    /// Which volume of the author's it is, and by which word the administrator finds the log line of a refusal with this text.
+    /// Names the volume to its author. Also makes the word by which the administrator finds the log line of a refusal
+    /// with this text.
     fn about(&self, text: &AuthorText, node: &str) -> (AuthorText, String) {
-        // The same for a call that is repeated, so that the kubelet adds up its events; and made only of what the author reads
-        // anyway, so that it tells nothing else.
+        // The word is the same for a repeated call, so that the kubelet aggregates its events. It is made only of what
+        // the author reads anyway, so it reveals nothing else.
         let mut hasher = DefaultHasher::new();
         (self.rpc, self.volume, self.pod, text).hash(&mut hasher);
         let reference = format!("{:08x}", hasher.finish() >> 32);
@@ -90,14 +91,14 @@ impl Subject<'_> {
 }
 
 impl Plugin {
-    /// The kubelet's directory, beneath which every path of a call lies.
+    /// The kubelet's directory. Every path of a call lies beneath it.
     #[must_use]
     pub fn kubelet_dir(&self) -> &AbsPath {
         &self.service.threads.site().layout.base
     }
 
-    /// The mount threads of a node call's caller, which is then taken for the kubelet: whoever only connects, as `hostmount
-    /// check` does in a mount namespace of its own, is not.
+    /// The mount threads for a node call's caller, which is from then on taken for the kubelet. A process that only
+    /// connects, like `hostmount check` in a mount namespace of its own, is not.
     ///
     /// # Errors
     /// [`CallError::Caller`].
@@ -145,5 +146,5 @@ impl Plugin {
     }
 }
 
-/// How much of a volume's id, which a caller has given, is logged.
+/// How much of a volume's id is logged. The caller has given it.
 const LOGGED: Cut = Cut::characters(200).mark("");

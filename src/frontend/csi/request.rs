@@ -1,7 +1,7 @@
-//! Parses messages into typed requests. Every INVALID_ARGUMENT is made here; nothing after it sees a raw string.
+//! Parses messages into typed requests. Every INVALID_ARGUMENT is made here. Nothing after it sees a raw string.
 //!
-//! What CSI and the kubelet put into a request is checked field by field, in the order in which the specification
-//! lists them, so that the first complaint is about the first thing that is wrong.
+//! Checks what CSI and the kubelet put into a request field by field, in the order of the specification. So the first
+//! error is about the first wrong field.
 #![expect(clippy::disallowed_methods, reason = "what the author has written into the request")]
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use service::request::{Publish, Stage, VolumeAt};
 use text::cut::Cut;
 use wire::csi;
 
-/// The longest value of a volume attribute, in bytes: a path at most.
+/// The maximum length of a volume attribute's value, in bytes: that of a path.
 const ATTRIBUTE_MAX: usize = 4096;
 
 /// What is wrong with a message.
@@ -29,53 +29,53 @@ pub enum BadRequest {
     /// A required field is empty.
     #[error("{0} is required and was not given")]
     Missing(&'static str),
-    /// A name that the volume's author has given isn't acceptable.
+    /// A name that the volume's author has given is invalid.
     #[error("{field} {value} {reason}")]
     Name {
-        /// Which field.
+        /// The field.
         field: &'static str,
         /// What was given.
         value: KnownText,
-        /// Why not.
+        /// What is wrong with it.
         reason: BadName,
     },
-    /// A path that the kubelet has given isn't acceptable.
+    /// A path that the kubelet has given is invalid.
     #[error("{field} {path:?} {reason}")]
     Path {
-        /// Which field.
+        /// The field.
         field: &'static str,
         /// What was given, cut to a readable length.
         path: String,
-        /// Why not.
+        /// What is wrong with it.
         reason: BadName,
     },
-    /// A value isn't one of those that there are.
+    /// A value is none of the possible ones.
     #[error("{field}: {reason}")]
     Value {
-        /// Which field.
+        /// The field.
         field: AuthorText,
-        /// Why not.
+        /// What is wrong with it.
         reason: AuthorText,
     },
-    /// Block devices are not offered.
+    /// The request is for a block device, which the driver doesn't offer.
     #[error(
         "a raw block volume (volumeMode: Block) was asked for: hostmount publishes directories only; use volumeMode: Filesystem"
     )]
     Block,
-    /// An attribute that means nothing here.
+    /// A volume attribute is unknown.
     #[error("the volume attribute {name} is unknown: {known} are known")]
     UnknownAttribute {
         /// The attribute.
         name: KnownText,
-        /// Those that there are.
+        /// The known ones.
         known: &'static str,
     },
     /// The pod's uid in the context isn't the one in the target path.
     #[error("the volume context says pod uid {context:?}, but target_path is of pod {path:?}")]
     PodUid {
-        /// In the context.
+        /// The uid in the context.
         context: String,
-        /// In the path.
+        /// The uid in the path.
         path: String,
     },
     /// `staging_target_path` is missing for a volume that is staged.
@@ -114,7 +114,7 @@ impl ForAuthor for BadRequest {
     }
 }
 
-/// How much of a text that a caller has given is shown in an error.
+/// How much of a text from a caller is shown in an error.
 const SHOWN: Cut = Cut::characters(120);
 
 fn named(field: &'static str, value: &str) -> impl FnOnce(BadName) -> BadRequest {
@@ -134,7 +134,7 @@ fn kubelet_path(field: &'static str, value: &str, kubelet_dir: &AbsPath) -> Resu
     })
 }
 
-/// A volume id of any making: an inline volume's is the kubelet's `csi-…`.
+/// A volume id of any form. An inline volume's is the kubelet's `csi-…`.
 fn volume_id(value: &str) -> Result<&str, BadRequest> {
     let value = required("volume_id", value)?;
     let bad = if value.len() > HANDLE_MAX {
@@ -145,7 +145,7 @@ fn volume_id(value: &str) -> Result<&str, BadRequest> {
     bad.map_or(Ok(value), |reason| Err(named("volume_id", value)(reason)))
 }
 
-/// Which directory a persistent volume's handle names.
+/// The directory that a persistent volume's handle names.
 ///
 /// # Errors
 /// [`BadRequest`].
@@ -185,8 +185,8 @@ fn capability(given: Option<&csi::VolumeCapability>) -> Result<Capability, BadRe
     let (read_only, single_writer) = match Mode::try_from(mode) {
         Ok(Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly) => (true, false),
         Ok(Mode::SingleNodeSingleWriter) => (false, true),
-        // The driver sees one node. Who writes on other nodes is beyond it, and for a directory of the node, or a
-        // network file system mounted there, no reason to refuse.
+        // The driver sees only one node, so it can't know who writes on other nodes. For a directory of the node, or a
+        // network file system mounted there, that is no reason to refuse.
         Ok(
             Mode::SingleNodeWriter
             | Mode::SingleNodeMultiWriter
@@ -233,12 +233,12 @@ struct Context {
 
 /// The attribute that names the entry of an inline volume.
 pub(crate) const VOLUME: &str = "volume";
-/// The attribute that names the directory beneath it.
+/// The attribute that names the sub-path.
 pub(crate) const SUB_PATH: &str = "subPath";
 const KUBELET_PREFIX: &str = "csi.storage.k8s.io/";
-/// The key of a volume context under which the kubelet tells the pod's name.
+/// The volume context's key for the pod's name.
 pub(super) const POD_NAME: &str = "csi.storage.k8s.io/pod.name";
-/// That of its namespace.
+/// The volume context's key for the pod's namespace.
 pub(super) const POD_NAMESPACE: &str = "csi.storage.k8s.io/pod.namespace";
 const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
 const SERVICE_ACCOUNT: &str = "csi.storage.k8s.io/serviceAccount.name";
@@ -248,11 +248,11 @@ fn context(given: &HashMap<String, String>) -> Result<Context, BadRequest> {
     let bad =
         |name: &str, reason| BadRequest::Value { field: author!["volume attribute ", KnownText::new(name)], reason };
     let mut names: Vec<&String> = given.keys().collect();
-    // A map has no order; complaints should have one.
+    // A map has no order, but errors should have one.
     names.sort();
     for name in names {
         let value = &given[name];
-        // A token is long and is not ours to look at.
+        // A token is long, and not ours to read.
         if value.len() > ATTRIBUTE_MAX && !name.starts_with(KUBELET_PREFIX) {
             return Err(bad(name, author!["has ", value.len(), " bytes, over the limit of ", ATTRIBUTE_MAX]));
         }
@@ -273,7 +273,7 @@ fn context(given: &HashMap<String, String>) -> Result<Context, BadRequest> {
             }
             "readOnly" => found.read_only = boolean()?,
             "csi.storage.k8s.io/ephemeral" => found.ephemeral = Some(boolean()?),
-            // The kubelet's and the provisioner's own keys; those about the pod are read together below.
+            // Keys of the kubelet and the provisioner. Those about the pod are read together below.
             other if other.starts_with(KUBELET_PREFIX) || other.starts_with("storage.kubernetes.io/") => {}
             _ => {
                 return Err(BadRequest::UnknownAttribute {
@@ -322,7 +322,8 @@ pub fn publish(message: &csi::NodePublishVolumeRequest, kubelet_dir: &AbsPath) -
     let target = kubelet_path("target_path", &message.target_path, kubelet_dir)?;
     let capability = capability(message.volume_capability.as_ref())?;
     let context = context(&message.volume_context)?;
-    // Without podInfoOnMount nobody says whether a volume is inline; then the attribute that only those have does.
+    // Without podInfoOnMount, nothing tells whether a volume is inline. Then the attribute that only inline volumes
+    // have decides.
     let inline = context.ephemeral.unwrap_or(context.volume.is_some());
     let (volume, staging) = if inline {
         let entry = context.volume.ok_or(BadRequest::Missing("volume attribute \"volume\""))?;
@@ -366,11 +367,11 @@ pub fn volume_at(id: &str, field: &'static str, path: &str, kubelet_dir: &AbsPat
     Ok(VolumeAt { id, path: kubelet_path(field, path, kubelet_dir)? })
 }
 
-/// The same for calls that only look: a path at which no volume of ours can be is `None`, "not found" rather
-/// than "bad", as CSI wants it of NodeGetVolumeStats.
+/// The same for calls that only examine a volume. If no volume of ours can be at the path, the result is `None`: "not
+/// found" rather than "bad", as CSI requires of NodeGetVolumeStats.
 ///
 /// # Errors
-/// [`BadRequest`] if a field is missing or the id is bad.
+/// [`BadRequest`] if a field is missing or the id is invalid.
 pub fn volume_to_look_at(
     id: &str,
     field: &'static str,

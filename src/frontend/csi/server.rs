@@ -1,4 +1,4 @@
-//! Serves CSI on a socket: one accept loop, a bound for all that is open, and an end that lets calls finish.
+//! Serves CSI on a socket: one accept loop, limits for everything that is open, and a shutdown that lets calls finish.
 
 use std::future::Future;
 use std::os::unix::net::UnixListener;
@@ -21,20 +21,21 @@ use super::services::Services;
 use super::{identity, node};
 use crate::socket::Socket;
 
-/// The largest message taken, in bytes. A request is a few paths and the pod's names; tokens are the largest part.
+/// The maximum size of a message, in bytes. A request is a few paths and the pod's names. Tokens are the largest part.
 const MESSAGE_MAX: usize = 1 << 20;
 
-/// The most calls at once on one connection; further ones wait. The kubelet makes one. Clients assume 100 until they are
-/// told (RFC 9113, 6.5.2 recommends no less), and a lower number would have calls refused that came before.
+/// The maximum number of concurrent calls on one connection. Further calls wait. The kubelet makes one. Clients assume
+/// 100 until they are told (RFC 9113, 6.5.2 recommends no less). A lower number would refuse calls that were sent
+/// before.
 const CALLS_MAX: u32 = 128;
 
-/// How often a stopping plugin looks whether calls are under way, and how long it gives answers to be sent.
+/// How often a stopping plugin checks for calls under way, and how long it gives answers to be sent.
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// Why the plugin can't serve any longer.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// There is no thread for calls.
+    /// The threads for calls can't be started.
     #[error("no threads: {0}")]
     Threads(std::io::Error),
     /// The socket can't be served.
@@ -48,8 +49,8 @@ pub enum ServerError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Serves a plugin on a listening socket until `stop`, then lets the calls under way end within `drain`, removes the
-/// socket and what the mount threads made for themselves.
+/// Serves a plugin on a listening socket until `stop`. Then it lets the calls under way finish within `drain`, and
+/// removes the socket and what the mount threads made for themselves.
 ///
 /// # Errors
 /// [`ServerError`].
@@ -65,10 +66,11 @@ pub async fn serve(
     let transport = transport(Arc::clone(&plugin), Arc::clone(&lead), listener, stopped.map(drop));
     let transport = lead.handle().spawn(transport);
     let under_way = plugin.under_way.clone();
-    // A client that keeps its connection open and doesn't look at it holds up the transport, but not us.
+    // A client that keeps its connection open without reading it delays the end of the transport. It must not delay
+    // ours.
     let drained = async move {
         stop.await;
-        // The transport may have ended by itself; its own result counts then.
+        // The transport may have ended by itself. Then its own result counts.
         let _ = stopping.send(());
         let until = Instant::now() + drain;
         tokio::time::sleep(SETTLE).await;
@@ -90,7 +92,7 @@ pub async fn serve(
     result
 }
 
-/// Takes connections and answers calls in the runtime that `lead` drives, until `stop`.
+/// Accepts connections and answers calls in the runtime that `lead` drives, until `stop`.
 async fn transport(
     plugin: Arc<Plugin>,
     lead: Arc<Lead>,
@@ -102,7 +104,7 @@ async fn transport(
     let incoming = UnixListenerStream::new(listener)
         .then(|accepted| async {
             if accepted.is_err() {
-                // Out of descriptors or memory: it will still be so at once.
+                // Descriptors or memory have run out. An immediate retry would fail too.
                 tokio::time::sleep(SETTLE).await;
             }
             accepted

@@ -1,7 +1,7 @@
-//! Which of the socket's services a call is for.
+//! Passes each call to the service that it is for.
 //!
-//! There are two, so their names are compared. tonic's own router, which knows any number of services and of paths to each,
-//! asks for ten blocks of memory for every call.
+//! There are only two services, so comparing names is enough. tonic's own router handles any number of services and
+//! paths, but allocates ten blocks of memory for every call.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll, ready};
@@ -15,9 +15,9 @@ use super::caller::Caller;
 /// Two services on one socket.
 #[derive(Debug, Clone)]
 pub struct Services<A, B> {
-    /// The one that is asked for by its name.
+    /// The service that is chosen by its name.
     pub named: A,
-    /// The one that gets all other calls, and says of those that it doesn't know that they aren't implemented.
+    /// The service that gets all other calls. It answers unknown ones with "unimplemented".
     pub other: B,
 }
 
@@ -51,7 +51,7 @@ where
     }
 }
 
-/// Whether a path, which is `/SERVICE/METHOD`, names a service.
+/// Whether a path of the form `/SERVICE/METHOD` names this service.
 fn is_for(service: &str, path: &str) -> bool {
     path.strip_prefix('/').and_then(|path| path.strip_prefix(service)).is_some_and(|rest| rest.starts_with('/'))
 }

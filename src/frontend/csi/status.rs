@@ -1,9 +1,9 @@
-//! The only maker of gRPC statuses: one exhaustive match from what went wrong to the code that CSI wants for it.
+//! The only place where gRPC statuses are made: one exhaustive match from an error to the code that CSI requires.
 //!
-//! The codes are CSI's ("Error Scheme" and the tables of each call). Where those are silent: a source that is dead
-//! or hangs is a state of the node that passes, UNAVAILABLE or DEADLINE_EXCEEDED, which the kubelet retries; what the
-//! node has run out of is RESOURCE_EXHAUSTED, whichever call it was that met it; a source or target that an
-//! administrator has to change is FAILED_PRECONDITION.
+//! The codes are CSI's ("Error Scheme" and the tables of each call). Where CSI doesn't name one: A source that is dead
+//! or hangs is a temporary state of the node: UNAVAILABLE or DEADLINE_EXCEEDED, which the kubelet retries. Whatever the
+//! node has run out of is RESOURCE_EXHAUSTED, in any call. A source or target that an administrator has to change is
+//! FAILED_PRECONDITION.
 #![expect(clippy::disallowed_methods, reason = "the one place where statuses are made")]
 
 use allowlist::author::{AuthorText, author};
@@ -21,16 +21,16 @@ use workers::NoResult;
 
 use super::request::BadRequest;
 
-/// Everything that can go wrong in a call. Its own text is for the administrator; the pod's author reads that of [`ForAuthor`].
+/// Why a call failed. The error's own text is for the administrator. The pod's author reads that of [`ForAuthor`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// The message.
+    /// The message is invalid.
     #[error(transparent)]
     Request(#[from] BadRequest),
     /// The caller's mount namespace can't be found.
     #[error("{0}")]
     Caller(String),
-    /// The service.
+    /// The use case failed.
     #[error(transparent)]
     Service(#[from] Error),
 }
@@ -107,7 +107,7 @@ const fn code_of(error: &Error) -> Code {
             | MountError::Target { errno, .. }
             | MountError::KubeletDir { errno, .. }
             | MountError::StagingArea { errno, .. }
-            // One that couldn't be taken back is more than a shortage.
+            // If the step couldn't be undone, it is more than a shortage.
             | MountError::Step { failed: Failed { errno, undo: Ok(()), .. } }
                 if is_shortage(*errno) =>
             {
@@ -133,7 +133,7 @@ const fn code_of(error: &Error) -> Code {
     }
 }
 
-/// A code's name as gRPC's Rust library writes it.
+/// A code's name, as in tonic.
 #[must_use]
 pub const fn name(code: Code) -> &'static str {
     match code {
@@ -157,8 +157,8 @@ pub const fn name(code: Code) -> &'static str {
     }
 }
 
-/// The status for an error: its code, and as its message what the pod's author reads in the pod's events; behind that, in
-/// parentheses, `about`: which volume it is of, and where the administrator finds more.
+/// The status for an error. Its message is the text for the pod's author, who reads it in the pod's events. `about`
+/// follows in parentheses: the volume, and where the administrator finds more.
 #[must_use]
 pub fn status(error: &CallError, about: &AuthorText) -> Status {
     Status::new(code(error), String::from(author![error.for_author(), " (", *about, ")"]))

@@ -3,14 +3,15 @@
 use allowlist::names::AbsPath;
 use plan::layout::{Layout, Part};
 
-/// The layout of a driver's volumes in a kubelet's directory (kubelet, pkg/volume/csi: `getTargetPath`, `makeDeviceMountPath`).
+/// The layout of a driver's volumes in a kubelet's directory (kubelet, pkg/volume/csi: `getTargetPath`,
+/// `makeDeviceMountPath`).
 #[must_use]
 pub fn layout(kubelet_dir: &AbsPath, driver: &str) -> Layout {
     let csi = [Part::is("volumes"), Part::is("kubernetes.io~csi"), Part::Any, Part::is("mount")];
     let staging = ["plugins", "kubernetes.io", "csi", driver].map(Part::is);
     Layout {
         base: kubelet_dir.clone(),
-        // Kept over all versions: what an older one has left there is cleared away.
+        // The name stays the same in all versions, so that what an older version has left there is removed.
         staging_area: ["plugins", driver, "workshop"].map(str::to_owned).into(),
         target: [Part::is("pods"), Part::Workload].into_iter().chain(csi).collect(),
         staging: staging.into_iter().chain([Part::Any, Part::is("globalmount")]).collect(),

@@ -1,28 +1,28 @@
-//! What the kubelet writes beside each CSI volume's target: `vol_data.json` (pkg/volume/csi).
+//! Reads `vol_data.json`, which the kubelet writes beside each CSI volume's target (pkg/volume/csi).
 //!
 //! The driver's name is in it. So nothing has to be remembered here, and a restarted plugin knows as much as before.
 
 use std::path::Path;
 
-/// What the kubelet wrote beside a CSI volume's target (`vol_data.json`).
+/// The content of `vol_data.json` beside a CSI volume's target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolData {
     /// The driver's name.
     pub driver: String,
-    /// The volume's handle: of an inline volume, one that the kubelet made up.
+    /// The volume's handle. The kubelet makes up an inline volume's.
     pub handle: Option<String>,
     /// Whether the volume is inline in its pod's specification (`volumeLifecycleMode` is `Ephemeral`).
     pub inline: Option<bool>,
 }
 
 impl VolData {
-    /// What stands beside a target. None if it can't be read: such a volume is of a pod that goes away.
+    /// Reads the data beside a target. None if it can't be read. Then the volume's pod is being removed.
     #[must_use]
     pub fn beside(target: &Path) -> Option<Self> {
         Self::read(&target.with_file_name("vol_data.json"))
     }
 
-    /// Whether the volume at a target is of this driver. None if it can't be read.
+    /// Whether the volume at a target is of this driver. None if the data can't be read.
     #[must_use]
     pub fn is_of(target: &Path, driver: &str) -> Option<bool> {
         Some(Self::beside(target)?.driver == driver)

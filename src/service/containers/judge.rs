@@ -1,4 +1,5 @@
-//! Which flags a volume shall have in a container, which of them are missing, and what of the Pod makes up for them. Pure.
+//! Decides which flags a volume should have in a container, which are missing, and what in the Pod makes up for them.
+//! Pure.
 
 use allowlist::config::Entry;
 use mounts::MountAttrs;
@@ -28,7 +29,7 @@ impl Flag {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::ReadOnly, Self::Nosuid, Self::Nodev, Self::Noexec];
 
-    /// As mount(8) calls it.
+    /// Its name in mount(8).
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -39,7 +40,7 @@ impl Flag {
         }
     }
 
-    /// Whether it is among these.
+    /// Whether it is set in these flags.
     #[must_use]
     pub const fn is_in(self, attrs: MountAttrs) -> bool {
         match self {
@@ -50,12 +51,12 @@ impl Flag {
         }
     }
 
-    /// Those among these.
+    /// The flags that are set in these.
     pub fn of(attrs: MountAttrs) -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(move |flag| flag.is_in(attrs))
     }
 
-    /// What a container can do that lacks it. Completes the sentence "the container can ...".
+    /// What a container without this flag can do. Completes the sentence "the container can ...".
     #[must_use]
     pub const fn danger(self) -> &'static str {
         match self {
@@ -66,7 +67,7 @@ impl Flag {
         }
     }
 
-    /// The field of the Pod that does what the flag would.
+    /// The field of the Pod that has the same effect as the flag.
     #[must_use]
     pub const fn advice(self) -> &'static str {
         match self {
@@ -84,8 +85,8 @@ impl Flag {
     }
 }
 
-/// The flags that a volume shall have: those that its entry has now, and what the volume itself asked for. Where the entry
-/// isn't known any more, those that were granted.
+/// The flags that a volume should have: those that its entry has now, and those that the volume itself asked for. If
+/// the entry is gone, those that were granted.
 #[must_use]
 pub fn wanted(record: &Record, entry: Option<&Entry>) -> MountAttrs {
     let asked = record.owner.asked;
@@ -96,19 +97,21 @@ pub fn wanted(record: &Record, entry: Option<&Entry>) -> MountAttrs {
 /// What confines a process besides the flags of its mounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confinement {
-    /// No program gives it more than it has (`NoNewPrivs`): what nosuid would do. The Pod's `allowPrivilegeEscalation:
-    /// false`.
+    /// No program can give it more privileges (`NoNewPrivs`). This has the effect of nosuid. The Pod sets it by
+    /// `allowPrivilegeEscalation: false`.
     pub no_new_privileges: bool,
-    /// The runtime's filter keeps it from devices: what nodev would do. Of each container that isn't `privileged`.
+    /// The runtime's filter keeps it from devices. This has the effect of nodev. Every container that isn't
+    /// `privileged` has it.
     pub device_filter: bool,
 }
 
 impl Confinement {
-    /// Of a process, by its status file (proc_pid_status(5)). `all` are the capabilities that the kernel knows.
+    /// Reads the confinement of a process from its status file (proc_pid_status(5)). `all` are the kernel's
+    /// capabilities.
     ///
-    /// Device filters can't be read alike of both versions of control groups. But Kubernetes lifts them from privileged
-    /// containers alone, and these alone have all capabilities, except where one asks for them by name: that one is
-    /// taken for privileged.
+    /// Device filters can't be read in the same way for both versions of control groups. But Kubernetes removes the
+    /// filter only from privileged containers, and only these have all capabilities. A container that asks for all of
+    /// them by name is an exception: it counts as privileged.
     #[must_use]
     pub fn of(status: &str, all: u64) -> Option<Self> {
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -116,7 +119,7 @@ impl Confinement {
         Some(Self { no_new_privileges: field("NoNewPrivs:")? == "1", device_filter: bounding & all != all })
     }
 
-    /// That of two processes together: what confines both.
+    /// The confinement that both have.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self {
@@ -132,7 +135,7 @@ impl Confinement {
     }
 }
 
-/// All capabilities up to this one, as bits.
+/// All capabilities up to `last`, as bits.
 #[must_use]
 pub const fn capabilities_up_to(last: u32) -> u64 {
     match last {
@@ -141,31 +144,31 @@ pub const fn capabilities_up_to(last: u32) -> u64 {
     }
 }
 
-/// How many volumes lack something in some container.
+/// How many volumes lack flags in some container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Each of [`Flag::ALL`], in that order.
+    /// For each of [`Flag::ALL`], in that order.
     pub weaker: [usize; 4],
-    /// Those of which it can't be told.
+    /// Volumes whose state is unknown.
     pub unknown: usize,
 }
 
-/// Adds up containers.
+/// Adds up the missing flags of containers.
 #[derive(Debug)]
 pub struct Tally<'v> {
     sought: &'v [Sought],
-    /// Of each volume that was found, what is missing.
+    /// For each sought volume, the flags that it lacks; none if it was not found.
     found: Vec<Option<MountAttrs>>,
 }
 
 impl<'v> Tally<'v> {
-    /// No container was seen yet.
+    /// A tally of no container yet.
     #[must_use]
     pub fn new(sought: &'v [Sought]) -> Self {
         Self { sought, found: vec![None; sought.len()] }
     }
 
-    /// Takes down a container.
+    /// Adds a container.
     pub fn see(&mut self, container: &Container) {
         for place in &container.places {
             for &volume in &place.volumes {
@@ -176,7 +179,7 @@ impl<'v> Tally<'v> {
         }
     }
 
-    /// The counts, with what could not be looked at.
+    /// The counts, together with what could not be examined.
     #[must_use]
     pub fn counts(&self, unknown: &Unknown) -> Counts {
         let mut counts = Counts::default();
@@ -231,7 +234,7 @@ mod tests {
         let confined = |no_new_privileges, device_filter| Some(Confinement { no_new_privileges, device_filter });
         assert_eq!(of("Name:\tx\nCapBnd:\t00000000a80425fb\nNoNewPrivs:\t1\n"), confined(true, true));
         assert_eq!(of("CapBnd:\t000001ffffffffff\nNoNewPrivs:\t0\n"), confined(false, false));
-        // The kernel escapes the line break of a name (fs/proc/array.c, proc_task_name).
+        // The kernel escapes the line break in a name (fs/proc/array.c, proc_task_name).
         let forged = "Name:\tx\\nNoNewPrivs:\t1\nCapBnd:\t000001ffffffffff\nNoNewPrivs:\t0\n";
         assert_eq!(of(forged), confined(false, false));
         assert_eq!(of("CapBnd:\t0\n"), None);

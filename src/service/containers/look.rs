@@ -1,7 +1,7 @@
-//! Looks into the mount namespaces of pods, and changes nothing: /proc answers out of the kernel's memory.
+//! Reads the mount namespaces of pods through /proc, and changes nothing. /proc answers from the kernel's memory.
 //!
-//! Everything here is shaped by tenants: how many namespaces there are, how many mounts in each, how long a line is. So
-//! all of it is bounded, and what lies beyond a bound is [`Unknown`].
+//! Tenants shape everything here: the number of namespaces, the number of mounts in each, the length of a line. So all
+//! of it is bounded, and what is beyond a bound is [`Unknown`].
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,25 +16,26 @@ use super::judge::{Confinement, capabilities_up_to};
 use super::scan::{Index, LINE_MAX, OfPod, Scan, Seen, Stop};
 use super::{Container, Place, Unknown};
 
-/// The most namespaces that are looked into: many times the pods of a node.
+/// The most namespaces that are examined: many times the pods of a node.
 const NAMESPACES_MAX: usize = 4096;
-/// So many processes of a namespace are asked what confines them, those with the lowest numbers.
+/// The most processes of a namespace that are asked for their confinement: those with the lowest pids.
 const PROCESSES_MAX: usize = 64;
-/// So many processes of a namespace are asked for its table until one sees a pod's files: the first may have another root.
+/// The most processes of a namespace that are asked for the mount table until one sees a pod's files: the first may
+/// have another root.
 const READERS_MAX: usize = 4;
-/// The kernel's last capability, where it doesn't say: that of Linux 5.9 and later.
+/// The last capability of Linux 5.9 and later, for kernels that don't tell theirs.
 const LAST_CAPABILITY: u32 = 40;
 
-/// A mount namespace, and its processes with the lowest numbers.
+/// A mount namespace, and its processes with the lowest pids.
 struct Namespace {
     inode: u64,
     processes: Vec<i32>,
 }
 
-/// Shows `see` each container that has volumes, until it is `until`. What could not be looked at.
+/// Passes to `see` each container that has volumes, until the time `until`. Returns what could not be examined.
 ///
 /// # Errors
-/// What reading /proc itself says.
+/// The error of reading /proc itself.
 pub fn look(proc: &Proc, index: &Index<'_>, until: Instant, see: &mut dyn FnMut(Container)) -> Result<Unknown, Errno> {
     let (namespaces, rest) = namespaces(proc)?;
     let mut unknown = Unknown { rest, ..Unknown::default() };
@@ -48,7 +49,7 @@ pub fn look(proc: &Proc, index: &Index<'_>, until: Instant, see: &mut dyn FnMut(
             break;
         }
         let Some((pid, of_pods)) = read(proc, index, namespace, until, &mut buffer, &mut unknown) else { continue };
-        // The same for each of its mounts.
+        // The same for each mount of the namespace.
         let mut confined = None;
         let mut instead = || confined.get_or_insert_with(|| confinement(proc, namespace, all)).instead_of();
         for OfPod { pod, container: name, seen } in of_pods {
@@ -66,7 +67,8 @@ pub fn look(proc: &Proc, index: &Index<'_>, until: Instant, see: &mut dyn FnMut(
     Ok(unknown)
 }
 
-/// The mount namespaces of all processes but ours and the calling thread's, the oldest process' first, and why others may be missing.
+/// The mount namespaces of all processes except ours and the calling thread's, that of the oldest process first. Also
+/// returns why others may be missing.
 fn namespaces(proc: &Proc) -> Result<(Vec<Namespace>, Option<String>), Errno> {
     let own = [proc.own_mount_namespace()?.inode, proc.thread_mount_namespace()?.inode];
     let mut numbers: HashMap<u64, usize> = HashMap::new();
@@ -79,7 +81,7 @@ fn namespaces(proc: &Proc) -> Result<(Vec<Namespace>, Option<String>), Errno> {
                 refused += 1;
                 None
             }
-            // It has ended.
+            // The process has ended.
             Err(_) => None,
         };
         let Some(inode) = inode.filter(|inode| !own.contains(inode)) else { continue };
@@ -102,8 +104,8 @@ fn namespaces(proc: &Proc) -> Result<(Vec<Namespace>, Option<String>), Errno> {
     Ok((found, rest))
 }
 
-/// What the pods have in a namespace, and the process by which it was read; none if it is no pod's, has ended, or is beyond
-/// a bound, which is then taken down.
+/// The volumes that pods have in a namespace, and the pid by which they were found. None if the namespace is no pod's,
+/// has ended, or is beyond a bound. The last is noted in `unknown`.
 fn read(
     proc: &Proc,
     index: &Index<'_>,
@@ -116,7 +118,7 @@ fn read(
         let Ok(file) = proc.open(&format!("{pid}/mountinfo")) else { continue };
         let mut scan = Scan::new(index);
         let stopped = lines(File::from(file), until, buffer, &mut |line| scan.line(line));
-        // The number may be another process' by now.
+        // The pid may belong to another process by now.
         let is_in =
             || proc.link(&format!("{pid}/ns/mnt")).is_ok_and(|link| namespace_link(&link) == Some(namespace.inode));
         match stopped {
@@ -143,18 +145,18 @@ fn read(
     None
 }
 
-/// What confines all processes of a namespace that are asked; nothing, if none answers.
+/// What confines all processes of a namespace that answer. Nothing, if none answers.
 fn confinement(proc: &Proc, namespace: &Namespace, all: u64) -> Confinement {
     let nothing = Confinement { no_new_privileges: false, device_filter: false };
     let of = |pid: &i32| Confinement::of(&String::from_utf8_lossy(&proc.read(&format!("{pid}/status")).ok()?), all);
     namespace.processes.iter().filter_map(of).reduce(Confinement::and).unwrap_or(nothing)
 }
 
-/// Gives `see` one line after the other, out of a buffer of the greatest length that a line may have, until it stops or it
-/// is `until`. Why it stopped before the end.
+/// Passes one line after the other to `see`, from a buffer of the maximum length of a line. Stops when `see` does, or
+/// at the time `until`. Returns why it stopped before the end.
 ///
 /// # Errors
-/// What reading says.
+/// The error of reading.
 fn lines(
     mut from: impl Read,
     until: Instant,
@@ -182,7 +184,7 @@ fn lines(
         }
         let left = rest.len();
         if read == 0 {
-            // The kernel ends each line.
+            // The kernel terminates each line.
             return Ok(None);
         }
         buffer.copy_within(filled - left..filled, 0);
@@ -199,7 +201,7 @@ mod tests {
     use crate::containers::scan::Node;
     use plan::record::Shown;
 
-    /// Gives out bytes as the kernel does, a page at a time, and counts them.
+    /// Returns bytes as the kernel does, a page at a time, and counts them.
     struct Table<F: FnMut(usize) -> Option<Vec<u8>>> {
         line: F,
         number: usize,

@@ -13,30 +13,30 @@ use plan::record::Shown;
 
 use super::Sought;
 
-/// The most lines of a table that are read.
+/// The maximum number of lines that are read of a table.
 pub const LINES_MAX: usize = 10_000;
-/// The longest line, in bytes: four texts of a path's greatest length, each byte escaped by four.
+/// The maximum length of a line, in bytes: four strings of a path's maximum length, each byte escaped by four.
 pub const LINE_MAX: usize = 64 << 10;
-/// The most mounts of volumes in one namespace: a container with so many is known to nobody.
+/// The maximum number of volume mounts in one namespace. No known container has so many.
 pub const PLACES_MAX: usize = 256;
-/// The most pods whose files are found in one namespace: a container has those of one.
+/// The maximum number of pods whose files are found in one namespace. A container has the files of one pod.
 const PODS_MAX: usize = 4;
-/// What is printed of a path or a name that a tenant chose, in bytes.
+/// The maximum length of a path or name in output, in bytes. Tenants choose these.
 const SHOWN_MAX: usize = 256;
 
-/// What of the node has to be known to understand a container's table.
+/// What must be known of the node to interpret a container's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Where volumes lie, and what files tell whose a container is.
+    /// Where volumes lie, and which files tell a container's pod.
     pub layout: Arc<Layout>,
-    /// The directory in which those files are.
+    /// The directory that holds those files.
     pub workloads: Shown,
-    /// The node's root directory: a namespace with the same one is a copy of the node's, such as a service has.
+    /// The node's root directory. A namespace with the same root is a copy of the node's, as services have.
     pub root: Shown,
 }
 
 impl Node {
-    /// From the ways to both directories in a mount table; none if that has no root.
+    /// Read from the paths to both directories in a mount table. None if the table has no root.
     #[must_use]
     pub fn of(walk: &Walk<'_>, layout: &Arc<Layout>) -> Option<Self> {
         let shown = |path: &Path| {
@@ -47,27 +47,28 @@ impl Node {
     }
 }
 
-/// Directories of one file system, by number.
+/// Directories of one file system, numbered.
 #[derive(Debug, Default)]
 struct Directories<'v> {
     numbers: HashMap<&'v Path, usize>,
-    /// Of their paths, in bytes: a tenant's path may have many thousand ancestors, of which only so long ones are asked for.
+    /// The maximum length of their paths, in bytes. A tenant's path may have many thousand ancestors; longer ones are
+    /// skipped.
     longest: usize,
 }
 
-/// The volumes that are looked for, so that a line is found among thousands of them at once.
+/// The sought volumes, indexed so that a line is matched against thousands of them at once.
 #[derive(Debug)]
 pub struct Index<'v> {
     node: Node,
-    /// Numbers for what volumes show, by device.
+    /// Numbers of the directories that volumes show, by device.
     shown: HashMap<(u32, u32), Directories<'v>>,
-    /// By pod: volumes, and the numbers of what they show.
+    /// By pod: its volumes, and the numbers of what they show.
     pods: HashMap<&'v str, Vec<(usize, Vec<usize>)>>,
     sought: &'v [Sought],
 }
 
 impl<'v> Index<'v> {
-    /// Of these volumes.
+    /// An index of these volumes.
     #[must_use]
     pub fn new(node: Node, sought: &'v [Sought]) -> Self {
         let mut shown: HashMap<(u32, u32), Directories<'_>> = HashMap::new();
@@ -89,19 +90,19 @@ impl<'v> Index<'v> {
     }
 }
 
-/// Why a table is not looked at any further.
+/// Why the rest of a table is skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// It is a copy of the node's own: no container's.
+    /// The namespace is a copy of the node's own, and no container's.
     OfNode,
-    /// It is beyond a bound, in words.
+    /// It exceeds a bound, described in words.
     Beyond(&'static str),
 }
 
 /// A mount that may show a volume.
 #[derive(Debug)]
 struct Row {
-    /// What it shows, by the numbers of the index.
+    /// The numbers of what it shows, as in the index.
     shown: Vec<usize>,
     path: String,
     attrs: MountAttrs,
@@ -110,14 +111,14 @@ struct Row {
 /// A mount of volumes in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// The volumes, by their numbers.
+    /// The indices of the volumes.
     pub volumes: Vec<usize>,
-    /// Where it is mounted, fit to be printed.
+    /// Where it is mounted. Printable.
     pub path: String,
     /// Its flags.
     pub attrs: MountAttrs,
-    /// The flags that all these volumes shall have: of two volumes of a pod that show one directory, nothing tells which
-    /// of them a mount is.
+    /// The flags that all these volumes should have. If two volumes of a pod show the same directory, nothing tells
+    /// which of them a mount is.
     pub wanted: MountAttrs,
 }
 
@@ -126,13 +127,13 @@ pub struct Seen {
 pub struct OfPod {
     /// The pod's uid.
     pub pod: String,
-    /// The container's name, fit to be printed.
+    /// The container's name. Printable.
     pub container: Option<String>,
     /// Its volumes.
     pub seen: Vec<Seen>,
 }
 
-/// A table as far as it was read.
+/// The state of reading a table.
 #[derive(Debug)]
 pub struct Scan<'i> {
     index: &'i Index<'i>,
@@ -142,16 +143,16 @@ pub struct Scan<'i> {
 }
 
 impl<'i> Scan<'i> {
-    /// Of nothing yet.
+    /// A scan before the first line.
     #[must_use]
     pub const fn new(index: &'i Index<'i>) -> Self {
         Self { index, lines: 0, rows: Vec::new(), pods: Vec::new() }
     }
 
-    /// Takes one line, without its line break.
+    /// Handles one line, without its line break.
     ///
     /// # Errors
-    /// [`Stop`]: no further one is wanted.
+    /// [`Stop`]: the rest of the table is skipped.
     pub fn line(&mut self, line: &[u8]) -> Result<(), Stop> {
         self.lines += 1;
         if self.lines > LINES_MAX {
@@ -159,7 +160,7 @@ impl<'i> Scan<'i> {
         }
         let Index { node, shown: known, .. } = self.index;
         let is_known = |device: &(u32, u32)| *device == node.workloads.device || known.contains_key(device);
-        // The first is what everything else is mounted on.
+        // The first line is the root, on which everything else is mounted.
         if self.lines > 1 && !mountinfo::device_of_line(line).as_ref().is_some_and(is_known) {
             return Ok(());
         }
@@ -190,19 +191,20 @@ impl<'i> Scan<'i> {
         }
     }
 
-    /// What volumes show that this mount shows too, or a directory of it, as with a container's `subPath`.
+    /// The numbers of what volumes show, where this mount shows the same or a directory beneath it, as with a
+    /// container's `subPath`.
     fn shown_by(&self, mount: &Mount) -> Vec<usize> {
         let Some(Directories { numbers, longest }) = self.index.shown.get(&mount.device) else { return Vec::new() };
         let ancestors = mount.root.ancestors().skip_while(|root| root.as_os_str().len() > *longest);
         ancestors.filter_map(|root| numbers.get(root).copied()).collect()
     }
 
-    /// The pods whose files were seen.
+    /// The pods whose files were found.
     pub fn pods(&self) -> impl Iterator<Item = &str> {
         self.pods.iter().map(|(pod, _)| pod.as_str())
     }
 
-    /// What was found for each of those pods.
+    /// The volumes that were found for each of those pods.
     #[must_use]
     pub fn end(self) -> Vec<OfPod> {
         let Self { index, rows, pods, .. } = self;
@@ -222,13 +224,13 @@ impl<'i> Scan<'i> {
     }
 }
 
-/// Whose a file is that a mount shows, and of which container.
+/// The pod and container of the file that a mount shows.
 fn owner<'m>(node: &Node, mount: &'m Mount) -> Option<(&'m str, Option<&'m OsStr>)> {
     let file = (mount.device == node.workloads.device).then(|| mount.root.strip_prefix(&node.workloads.root).ok())?;
     node.layout.owner_of_file(file?)
 }
 
-/// A text that a tenant chose, escaped and cut.
+/// A string that a tenant chose, escaped and cut.
 fn printable(name: &OsStr) -> String {
     let bytes = name.as_bytes();
     match bytes.get(..SHOWN_MAX) {
@@ -261,7 +263,7 @@ mod tests {
         Ok(scan.end())
     }
 
-    /// Path, volumes and flags of what is seen in a container of the pod `u` with these mounts.
+    /// Path, volumes and flags of what is found in a container of the pod `u` with these mounts.
     fn seen(sought: &[Sought], more: &str) -> Vec<(String, Vec<usize>, MountAttrs)> {
         let table = format!("{ROOT}{LOG}{more}");
         let of_pods = scan(sought, &table).unwrap();
@@ -285,7 +287,7 @@ mod tests {
         }
         assert_eq!(seen(&sought, "3 1 0:8 /any/thing /x rw - xfs x rw\n"), [("/x".into(), vec![2], NOEXEC)]);
         assert_eq!(scan(&sought, &format!("{ROOT}{whole}")), Ok(vec![]), "nothing tells whose it is");
-        // The order of lines says nothing.
+        // The order of lines doesn't matter.
         let late = scan(&sought, &format!("{ROOT}{whole}{LOG}")).unwrap();
         assert_eq!(late[0].seen.len(), 1);
     }

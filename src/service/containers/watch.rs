@@ -1,7 +1,7 @@
-//! Looks into the containers of a running plugin's pods now and then, and takes down in a metric how many volumes are
-//! weaker there than they shall be.
+//! Checks the containers of a running plugin's pods periodically, and updates a metric: how many volumes lack flags
+//! there.
 //!
-//! After a look that took much comes a long rest, so that it costs a bounded share of a core on any node.
+//! An expensive check is followed by a long pause, so that checks cost a bounded share of a core on any node.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,17 +23,17 @@ use super::scan::{Index, Node};
 use crate::Service;
 use crate::heal::Volume;
 
-/// It is looked again after so many times the processor's time that the look took: 0.02 % of a core at most. Of 180 namespaces
-/// it is 20 ms, nearly all of it the kernel's.
+/// The pause after a check, as a multiple of its CPU time: checks cost 0.02 % of a core at most. A check of 180
+/// namespaces takes 20 ms, nearly all of it in the kernel.
 const REST: u32 = 5000;
-/// But after so many intervals at the latest.
+/// The longest pause, in intervals.
 const INTERVALS_MAX: u32 = 15;
-/// How long a look may take. What was not looked at then is unknown.
+/// How long a check may take. What it has not examined by then is unknown.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long it is waited for.
+/// How long the result is awaited.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Looks for ever, every `interval` at most.
+/// Checks forever, at most once every `interval`.
 pub async fn watch(service: Arc<Service>, volumes: Receiver<Arc<Vec<Arc<Volume>>>>, interval: Duration) {
     let mut rest = interval;
     loop {
@@ -64,12 +64,12 @@ pub async fn watch(service: Arc<Service>, volumes: Receiver<Arc<Vec<Arc<Volume>>
     }
 }
 
-/// The processor's time that the calling thread has had.
+/// The CPU time of the calling thread.
 fn own_time() -> Result<Duration, Errno> {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from)
 }
 
-/// How many of the volumes are weaker in some container.
+/// How many of the volumes lack flags in some container.
 fn count(site: &Site, volumes: &[Arc<Volume>], list: Option<&AllowList>) -> Result<Counts, Errno> {
     let sought = |volume: &Arc<Volume>| {
         let pod = site.layout.workload_of(volume.path.as_path())?;
@@ -89,7 +89,8 @@ fn count(site: &Site, volumes: &[Arc<Volume>], list: Option<&AllowList>) -> Resu
     Ok(tally.counts(&unknown))
 }
 
-/// The node, by the calling thread's mount table; where the kernel can be asked for a single mount, without reading it all.
+/// The node, from the calling thread's mount table. The whole table isn't read if the kernel can be asked for a single
+/// mount.
 fn node(site: &Site) -> Result<Node, Errno> {
     let id = |path: &Path| site.calls.mount_id(&site.proc, path::open_trusted(path)?);
     let table = site.calls.ways_to(&site.proc, &[id(&site.layout.workloads)?, id(Path::new("/"))?])?;

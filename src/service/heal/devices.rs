@@ -1,6 +1,8 @@
-//! On which file systems entries and volumes lie, as the last reading of the mount table has told: to count by them what hangs.
+//! The file systems that entries and volumes lie on, from the last reading of the mount table. Hung jobs are counted by
+//! them.
 //!
-//! A call can't ask for it, since asking is what hangs; nor read the table, which takes longer than the call.
+//! A call can't ask the file system itself, because that may hang. It can't read the table either: that takes longer
+//! than the call.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -18,25 +20,25 @@ use super::Volume;
 #[derive(Debug, Default)]
 pub struct Devices {
     entries: HashMap<EntryName, Entry>,
-    /// In the order of their paths.
+    /// Sorted by path.
     volumes: Arc<Vec<Arc<Volume>>>,
 }
 
-/// That of an entry's own directory.
+/// The file system of an entry's own directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
     device: Device,
-    /// Whether others are mounted beneath it.
+    /// Whether other file systems are mounted beneath it.
     nested: bool,
 }
 
-/// Paths are compared as bytes, since there may be 100,000 mounts.
+/// A path as bytes: comparing bytes is faster, and there may be 100,000 mounts.
 fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_encoded_bytes()
 }
 
 impl Devices {
-    /// Those of a mount table.
+    /// The file systems according to a mount table.
     pub(super) fn of(
         (table, walk): (&Table, &Walk<'_>),
         list: &AllowList,
@@ -51,7 +53,7 @@ impl Devices {
         let mut nested: HashSet<&[u8]> = HashSet::new();
         for mount in &table.mounts {
             let point = bytes(&mount.mount_point);
-            // Most of a table lies in the kubelet's directory, and no entry does.
+            // Most mounts of a table lie in the kubelet's directory, and no entry does.
             if point.len() > shortest && !in_kubelet(point) {
                 let parts = point.iter().enumerate().skip(shortest).filter(|(_, byte)| **byte == b'/');
                 nested.extend(parts.filter_map(|(at, _)| paths.get(&point[..at])));
@@ -65,13 +67,14 @@ impl Devices {
         Self { entries, volumes: Arc::clone(volumes) }
     }
 
-    /// What a directory of an entry lies on, if it can be told by its entry: not beneath it where others are mounted there.
+    /// The device of an entry's directory, or of a directory `beneath` it. None for one beneath it if other file
+    /// systems are mounted there.
     #[must_use]
     pub fn of_entry(&self, entry: &EntryName, beneath: bool) -> Option<Device> {
         self.entries.get(entry).filter(|entry| !(beneath && entry.nested)).map(|entry| entry.device)
     }
 
-    /// What a published volume shows.
+    /// The device of what a published volume shows.
     #[must_use]
     pub fn of_volume(&self, target: &Target) -> Option<Device> {
         let at = self.volumes.binary_search_by(|volume| volume.path.as_path().cmp(target.as_path())).ok()?;

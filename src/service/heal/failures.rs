@@ -1,4 +1,4 @@
-//! What came of trying to heal volumes: what is told, and when it is tried again.
+//! The outcomes of healing: which are reported, and when healing is tried again.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,28 +12,28 @@ use super::look::KnownVolumes;
 use super::notice::Notice;
 use super::{Error, LOOK};
 
-/// When something that failed is tried again; twice as late each time, up to [`LOOK`].
+/// Delay before the first retry. It doubles each time, up to [`LOOK`].
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// What keeps volumes from being healed: told once, not each time that it is tried again, and tried again soon at first.
+/// Why volumes are not healed. Each reason is reported once, not at each retry; the first retries come soon.
 #[derive(Default)]
 pub(super) struct Failures {
     known: Mutex<HashMap<PathBuf, (Why, u32)>>,
-    /// It is time to try again.
+    /// Notified when it is time to retry.
     pub(super) again: Notify,
 }
 
-/// What is to be done about what came of a volume.
+/// What follows from an outcome.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Then {
-    /// After how long it is to be tried again, if so.
+    /// The delay before the next try, if there is one.
     pub(super) again: Option<Duration>,
-    /// Whether it is told: it wasn't so before.
+    /// Whether it is reported, because it is new.
     pub(super) tell: bool,
 }
 
 impl Failures {
-    /// Takes down what came of a volume.
+    /// Notes the outcome for a volume.
     pub(super) fn take(&self, path: &Path, outcome: Result<&Tried, &Error>) -> Then {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let why = match outcome {
@@ -41,27 +41,27 @@ impl Failures {
                 known.remove(path);
                 return Then::default();
             }
-            // It was told, and is so still.
+            // It was reported, and still holds.
             Ok(Tried::Busy) if matches!(known.get(path), Some((Why::Refused(_), _))) => {
                 return Then { again: Some(LOOK), tell: false };
             }
             Ok(Tried::Busy) => Why::Busy,
             Ok(Tried::Refused { notice, .. }) => Why::Refused(notice.clone()),
-            // Numbers may be others each time, such as how many mounts there are; the trouble is the same.
+            // The numbers in a message may change, such as a count of mounts. The problem is the same.
             Err(error) => Why::Failed(error.to_string().chars().filter(|c| !c.is_ascii_digit()).collect()),
         };
         let times = match known.get(path) {
             Some((same, times)) if *same == why => times + 1,
             _ => 0,
         };
-        // What is refused is looked at again when the table or the allow-list changes.
+        // A refused volume is tried again when the table or the allow-list changes.
         let retried = !matches!(why, Why::Refused(_));
         known.insert(path.to_owned(), (why, times));
         let again = retried.then(|| (AGAIN * 2_u32.saturating_pow(times.min(16))).min(LOOK));
         Then { again, tell: times == 0 }
     }
 
-    /// Forgets those of volumes that are gone.
+    /// Forgets volumes that are gone.
     pub(super) fn keep(&self, known: &KnownVolumes) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|path, _| known.has(path));
     }
@@ -70,22 +70,22 @@ impl Failures {
 /// Why a volume is not healed.
 #[derive(Debug, PartialEq, Eq)]
 enum Why {
-    /// Somebody else works on it.
+    /// Another call or job works on it.
     Busy,
-    /// It is left as it is.
+    /// It stays as it is.
     Refused(Notice),
-    /// The error, without the numbers in it.
+    /// The error's text without its digits.
     Failed(String),
 }
 
-/// What came of trying to heal a volume.
+/// The outcome of an attempt to heal a volume.
 pub(super) enum Tried {
-    /// It doesn't need it.
+    /// It doesn't need healing.
     Settled,
     /// It is healed.
     Healed { renewed: bool, took: Duration, pod: Option<Arc<PodIdentity>> },
-    /// It is left as it is, although its source is there.
+    /// It stays as it is, although its source is back.
     Refused { notice: Notice, why: String, pod: Option<Arc<PodIdentity>> },
-    /// Somebody else works on it.
+    /// Another call or job works on it.
     Busy,
 }

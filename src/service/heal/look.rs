@@ -1,13 +1,13 @@
-//! What healing knows of the volumes, and how it learns it anew: one reading of the mount table.
+//! What healing knows of the volumes, and how one reading of the mount table updates it.
 //!
-//! Kept is little for each volume, since there may be tens of thousands: its path, and what it has in common with others
-//! once for all of them. Which pod it is of is read from its record when that is to be told.
+//! There may be tens of thousands of volumes, so little is kept for each: its path. What volumes have in common is kept
+//! once for all of them. The pod is read from the volume's record when an event is due.
 //!
-//! Where a source is well, it is noted what is mounted on the way to it ([`plan::record::PathMounts`]): what an unmounting
-//! uncovers later is never given. No call does that, since it takes the table.
+//! Where a source is well, the mounts on the path to it are noted ([`plan::record::PathMounts`]). What a later unmount
+//! uncovers is then never given to a pod. Calls don't note them, because that needs the mount table.
 //!
-//! And the table is read only if it has changed. What shows without that is a directory which was moved or deleted: for
-//! each directory, however many volumes show it, the kernel is asked for its name (`KnownVolumes::was_moved`).
+//! The table is read only if it has changed. A directory can be moved or deleted without such a change. So for each
+//! directory, however many volumes show it, the kernel is asked for its name (`KnownVolumes::was_moved`).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
@@ -32,26 +32,26 @@ use super::devices::Devices;
 use super::mend::Looked;
 use super::replaced::{self, Untrusted};
 
-/// How many directories are asked for their names at once; of more, each time the next ones.
+/// The most directories that are asked for their names at once. If there are more, each check takes the next ones.
 const DIRECTORIES: usize = 4096;
 
-/// A volume of ours that is published.
+/// A published volume of this driver.
 #[derive(Debug, Clone)]
 pub struct Volume {
     /// Its target path.
     pub path: Target,
-    /// How it was published, as far as other volumes are published the same way ([`Record::in_common`]).
+    /// How it was published: the part that it has in common with other volumes ([`Record::in_common`]).
     pub record: Arc<Record>,
     /// What it shows.
     pub shown: Arc<Shown>,
-    /// The id of the lowest mount there: with another one, it is another volume.
+    /// The id of the lowest mount there. If it changes, it is another volume.
     pub id: u64,
-    /// What was noted of the way to its source, as far as other volumes have the same.
+    /// The noted mounts on the path to its source. Volumes with the same ones share them.
     pub path_mounts: Option<Arc<PathMounts>>,
 }
 
 impl Volume {
-    /// What its pod is told of it.
+    /// The event for its pod.
     pub(crate) fn told(&self, pod: Arc<PodIdentity>, reason: &'static str, text: AuthorText, warning: bool) -> Told {
         Told {
             target: self.path.clone(),
@@ -75,73 +75,73 @@ pub struct Candidate {
     pub looked: Looked,
 }
 
-/// What is known of a source, once for all volumes that were published the same way.
+/// What is known of a source. All volumes that were published the same way share it.
 #[derive(Default)]
 struct Source<'t> {
     now: Option<Now<'t>>,
     path_mounts: Option<Arc<PathMounts>>,
 }
 
-/// A directory that volumes show, by one of them.
+/// A directory that volumes show, examined through the mount of one of them.
 #[derive(Debug)]
 struct Directory {
-    /// The unique id of the mount.
+    /// The unique id of that mount.
     mount: u64,
     shown: Arc<Shown>,
     deleted: bool,
 }
 
-/// What one reading of the table tells.
+/// The result of reading the table once.
 #[derive(Debug, Default)]
 pub struct KnownVolumes {
-    /// In the order of their paths.
+    /// Sorted by path.
     pub volumes: Arc<Vec<Arc<Volume>>>,
     /// Those that may need healing.
     pub candidates: Vec<Candidate>,
-    /// The paths that volumes were taken from.
+    /// The paths of the sources.
     pub(crate) sources: Arc<Sources>,
     /// The file systems that entries and volumes lie on.
     pub(crate) devices: Arc<Devices>,
-    /// The allow-list by which they were judged.
+    /// The allow-list by which the volumes were judged.
     list: Option<Arc<AllowList>>,
-    /// Volumes of others, in the order of their paths, with the ids of their lowest mounts.
+    /// Volumes of other drivers, sorted by path, with the ids of their lowest mounts.
     foreign: Vec<(PathBuf, u64)>,
     records: HashSet<Arc<Record>>,
     shown: HashSet<Arc<Shown>>,
-    /// None where the kernel can't be asked for their names.
+    /// Empty where the kernel can't be asked for their names.
     directories: Vec<Directory>,
-    /// The one to ask next.
+    /// The index of the directory to ask next.
     next: usize,
-    /// Whether something could not be noted, because somebody works on the volume.
+    /// Whether a note is missing, because a call or job worked on the volume.
     unnoted: bool,
 }
 
-/// The paths that volumes were taken from.
+/// The paths of the sources.
 #[derive(Debug, Default)]
 pub(crate) struct Sources(BTreeSet<PathBuf>);
 
 impl Sources {
-    /// Whether a mount at this point covers one of them. Paths are in the order of their components, so what lies beneath
-    /// a point comes right after it.
+    /// Whether a mount at this point covers one of the paths. Paths are ordered by their components, so what lies
+    /// beneath a point comes right after it.
     pub(crate) fn are_covered_by(&self, point: &Path) -> bool {
         let from: (Bound<&Path>, Bound<&Path>) = (Bound::Included(point), Bound::Unbounded);
         self.0.range::<Path, _>(from).next().is_some_and(|source| source.starts_with(point))
     }
 }
 
-/// Whom new mounts concern, by where they are.
+/// What new mounts may concern, judged by their places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Concerns {
-    /// Over the source of a volume that is known.
+    /// They are over the source of a known volume.
     pub(crate) sources: bool,
-    /// Where volumes are published.
+    /// They are where volumes are published.
     pub(crate) volumes: bool,
-    /// Outside of the kubelet's directory: over the source of a volume that isn't known yet, perhaps.
+    /// They are outside of the kubelet's directory, so perhaps over the source of a volume that isn't known yet.
     pub(crate) others: bool,
 }
 
 impl Concerns {
-    /// Takes one down.
+    /// Adds a mount at this point.
     pub(crate) fn see(&mut self, layout: &Layout, sources: &Sources, point: &Path) {
         self.sources |= sources.are_covered_by(point);
         self.volumes |= layout.is_target(point);
@@ -149,7 +149,7 @@ impl Concerns {
     }
 }
 
-/// The one of `all` that is equal to `value`, or else `value`, which is then one of them.
+/// The element of `all` that equals `value`. If there is none, `value` is added.
 fn one_of<T: std::hash::Hash + Eq>(all: &mut HashSet<Arc<T>>, value: T) -> Arc<T> {
     if let Some(same) = all.get(&value) {
         return Arc::clone(same);
@@ -160,11 +160,11 @@ fn one_of<T: std::hash::Hash + Eq>(all: &mut HashSet<Arc<T>>, value: T) -> Arc<T
 }
 
 impl KnownVolumes {
-    /// Reads the table, in the mount namespace of the calling thread. What was known of volumes that are still there is
-    /// kept. What is noted beside one is noted with a pass of `gate`.
+    /// Reads the table, in the mount namespace of the calling thread. Keeps what was known of volumes that are still
+    /// there. Changes a volume's record only with a pass of `gate`.
     ///
     /// # Errors
-    /// What reading the table says.
+    /// The error of reading the table.
     pub fn read(site: &Site, gate: &Gate, list: &Arc<AllowList>, known: Self) -> Result<Self, Errno> {
         let layout = &site.layout;
         let table = table(site)?;
@@ -178,7 +178,7 @@ impl KnownVolumes {
         let mut volumes = Vec::new();
         for Published { path, top, lowest } in statmount::in_breaths(healing::published(&table, &walk, layout)) {
             let target = path.as_path();
-            // All three are in the order of their paths.
+            // All three are sorted by path.
             while before.next_if(|volume| volume.path.as_path() < target).is_some() {}
             while foreign.next_if(|(other, _)| other.as_path() < target).is_some() {}
             let same = before.next_if(|volume| volume.path.as_path() == target && volume.id == lowest.id);
@@ -194,9 +194,9 @@ impl KnownVolumes {
                 same => {
                     let found = match same {
                         Some(same) => Some((Arc::clone(&same.record), same.path_mounts.clone())),
-                        // One that goes away in between is none of ours any more.
+                        // A volume that disappears meanwhile counts as a foreign one.
                         None => {
-                            // Takes as long as many that are known.
+                            // Reading a record takes as long as handling many known volumes.
                             std::thread::yield_now();
                             record::of(site, &path).map(|record| {
                                 let path_mounts = record.path_mounts.clone();
@@ -212,7 +212,7 @@ impl KnownVolumes {
                     Arc::new(Volume { path, record, shown, id: lowest.id, path_mounts })
                 }
             };
-            // Once for all that were published the same way; it is the same record, too.
+            // Computed once for all volumes that were published the same way: they share the record.
             let source = sources.entry(Arc::as_ptr(&volume.record)).or_insert_with(|| {
                 let path = volume.record.full_path();
                 let now = Now::at(&walk, &path);
@@ -223,7 +223,7 @@ impl KnownVolumes {
                 healing::judge_top((&table, &walk), layout, (top, volume.record.propagation), now, None)
             });
             match verdict {
-                // Only of one that is well: else this would be how it is without its source.
+                // Only if the volume is well. Otherwise this would note the state without the source.
                 Verdict::Same if !is_noted(volume.path_mounts.as_deref(), source.path_mounts.as_deref()) => {
                     if note_path_mounts((site, gate), &volume, source) {
                         let noted = Volume { path_mounts: source.path_mounts.clone(), ..(*volume).clone() };
@@ -252,7 +252,7 @@ impl KnownVolumes {
         known.devices = Arc::new(Devices::of((&table, &walk), list, layout, &known.volumes));
         let directory = |((shown, deleted), mount)| Directory { mount, shown, deleted };
         known.directories = directories.into_iter().map(directory).collect();
-        // What only volumes had that are gone by now.
+        // Drop what only volumes had that are gone by now.
         drop((before, foreign));
         records.retain(|record| Arc::strong_count(record) > 1);
         shown.retain(|shown| Arc::strong_count(shown) > 1);
@@ -261,14 +261,15 @@ impl KnownVolumes {
         Ok(known)
     }
 
-    /// Takes down, for each candidate whose directory was replaced, what tells against following the one that took its place.
+    /// Notes the reasons against following the new directory, for each candidate whose directory was replaced.
     fn ask_who_may_have_replaced(&mut self, site: &Site, list: &AllowList) -> Result<(), Errno> {
         let is_replaced = |candidate: &&mut Candidate| candidate.looked.change == Change::Replaced;
         let mut due = self.candidates.iter_mut().filter(is_replaced).peekable();
         if due.peek().is_none() {
             return Ok(());
         }
-        // Also what is mounted in volumes: of volumes whose entry is gone nothing else may tell. It is read once for all of them.
+        // This needs the mounts inside volumes too: of a volume whose entry is gone, nothing else may tell. It is read
+        // once for all candidates.
         let whole = whole_table(site)?;
         let walk = Walk::new(&whole);
         let left: Arc<[DirId]> = left(site, &self.volumes).into();
@@ -285,44 +286,45 @@ impl KnownVolumes {
         Ok(())
     }
 
-    /// The allow-list by which they were judged; none before the first reading.
+    /// The allow-list by which the volumes were judged. None before the first reading.
     pub(crate) fn list(&self) -> Option<Arc<AllowList>> {
         self.list.clone()
     }
 
-    /// Whether this volume is one of them.
+    /// Whether there is a volume at this path.
     pub(crate) fn has(&self, path: &Path) -> bool {
         self.volumes.binary_search_by(|volume| volume.path.as_path().cmp(path)).is_ok()
     }
 
-    /// Whether it holds, as far as mounts and the allow-list go: both are as they were when it was read, and how the
-    /// directories are called can be asked.
+    /// Whether this holds as far as allow-list and notes go: the list is the one it was read with, nothing is left to
+    /// note, and the kernel can be asked for the names of the directories.
     pub(crate) fn is_by(&self, list: &Arc<AllowList>) -> bool {
         !self.unnoted
             && self.list.as_ref().is_some_and(|by| Arc::ptr_eq(by, list))
             && self.directories.is_empty() == self.volumes.is_empty()
     }
 
-    /// Whether a directory that volumes show was moved or deleted since the table was read, of those whose turn it is.
+    /// Whether a directory that volumes show was moved or deleted since the table was read. Checks those whose turn it
+    /// is.
     pub(crate) fn was_moved(&mut self, site: &Site) -> bool {
         let count = self.directories.len().min(DIRECTORIES);
         let from = self.next;
         self.next = from.wrapping_add(count);
         (from..from + count).any(|n| {
             let Directory { mount, shown, deleted } = &self.directories[n % self.directories.len()];
-            // One that is gone has changed the table.
+            // If the mount is gone, the table has changed.
             let now = site.calls.root(*mount).and_then(Result::ok);
             now.is_some_and(|(root, gone)| root != shown.root || gone != *deleted)
         })
     }
 }
 
-/// Whether a volume that is due is looked at closely: what may be given, and to whom, is asked then.
+/// Whether a volume that is due is examined closely. What may be given, and to whom, is decided then.
 fn wants_healing(list: &AllowList, record: &Record) -> bool {
     list.get(&record.owner.entry).is_none_or(|entry| entry.heal == Heal::On)
 }
 
-/// Whether what was noted of the way to a source is so still.
+/// Whether the noted mounts on the path to a source are still the same.
 fn is_noted(noted: Option<&PathMounts>, now: Option<&PathMounts>) -> bool {
     match (noted, now) {
         (Some(noted), Some(now)) => noted.is_as(now),
@@ -330,41 +332,42 @@ fn is_noted(noted: Option<&PathMounts>, now: Option<&PathMounts>) -> bool {
     }
 }
 
-/// Notes beside a volume what is mounted on the way to its source now; nothing where that is too much, since what was noted
-/// isn't so any more. False while somebody works on the volume.
+/// Writes into a volume's record which mounts are now on the path to its source. If there are too many, it removes the
+/// old note, which no longer holds. False while a call or job works on the volume.
 fn note_path_mounts((site, gate): (&Site, &Gate), volume: &Volume, source: &Source<'_>) -> bool {
     let Ok(_pass) = gate.enter(volume.path.as_path(), Holder::Own) else { return false };
     let Ok(Some(place)) = observe::open_target(site, &volume.path) else { return true };
     let Ok(Some(record)) = place.record() else { return true };
-    // Since the table was read it may have been published anew, from a source with more on the way to it.
+    // Since the table was read, the volume may have been published anew, from a source with more mounts on its path.
     let same = site.calls.root(volume.id).map_or_else(
         || source.now.as_ref().is_some_and(|now| now.mount.id == record.source_mount),
         |root| root.is_ok(),
     );
     if record.clone().in_common() == *volume.record {
-        // Of which it can't be told, nothing is kept: it isn't given what is on another mount.
+        // If that can't be told, no note is kept: the volume is not given what is on another mount.
         let path_mounts = source.path_mounts.clone().filter(|_| same);
         place.replace_record(Record { path_mounts, ..record });
     }
     true
 }
 
-/// The directories that renewed volumes have shown before. Their running containers have them still, wherever they are called by now.
+/// The directories that renewed volumes showed before. Their running containers still have them, whatever their names
+/// are now.
 fn left(site: &Site, volumes: &[Arc<Volume>]) -> Vec<DirId> {
     let records = statmount::in_breaths(volumes).filter_map(|volume| record::of(site, &volume.path));
     records.flat_map(|record| record.left).collect()
 }
 
-/// The mount table with all that there is.
+/// The complete mount table.
 pub fn whole_table(site: &Site) -> Result<Table, Errno> {
     site.calls.table(&site.proc, &mut |_| true)
 }
 
-/// The mount table by which volumes are judged, without what is mounted in volumes: there is as much of it as there are
-/// volumes.
+/// The mount table by which volumes are judged. It leaves out the mounts inside volumes, because their number grows
+/// with that of the volumes.
 ///
 /// # Errors
-/// What reading it says.
+/// The error of reading it.
 pub fn table(site: &Site) -> Result<Table, Errno> {
     site.calls.table(&site.proc, &mut |point| !site.layout.is_in_target(point))
 }

@@ -1,8 +1,8 @@
-//! Heals one volume: looks again, closely, and covers or replaces what is dead or gone with what the source's path leads to
-//! now.
+//! Heals one volume: examines it closely, then covers or replaces what is dead or gone with what the source's path
+//! leads to now.
 //!
-//! What is given is decided as if the pod's volume were published now: by the allow-list that is in force, with what was
-//! noted of the pod and of what it asked for.
+//! What the volume is given is decided as if it were published now: by the allow-list in force, with what was noted of
+//! the pod and its request.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -25,43 +25,44 @@ use plan::{Found, Mounted};
 use super::notice::{NotGiven, Notice};
 use super::replaced::{self, Untrusted};
 
-/// What the look that found a volume due knows of its source, by a table which takes long to read.
+/// What is known of the source of a volume that is due. It comes from a mount table that takes long to read.
 #[derive(Debug, Clone)]
 pub struct Looked {
     /// The id of the mount that its path led to.
     pub mount: u64,
-    /// What has happened to it, as far as that can be told without the volume's record.
+    /// What happened to it, as far as that can be told without the volume's record.
     pub change: Change,
-    /// What was mounted on the way to it; none if it is too much to be kept.
+    /// The mounts on the path to it. None if they are too many to keep.
     pub path_mounts: Option<Arc<PathMounts>>,
-    /// Why a directory that took another's place there is not followed, if pods may have put it there.
+    /// Why a directory that replaced another one there is not followed, if pods may have put it there.
     pub exposed: Option<Arc<Untrusted>>,
-    /// What containers of renewed volumes may still have ([`Record::left`]); asked for only where a directory was replaced.
+    /// What containers of renewed volumes may still have ([`Record::left`]). Set only if a directory was replaced.
     pub left: Arc<[DirId]>,
 }
 
-/// What came of a volume.
+/// The outcome for a volume.
 #[derive(Debug)]
 pub enum Outcome {
     /// It is healed.
     Healed {
-        /// On which the new mount was put together.
+        /// The slot on which the new mount was put together.
         slot: Slot,
         /// Whether only containers that start from now on have it, because the mount at the target was replaced.
         renewed: bool,
     },
     /// Nothing is to be done, or not yet.
     Left(Verdict),
-    /// It is due, and left as it is: what is to be told, and why, for the administrator.
+    /// It is due, but stays as it is. Holds the pod's notice, and the reason for the administrator.
     Refused(Notice, String),
-    /// It isn't ours any more, or its entry wants no healing.
+    /// It isn't ours any more, or its entry has healing off.
     NotWanted,
 }
 
-/// Heals the volume at `path`, if it needs it and may have it. The pod that it is of, as far as that is noted, is told too.
+/// Heals the volume at `path`, if it needs healing and the pod may have it. Also returns the volume's pod, as far as it
+/// is noted.
 ///
 /// # Errors
-/// [`MountError`]; then the volume is as it was, or has fewer layers of what is dead.
+/// [`MountError`]. The volume is then as it was, or has fewer dead layers.
 pub fn mend(
     context: &mut Context<'_>,
     take_slot: &mut TakeSlot<'_>,
@@ -87,8 +88,8 @@ pub fn mend(
     }
     let table = table(site, (&mounted, &source), record.propagation).map_err(fail)?;
     let walk = Walk::new(&table);
-    // What is open is what will be given, so it must be what the path leads to in this table too, and what the look has
-    // looked at. If not, somebody mounts or unmounts there just now, and the event of that asks for the next look.
+    // The volume is given what is open. So the path must lead to that in this table too, and the earlier look must have
+    // seen the same. If not, something is being mounted or unmounted there, and its event causes the next look.
     let place = record.full_path();
     let opened = source.source.mount.id;
     let seen = looked.mount == opened && walk.mount_at(&place).is_some_and(|mount| mount.id == opened);
@@ -124,14 +125,14 @@ pub fn mend(
             return Ok((Outcome::Refused(Notice::NotFollowed, why), pod));
         }
     }
-    // Opening the source may have hung; from here on something is changed.
+    // Opening the source may have hung. From here on mounts are changed.
     if (context.cancelled)() {
         return Err(MountError::Cancelled);
     }
-    // Before it is done: a plugin that is killed right after it could not tell any more.
+    // Noted before the change: if the plugin is killed right after it, nothing could tell any more.
     let renewed = record.propagation == MountPropagation::None || walk.lowest(top).root_deleted;
     let mut noted = record.clone();
-    // Who has it open, or has the mount of it, has it still.
+    // A process that has the old directory open, or has its mount, still has it.
     let left = mounted.dir.ok().filter(|_| change == Change::Replaced);
     noted.left.extend(left);
     if renewed {
@@ -160,8 +161,8 @@ pub fn mend(
     Ok((outcome, pod))
 }
 
-/// As much of the mount table as judging a volume takes, the ways to the volume and to
-/// its source. Where its peers are asked for, it is the whole one. With a thousand volumes to heal it makes a difference.
+/// The part of the mount table that judging a volume takes: the paths to the volume and to its source. If the volume
+/// has peers, it is the whole table. With a thousand volumes to heal that makes a difference.
 fn table(
     site: &Site,
     (mounted, source): (&Mounted, &OpenSource),
@@ -173,7 +174,7 @@ fn table(
     site.calls.ways_to(&site.proc, &[mounted.mount.id, source.source.mount.id])
 }
 
-/// That what this volume is given is given to all whose mounts are peers of its own: they get it with it, with its flags.
+/// Checks that all peers of this volume may have what it is given, with the same flags, because they receive it too.
 fn peers_are_given_the_same(
     site: &Site,
     (table, walk): (&Table, &Walk<'_>),
@@ -187,7 +188,7 @@ fn peers_are_given_the_same(
     let is_peer = |mount: &&Mount| mount.propagation.peer_group.is_some_and(|group| groups.contains(&group));
     let mut flags = None;
     for mount in table.mounts.iter().filter(is_peer) {
-        // What is no volume of ours is asked for by `healing::judge`.
+        // `healing::judge` checks peers that are no volumes of ours.
         let path = mount.mount_point.to_str().and_then(|at| Target::parse(at, &site.layout.base).ok());
         let Some((path, record)) = path.and_then(|path| record::of(site, &path).map(|record| (path, record))) else {
             continue;
@@ -200,10 +201,10 @@ fn peers_are_given_the_same(
     Ok(())
 }
 
-/// Why a volume is not to be healed.
+/// Why a volume is not healed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unwanted {
-    /// Its entry says so.
+    /// Its entry has healing off.
     Off,
     /// The pod may not have it any more.
     NotGiven(NotGiven),
@@ -213,7 +214,7 @@ fn source_of(record: &Record) -> SourcePath {
     SourcePath { entry: record.path.clone(), sub_path: record.sub_path.clone(), missing: Missing::Fail }
 }
 
-/// How a volume is to be healed: as it would be published now.
+/// The job that heals a volume: it is attached as it would be published now.
 pub fn wanted(list: &AllowList, path: &Target, record: &Record) -> Result<AttachJob, Unwanted> {
     let owner = &record.owner;
     if list.get(&owner.entry).is_some_and(|entry| entry.heal == Heal::Off) {
@@ -255,7 +256,7 @@ mod tests {
     use mounts::MountAttrs;
     use plan::record::{Asked, Owner};
 
-    /// What a volume of the entry `data`, of a pod in the namespace `ml`, would be given by an entry like this.
+    /// The flags that a volume of the entry `data`, of a pod in the namespace `ml`, would be given by such an entry.
     fn given(entry: &str, record: &Record) -> Result<MountAttrs, Unwanted> {
         let kubelet = AbsPath::parse("/k").unwrap();
         let list = AllowList::parse(&format!("entries: [{entry}]"), &kubelet).unwrap_or_else(|e| panic!("{e}"));
@@ -294,13 +295,13 @@ mod tests {
         let mapped = Record { user_namespace: true, ..record.clone() };
         let refused = given(&entry(allow), &mapped);
         assert!(matches!(refused, Err(Unwanted::NotGiven(NotGiven::Denied(_)))), "hostUsers: false: {refused:?}");
-        // Flags that the entry has now, and those that the volume asked for.
+        // The flags that the entry has now, and those that the volume asked for.
         let asked = Asked { attrs: MountAttrs { noexec: true, ..MountAttrs::default() }, ..Asked::default() };
         let record = Record { owner: Owner { asked, ..record.owner.clone() }, ..record };
         let all = MountAttrs { noexec: true, ..flags };
         assert_eq!(given(&entry(allow), &record), Ok(all));
         assert_eq!(given(&entry(&format!("{allow}, nosuid: false, nodev: false")), &record), Ok(asked.attrs));
-        // Read-only as the volume asked.
+        // Read-only, because the volume asked for it.
         let asked = Asked { read_only: true, pod_read_only: true, ..Asked::default() };
         let record =
             Record { owner: Owner { asked, ..record.owner.clone() }, propagation: MountPropagation::None, ..record };

@@ -1,4 +1,4 @@
-//! What a pod is told of healing, and why it isn't given what its source's path leads to now. Pure.
+//! What a pod is told about healing, and why it is not given what its source's path leads to now. Pure.
 
 use allowlist::author::{AuthorText, author};
 use allowlist::names::EntryName;
@@ -6,19 +6,19 @@ use allowlist::policy::Denied;
 
 use crate::refusals::ForAuthor;
 
-/// What containers have to do to see a volume that was renewed.
+/// What has to be done for containers to see a renewed volume.
 pub(crate) const RESTART: &str = "containers that were started before must be restarted to see it";
 
 /// Why a pod may not have the source of its volume any more.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotGiven {
-    /// The allow-list gives it to the pod no more.
+    /// The allow-list no longer grants it to the pod.
     #[error(transparent)]
     Denied(#[from] Denied),
     /// The entry has another directory.
     #[error("{}", self.for_author())]
     OtherDirectory(EntryName),
-    /// What it is given, others would be given with it.
+    /// Others would receive what the volume is given.
     #[error("{}", self.for_author())]
     SharedWithOthers,
 }
@@ -37,19 +37,19 @@ impl ForAuthor for NotGiven {
     }
 }
 
-/// What is told.
+/// What a pod is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// The volume has the source again, for containers that start from now on.
     Renewed,
-    /// The source is back, and the pod may not have it any more.
+    /// The source is back, but the pod may not have it any more.
     NotGiven(NotGiven),
-    /// Another directory is where the source was, and others than root may have put it there.
+    /// Another directory is where the source was, and users other than root may have put it there.
     NotFollowed,
 }
 
 impl Notice {
-    /// In one word, as machines know it.
+    /// The reason of the event, as one word.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {

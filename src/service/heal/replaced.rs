@@ -1,9 +1,10 @@
-//! Whether a directory that took another's place can be followed: only root may have put it there.
+//! Decides whether a directory that replaced another one may be followed: only if nobody but root can have put it
+//! there.
 //!
-//! Whoever may write a directory may rename what lies in it, and put a directory of his own there. Pods run as root, so
-//! that a directory is root's proves nothing where a pod may write one above it. So two things are asked: that no pod has
-//! such a directory by an entry or a volume ([`exposed`]), and that nobody but root may write one on the node
-//! ([`only_root_writes`]). Where either can't be told, it is not followed.
+//! Whoever may write a directory may rename what lies in it, and put another directory there. Pods run as root, so root
+//! as the owner proves nothing where a pod may write a directory above. So two conditions must hold. No pod has such a
+//! directory by an entry or a volume ([`exposed`]). And nobody but root may write one on the node
+//! ([`only_root_writes`]). If either can't be determined, the directory is not followed.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -21,12 +22,13 @@ use mounts::{DirId, Errno};
 use plan::healing::Now;
 use plan::layout::Layout;
 
-/// Whose owners and modes say who may write: file systems of this kernel alone. A server of any other may do as it likes.
+/// File systems whose owners and modes tell who may write: only those of this kernel. The server of any other one may
+/// do as it likes.
 const LOCAL: [&str; 10] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "zfs", "tmpfs", "ramfs"];
-/// Local too, but what lies in it lies in another file system as well, by which an entry may show it.
+/// Local too. But what lies in it also lies in another file system, by which an entry may show it.
 const OVERLAY: &str = "overlay";
 
-/// Why a directory that took another's place is not followed. Its words are for the administrator.
+/// Why a directory that replaced another one is not followed. The text is for the administrator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Untrusted {
     /// Pods may write a directory above it.
@@ -35,21 +37,21 @@ pub enum Untrusted {
     /// A pod has a directory above it, writable.
     #[error("a pod may write a directory above it, which is mounted at {}", .0.display())]
     Volume(PathBuf),
-    /// Somebody but root may write a directory above it.
+    /// A user other than root may write a directory above it.
     #[error("{} may be written by others than root: {why}", at.display())]
     Writable {
-        /// Which.
+        /// The directory.
         at: PathBuf,
-        /// By what.
+        /// What permits it.
         why: &'static str,
     },
-    /// Containers that run may still have a directory above it, which a renewed volume has shown before.
+    /// Running containers may still have a directory above it, which a renewed volume showed before.
     #[error("containers of a renewed volume may still have {}: restart them", at.display())]
     Left {
-        /// Which.
+        /// The directory.
         at: PathBuf,
     },
-    /// A file system above it, or its own, that can't be asked.
+    /// Its own file system, or one above it, doesn't tell who may write.
     #[error("{} is on a file system of the type {fs_type}, whose owners and modes do not tell who may write it", at.display())]
     FileSystem {
         /// Where.
@@ -57,22 +59,22 @@ pub enum Untrusted {
         /// Its type.
         fs_type: String,
     },
-    /// A directory above it can't be looked at.
+    /// A directory above it can't be examined.
     #[error("{} cannot be looked at: {errno}", at.display())]
     Unknown {
-        /// Which.
+        /// The directory.
         at: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         errno: Errno,
     },
-    /// Something was renamed or mounted while it was looked at.
+    /// Something was renamed or mounted during the examination.
     #[error("the way to it has changed while it was looked at")]
     Changed,
 }
 
-/// Whether pods may write a directory above the one that a source's path leads to now: by an entry of the allow-list that
-/// is not read-only, or by a volume that they have, of whatever driver, or what is mounted in one. Told by what mounts show, not by
-/// their paths, so the table has to be the whole one.
+/// Whether pods may write a directory above the one that a source's path leads to now. They may by an entry of the
+/// allow-list that is not read-only, by a volume of any driver, or by what is mounted in a volume. The decision goes by
+/// what mounts show, not by their paths, so `table` must be the whole one.
 #[must_use]
 pub fn exposed(
     (table, walk): (&Table, &Walk<'_>),
@@ -80,16 +82,16 @@ pub fn exposed(
     layout: &Layout,
     now: &Now<'_>,
 ) -> Option<Untrusted> {
-    // A directory has no name to be replaced by where it is the root of its mount.
+    // The root of a mount has no name by which it could be replaced.
     let parent = now.shown.parent()?;
     let shows = |device, root: &Path| device == now.mount.device && parent.starts_with(root);
     let mount_shows = |mount: &Mount| shows(mount.device, &mount.root);
-    // Mounts that propagate into a read-only volume may be written.
+    // Mounts that propagate into a read-only volume may be writable.
     let writable = |entry: &&Arc<Entry>| !entry.read_only || entry.ceiling > MountPropagation::None;
     let entry = list.iter().filter(writable).find(|entry| {
         let at = entry.path.as_path();
         Now::at(walk, at).is_some_and(|now| shows(now.mount.device, &now.shown))
-            // What is mounted beneath comes with it, by each of its volumes.
+            // Each volume of the entry brings the mounts beneath it.
             || table.mounts.iter().any(|mount| mount.mount_point.starts_with(at) && mount_shows(mount))
     });
     if let Some(entry) = entry {
@@ -103,10 +105,10 @@ pub fn exposed(
     volume.map(|mount| Untrusted::Volume(mount.mount_point.clone()))
 }
 
-/// That nobody but root may write any of the directories from `/` to the one in which the source at `place` has its name:
-/// gives that. In the mount namespace of the calling thread, of which `walk` has the ways to the source, with ids as the
-/// site's calls tell them; nor is one of them among those that containers of renewed volumes may still have (`left`). Symlinks are not
-/// followed. No file system is asked but those that answer by themselves.
+/// Checks that nobody but root may write any directory from `/` to the parent of the source at `place`, and returns the
+/// parent. Nor may one of them be among those that containers of renewed volumes may still have (`left`). Works in the
+/// mount namespace of the calling thread, with mount ids as the site's calls tell them; `walk` has the paths to the
+/// source. Follows no symlink, and asks only file systems that answer without a server.
 ///
 /// # Errors
 /// [`Untrusted`].
@@ -145,7 +147,7 @@ pub fn only_root_writes(site: &Site, walk: &Walk<'_>, place: &Path, left: &[DirI
     open.ok_or(Untrusted::Changed)
 }
 
-/// That the source's name in `parent`, where nobody but root can change it, leads to the directory that is open.
+/// Checks that the source's name in `parent`, where only root can change it, leads to the directory that is open.
 ///
 /// # Errors
 /// [`Untrusted`].
@@ -158,14 +160,14 @@ pub fn leads_to(site: &Site, parent: &OwnedFd, place: &Path, source: &OpenSource
     if same { Ok(()) } else { Err(Untrusted::Changed) }
 }
 
-/// Whether owners and modes tell who may write on a mount; `own` is that of the source.
+/// Whether owners and modes on a mount tell who may write; `own` is the id of the source's mount.
 fn is_local(mount: &Mount, own: u64) -> bool {
     let known = LOCAL.contains(&mount.fs_type.as_str()) || (mount.fs_type == OVERLAY && mount.id != own);
-    // On an idmapped mount owners are others than those that they are elsewhere.
+    // An idmapped mount shows other owners than the file system has.
     known && !mount.options.split(',').any(|option| option == "idmapped")
 }
 
-/// Who but root may write a directory; none if nobody.
+/// Which users other than root may write a directory. None if there are none.
 fn writable_by(permissions: &Permissions) -> Option<&'static str> {
     match permissions {
         Permissions { owner, .. } if *owner != 0 => Some("it is not root's"),
@@ -176,8 +178,8 @@ fn writable_by(permissions: &Permissions) -> Option<&'static str> {
     }
 }
 
-/// Whether an access ACL (`system.posix_acl_access`; include/uapi/linux/posix_acl_xattr.h) lets anybody write but the owner,
-/// whatever its mask says at the moment. One that can't be understood does.
+/// Whether an access ACL (`system.posix_acl_access`; include/uapi/linux/posix_acl_xattr.h) lets anybody but the owner
+/// write, whatever its mask is now. True for an ACL that can't be parsed.
 fn acl_names_a_writer(acl: &[u8]) -> bool {
     const VERSION: u32 = 2;
     const USER_OBJ: u16 = 0x01;
@@ -204,7 +206,7 @@ mod tests {
         table
     }
 
-    /// What an entry or a volume shows of what lies above `/srv/parent/b`.
+    /// What exposes a directory above `/srv/parent/b`, by these entries or mounts.
     fn found(entries: &str, mounts: &[&str]) -> Option<Untrusted> {
         let lines = [&["1 0 8:1 / / rw - ext4 x rw"], mounts].concat();
         let table = table(&lines);
@@ -225,7 +227,7 @@ mod tests {
             let warned = "readOnly: true, propagation: HostToContainer, overlaps";
             assert_eq!(found(&above.replace("overlaps", warned), &[]), entry("a"), "mounts in it may be written");
         }
-        // By a bind mount, of the directory or of one above, at the entry or beneath it.
+        // By a bind mount of the directory or of one above it, at the entry or beneath it.
         let other = ", {name: a, path: /other}";
         assert_eq!(found(other, &["2 1 8:1 /elsewhere /other rw - ext4 x rw"]), None);
         assert_eq!(found(other, &["2 1 8:1 /srv /other rw - ext4 x rw"]), entry("a"));
@@ -274,7 +276,7 @@ mod tests {
             Permissions { owner: 2000, ..root(0o700, None) },
             root(0o775, None),
             root(0o1777, None),
-            // The mask takes it away, for now.
+            // The mask forbids it, for now.
             root(0o755, Some(acl(&[(1, 7), (2, 7), (4, 5), (0x10, 5), (0x20, 5)]))),
             root(0o755, Some(acl(&[(1, 7), (8, 2)]))),
             root(0o755, Some(reads[..reads.len() - 1].to_vec())),

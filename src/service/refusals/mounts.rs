@@ -1,4 +1,4 @@
-//! What the author of a pod reads where a volume could not be mounted.
+//! The texts for the pod's author where a volume could not be mounted.
 #![expect(clippy::disallowed_methods, reason = "names of Kubernetes objects that are the author's own")]
 
 use ::mounts::propagation::MountPropagation;
@@ -60,7 +60,7 @@ impl ForAuthor for Argument {
         };
         match self {
             Self::VolumeId { found } => author!["as the volume ", KnownText::new(found)],
-            // Whose it is, is not this author's to know.
+            // This author must not learn whose volume it is.
             Self::Pod { found: _ } => author!["for another pod"],
             Self::User { found: _ } => author!["for somebody else"],
             Self::Directory { entry, sub_path: None } => author!["and shows another directory, the entry ", *entry],
