@@ -54,7 +54,7 @@ pub struct AttachJob {
     pub user_namespace: bool,
     /// The owner, recorded for `service::heal`. None for staging.
     pub owner: Option<Owner>,
-    /// Whether this is for healing: see [`Wish::follow`].
+    /// Whether this is for healing: see [`plan::Wish::follow`].
     pub follow: bool,
 }
 
@@ -68,8 +68,11 @@ pub struct Context<'a> {
     pub hook: Option<Hook<'a>>,
 }
 
-/// Runs a step in place of the [`Run::run`] of the value that it gets.
-pub type Hook<'a> = &'a mut (dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno> + 'a);
+/// What runs a step: it is given what would run it.
+pub type RunStep<'a> = dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno> + 'a;
+
+/// A test's own [`RunStep`], in the place of [`Run::run`].
+pub type Hook<'a> = &'a mut RunStep<'a>;
 
 impl<'a> Context<'a> {
     /// A job's context.

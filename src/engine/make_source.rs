@@ -22,6 +22,7 @@ use kernel::stat::{self, Ownership};
 use mounts::{DirId, Errno};
 use plan::{Making, Step};
 
+use crate::RunStep;
 use crate::apply::Run;
 use crate::mount_error::MountError;
 use crate::observe::{self, SourcePath};
@@ -170,9 +171,6 @@ impl Drop for Turn {
     }
 }
 
-/// Runs each step.
-type RunStep<'a> = &'a mut dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno>;
-
 /// The system calls of making one directory.
 struct Work<'a> {
     parent: &'a OwnedFd,
@@ -229,12 +227,12 @@ impl From<NotMade> for Fault {
 /// # Errors
 /// The `Source…` variants of [`MountError`]. What was made was removed again.
 pub fn make(
-    hook: Option<&mut (dyn FnMut(&mut dyn Run, Step) -> Result<(), Errno> + '_)>,
+    hook: Option<&mut RunStep<'_>>,
     cancelled: &dyn Fn() -> bool,
     source: &SourcePath,
 ) -> Result<Made, MountError> {
     let mut itself = |work: &mut dyn Run, step| work.run(step);
-    let run: RunStep<'_> = match hook {
+    let run: &mut RunStep<'_> = match hook {
         Some(hook) => hook,
         None => &mut itself,
     };
@@ -256,7 +254,7 @@ pub fn make(
 
 /// Makes every missing directory of the path. `Err(None)`: nobody waits any more.
 fn make_all(
-    run: RunStep<'_>,
+    run: &mut RunStep<'_>,
     cancelled: &dyn Fn() -> bool,
     full: &Path,
     wanted: Wanted,
@@ -283,7 +281,7 @@ fn make_all(
 
 /// Makes one directory and opens it by its name. Returns its identity too, unless somebody else made it meanwhile.
 fn make_one(
-    run: RunStep<'_>,
+    run: &mut RunStep<'_>,
     parent: &OwnedFd,
     name: &OsStr,
     wanted: Wanted,
@@ -338,7 +336,7 @@ fn make_one(
 
 /// Makes the directory under its temporary name, after removing what a killed process left there. Returns a time before
 /// it was made.
-fn begin(run: RunStep<'_>, work: &mut Work<'_>, maker: Maker) -> Result<SystemTime, Fault> {
+fn begin(run: &mut RunStep<'_>, work: &mut Work<'_>, maker: Maker) -> Result<SystemTime, Fault> {
     for _ in 0..2 {
         let since = stat::now_as_dated()?;
         match run(work, Step::Source(Making::Directory)) {
@@ -377,7 +375,7 @@ fn prove(work: &mut Work<'_>, maker: Maker, since: SystemTime) -> Result<Option<
 }
 
 /// Sets mode, owner and name of the directory. The mode comes first: once the owner is set, we don't own it.
-fn finish(run: RunStep<'_>, work: &mut Work<'_>, maker: Maker) -> Result<(), Errno> {
+fn finish(run: &mut RunStep<'_>, work: &mut Work<'_>, maker: Maker) -> Result<(), Errno> {
     let Wanted { mode, uid, gid } = work.wanted;
     // An inherited access list would let in others than the mode says, as soon as the mode widens the list's mask. It
     // would also be inherited further.
