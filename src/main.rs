@@ -1,4 +1,5 @@
 //! The hostmount binary: parses the command line, runs the command, returns the exit code.
+#![forbid(unsafe_code)]
 
 use std::io;
 use std::path::PathBuf;

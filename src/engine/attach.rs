@@ -15,7 +15,7 @@ use crate::apply::{Failed, Run, Stopped, Work, run_all, take_back};
 use crate::detach::{failed, take_layer, take_off};
 use crate::make_source::{self, Made, NotMade};
 use crate::mount_error::MountError;
-use crate::observe::{self, Look, OpenSource, SourcePath, TargetPlace};
+use crate::observe::{self, Look, OpenSource, SourcePath, TargetPlace, target_error};
 use crate::shortage::{Full, Room};
 use crate::site::Site;
 use crate::staging_area::Slot;
@@ -73,10 +73,6 @@ pub fn is_kept(site: &Site, path: &Target, of: Option<&(Owner, Option<SubPath>)>
 fn target_of(site: &Site, job: &AttachJob) -> Result<TargetPlace, MountError> {
     observe::open_target(site, &job.target)?
         .ok_or_else(|| MountError::TargetParentMissing { path: job.target.as_path().to_owned() })
-}
-
-fn target_error(path: &Target, errno: Errno) -> MountError {
-    MountError::Target { path: path.as_path().to_owned(), errno }
 }
 
 fn look(site: &Site, path: &Target, target: &TargetPlace) -> Result<Look, MountError> {
@@ -164,7 +160,7 @@ fn attach_found(
     let staged = staging.as_ref().map(|(mounted, _)| mounted);
     let decide = |found: &Found| plan::attach(source, staged, found, wish).map_err(|refused| refusal(refused, job));
     let find = || {
-        let found = observe::find(site, target).map_err(|errno| MountError::Target { path: place(), errno })?;
+        let found = observe::find(site, target).map_err(|errno| target_error(&job.target, errno))?;
         decide(&found)
     };
     let Decision::Attach(attach) = looked.map_or_else(find, |found| decide(&found))? else { return Ok(None) };
@@ -322,7 +318,7 @@ fn find_staging(site: &Site, job: &AttachJob) -> Result<Option<(Mounted, OwnedFd
     match observe::find_open(site, &place) {
         Ok((Found::Mount(mounted), Some(root))) => Ok(Some((mounted, root))),
         Ok(_) => Ok(None),
-        Err(errno) => Err(MountError::Target { path: path.as_path().to_owned(), errno }),
+        Err(errno) => Err(target_error(path, errno)),
     }
 }
 

@@ -8,7 +8,7 @@ use mounts::Errno;
 use plan::{Found, Gone, Mounted};
 
 use crate::mount_error::MountError;
-use crate::observe::{self, SourcePath};
+use crate::observe::{self, SourcePath, target_error};
 use crate::site::Site;
 
 fn published(site: &Site, path: &Target) -> Result<(Mounted, OwnedFd), MountError> {
@@ -18,7 +18,7 @@ fn published(site: &Site, path: &Target) -> Result<(Mounted, OwnedFd), MountErro
         Ok((Found::Mount(mounted), Some(root))) => Ok((mounted, root)),
         // It was unpublished meanwhile: the descriptor's mount is in no namespace any more.
         Ok(_) | Err(Errno::ENOENT) => Err(not_published()),
-        Err(errno) => Err(MountError::Target { path: path.as_path().to_owned(), errno }),
+        Err(errno) => Err(target_error(path, errno)),
     }
 }
 

@@ -32,10 +32,7 @@ impl SourcePath {
     /// The whole path.
     #[must_use]
     pub fn full(&self) -> PathBuf {
-        match &self.sub_path {
-            Some(sub) => self.entry.as_path().join(sub.as_path()),
-            None => self.entry.as_path().to_owned(),
-        }
+        self.entry.with(self.sub_path.as_ref())
     }
 }
 
@@ -93,7 +90,7 @@ pub struct TargetPlace {
 pub fn open_target(site: &Site, target: &Target) -> Result<Option<TargetPlace>, MountError> {
     let fail = |errno| match errno {
         Errno::ELOOP | Errno::EXDEV => MountError::TargetSymlink { path: target.as_path().to_owned() },
-        _ => MountError::Target { path: target.as_path().to_owned(), errno },
+        _ => target_error(target, errno),
     };
     let (Some(parent), Some(name)) = (target.relative().parent(), target.relative().file_name()) else {
         return Err(fail(Errno::EINVAL));
@@ -114,6 +111,11 @@ pub fn open_target(site: &Site, target: &Target) -> Result<Option<TargetPlace>, 
         }
     };
     Ok(Some(TargetPlace { parent, name: name.to_owned() }))
+}
+
+/// The error for a target that couldn't be examined.
+pub(crate) fn target_error(target: &Target, errno: Errno) -> MountError {
+    MountError::Target { path: target.as_path().to_owned(), errno }
 }
 
 /// What is at a target, as far as that is known without asking the file system mounted there.

@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kernel::mount::{self, Unmount};
@@ -25,7 +25,6 @@ pub struct StagingArea {
     /// The directory that holds its mount point.
     parent: OwnedFd,
     root: Arc<OwnedFd>,
-    place: PathBuf,
 }
 
 /// Where a volume is put together: a directory of the staging area that belongs to one thread.
@@ -61,7 +60,7 @@ impl StagingArea {
         mount::small_tmpfs(path::open_child(&parent, &name)?)?;
         let root = path::open_child(&parent, &name)?;
         mount::set_propagation(&root, Propagation::new(PropagationKind::Unbindable, false))?;
-        Ok(Self { name, parent, root: Arc::new(root), place: site.layout.staging_area() })
+        Ok(Self { name, parent, root: Arc::new(root) })
     }
 
     /// The empty slot of this number.
@@ -75,12 +74,6 @@ impl StagingArea {
         }
         let ground = path::open_child(&self.root, &name)?;
         Ok(Slot { parent: Arc::clone(&self.root), name, ground })
-    }
-
-    /// Where it is mounted.
-    #[must_use]
-    pub fn place(&self) -> &Path {
-        &self.place
     }
 
     /// Unmounts it, with all that is in it.
@@ -111,9 +104,10 @@ fn clear(site: &Site, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
 
 /// Removes the staging area's parent directory, if it is ours and empty.
 pub fn remove_parent(site: &Site) {
-    let [first, above @ .., _] = site.layout.staging_area.as_slice() else { return };
-    let Some((ours, above)) = above.split_last() else { return };
-    let parent = above.iter().fold(site.layout.base.as_path().join(first), |path, name| path.join(name));
+    // The first directory beneath the base is not ours.
+    let [_, .., _, _] = site.layout.staging_area.as_slice() else { return };
+    let area = site.layout.staging_area();
+    let Some((parent, ours)) = area.parent().and_then(|ours| Some((ours.parent()?, ours.file_name()?))) else { return };
     // It may be in use, or may never have existed. Nothing depends on this.
-    let _ = path::open_trusted(&parent).and_then(|parent| path::remove_dir(&parent, OsStr::new(ours)));
+    let _ = path::open_trusted(parent).and_then(|parent| path::remove_dir(&parent, ours));
 }

@@ -51,7 +51,7 @@ impl Service {
     pub async fn source_health(&self, by: By<'_>, volume: VolumeRef) -> Result<(SourceHealth, AuthorText), Error> {
         let Grant { entry, sub_path, .. } = policy::decide(&*self.list()?, &for_the_node(volume))?;
         let source = SourcePath { entry: entry.path.clone(), sub_path, missing: Missing::Fail };
-        let on = self.source(&entry.name, &source);
+        let on = self.source(&entry.name, &source.entry, source.sub_path.as_ref());
         let look = move |thread: &mut MountThread, _: &dyn Fn() -> bool| engine::source_health(&thread.site, &source);
         told(self.on_thread(by, on, Hold::nothing(), look).await)
     }

@@ -315,8 +315,7 @@ async fn heal(
     let Ok(alone) = alone else { return Ok(Tried::Busy) };
     let (at, looked) = (path.clone(), looked.clone());
     // The job opens what the path leads to now. That may be on another device than what the volume shows.
-    let (entry, beneath) = (&record.owner.entry, record.sub_path.is_some());
-    let source = Source::directory(&record.full_path(), entry.as_str(), service.devices().of_entry(entry, beneath));
+    let source = service.source(&record.owner.entry, &record.path, record.sub_path.as_ref());
     let hold = Hold::once_begun([Some(pass), alone]);
     let start = Instant::now();
     let mend = move |thread: &mut MountThread, cancelled: &dyn Fn() -> bool| {

@@ -5,9 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use allowlist::names::{EntryName, SubPath, Target};
+use allowlist::names::{AbsPath, EntryName, SubPath, Target};
 use engine::mount_error::MountError;
-use engine::observe::SourcePath;
 use engine::{AttachJob, Attached, Context};
 use futures_util::FutureExt;
 use plan::record::Owner;
@@ -58,9 +57,9 @@ impl Service {
     }
 
     /// A directory of an entry, as a source that a job may hang on.
-    pub(crate) fn source(&self, entry: &EntryName, path: &SourcePath) -> Source {
-        let device = self.devices().of_entry(entry, path.sub_path.is_some());
-        Source::directory(&path.full(), entry.as_str(), device)
+    pub(crate) fn source(&self, entry: &EntryName, path: &AbsPath, sub_path: Option<&SubPath>) -> Source {
+        let device = self.devices().of_entry(entry, sub_path.is_some());
+        Source::directory(&path.with(sub_path), entry.as_str(), device)
     }
 
     /// Mounts a volume of an entry. True if the mount was made, false if it was there. A volume whose directory is dead
@@ -69,7 +68,7 @@ impl Service {
         // While a hung job may still change the target, no other call gets the path. Until the job begins to change it,
         // an unpublish still gets it.
         let hold = Hold::once_begun([Some(self.enter(&job.target).await?), None]);
-        let source = self.source(entry, &job.source);
+        let source = self.source(entry, &job.source.entry, job.source.sub_path.as_ref());
         let attached = self.on_thread(by, source, hold, move |thread, cancelled| {
             let site = Arc::clone(&thread.site);
             let mut context = Context::new(&site, cancelled);

@@ -158,8 +158,8 @@ impl Metrics {
         registry.register("registrations", times, metrics.registrations.clone());
         let refusals = "How often the kubelet has refused to register the plugin";
         registry.register("refused_registrations", refusals, metrics.refused_registrations.clone());
-        let doors = "Connections to the CSI socket that were closed at once";
-        registry.register("refused_connections", doors, metrics.refused_connections.clone());
+        let refused = "Connections to the CSI socket that were closed at once";
+        registry.register("refused_connections", refused, metrics.refused_connections.clone());
         let heals = "Running pods' volumes whose source came back, by whether they were given it (failed: each try; refused: each time that it is told)";
         registry.register("heals", heals, metrics.heals.clone());
         let unhealthy = "Published volumes whose source is dead, hangs or was deleted, as it was looked at last";

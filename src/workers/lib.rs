@@ -389,18 +389,14 @@ impl Threads {
         for pool in pools {
             let staging_area = lock(&pool.staging_area).take();
             let close = move |thread: &mut MountThread, _: &dyn Fn() -> bool| {
-                let closed = staging_area.map_or(Ok(()), |staging_area| {
-                    let place = staging_area.place().to_owned();
-                    staging_area.close(&thread.site).map_err(|errno| (place, errno))
-                });
+                let closed = staging_area.map_or(Ok(()), |staging_area| staging_area.close(&thread.site));
                 // The chart's hostPath makes it, but nobody in Kubernetes would remove it.
                 staging_area::remove_parent(&thread.site);
                 closed
             };
-            if let Ok(Err((place, errno))) =
-                self.run(&pool, Source::own("staging area"), Duration::from_secs(5), close).await
-            {
-                tracing::warn!(path = %place.display(), %errno, "the staging area could not be unmounted");
+            if let Ok(Err(errno)) = self.run(&pool, Source::own("staging area"), Duration::from_secs(5), close).await {
+                let path = self.site.layout.staging_area();
+                tracing::warn!(path = %path.display(), %errno, "the staging area could not be unmounted");
             }
             lock(&pool.queue).close();
         }

@@ -45,7 +45,7 @@ impl MountThread {
             Some(open) => open,
             None => StagingArea::open(&self.site)?,
         };
-        let slot = open.slot(&self.site, self.number).map_err(|errno| (open.place().to_owned(), errno));
+        let slot = open.slot(&self.site, self.number).map_err(|errno| (self.site.layout.staging_area(), errno));
         *staging_area = Some(open);
         slot
     }

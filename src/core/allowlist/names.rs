@@ -214,6 +214,12 @@ impl AbsPath {
         &self.0
     }
 
+    /// A directory beneath this one, or this one itself.
+    #[must_use]
+    pub fn with(&self, sub_path: Option<&SubPath>) -> PathBuf {
+        sub_path.map_or_else(|| self.0.to_path_buf(), |sub_path| self.0.join(sub_path.as_path()))
+    }
+
     /// Whether one path contains the other or both are the same. Compares names only.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {

@@ -96,33 +96,37 @@ impl Layout {
         point.strip_prefix(self.base.as_path()).ok()
     }
 
+    /// What a path that is a target, or lies beneath one, tells.
+    fn told_of_target<'p>(&self, point: &'p Path) -> Option<Told<'p>> {
+        told(&self.target, self.below(point)?)
+    }
+
     /// What is mounted at a path, if that is one of a volume.
     #[must_use]
     pub fn at(&self, point: &Path) -> Option<At> {
-        let below = self.below(point)?;
-        match told(&self.target, below) {
+        match self.told_of_target(point) {
             Some(Told { beneath: true, .. }) => Some(At::InTarget),
             Some(_) => Some(At::Target),
-            None => told(&self.staging, below).filter(|told| !told.beneath).map(|_| At::Staging),
+            None => told(&self.staging, self.below(point)?).filter(|told| !told.beneath).map(|_| At::Staging),
         }
     }
 
     /// Whether this is where a volume is published.
     #[must_use]
     pub fn is_target(&self, point: &Path) -> bool {
-        self.at(point) == Some(At::Target)
+        self.told_of_target(point).is_some_and(|told| !told.beneath)
     }
 
     /// Whether this lies in a published volume.
     #[must_use]
     pub fn is_in_target(&self, point: &Path) -> bool {
-        self.at(point) == Some(At::InTarget)
+        self.told_of_target(point).is_some_and(|told| told.beneath)
     }
 
     /// Who uses the volume at a target.
     #[must_use]
     pub fn workload_of<'p>(&self, target: &'p Path) -> Option<&'p str> {
-        told(&self.target, self.below(target)?).filter(|told| !told.beneath)?.workload
+        self.told_of_target(target).filter(|told| !told.beneath)?.workload
     }
 
     /// Whose a file beneath [`workloads`](Self::workloads) is, and of which container.

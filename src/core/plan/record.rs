@@ -205,10 +205,7 @@ impl Record {
     /// Where the source is.
     #[must_use]
     pub fn full_path(&self) -> PathBuf {
-        match &self.sub_path {
-            Some(sub) => self.path.as_path().join(sub.as_path()),
-            None => self.path.as_path().to_owned(),
-        }
+        self.path.with(self.sub_path.as_ref())
     }
 
     /// Whether a publish asks for the volume that this is of, with the arguments with which it was published

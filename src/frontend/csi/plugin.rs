@@ -27,6 +27,9 @@ use super::request::{SUB_PATH, VOLUME};
 use super::status::{CallError, code, name, status};
 use crate::registration::Registration;
 
+/// How much of a volume's id is logged. The caller has given it.
+const LOGGED: Cut = Cut::characters(200).mark("");
+
 /// A plugin as the kubelet sees it.
 #[derive(Debug)]
 pub struct Plugin {
@@ -145,6 +148,3 @@ impl Plugin {
         work.map(told).instrument(span)
     }
 }
-
-/// How much of a volume's id is logged. The caller has given it.
-const LOGGED: Cut = Cut::characters(200).mark("");

@@ -68,7 +68,7 @@ fn volume(
     Published { path, top, .. }: Published<'_>,
 ) -> Option<(Name, Sought)> {
     let record = record::of(site, &path)?;
-    if VolData::beside(path.as_path()).is_some_and(|written| written.driver != driver) {
+    if VolData::is_of(path.as_path(), driver) == Some(false) {
         return None;
     }
     let (uid, _) = target_path::pod_volume(&path)?;
