@@ -46,9 +46,5 @@ LABEL org.opencontainers.image.title="hostmount" \
 COPY --from=build /out/hostmount /hostmount
 # No USER: mounting in the node's namespace is root's, and the DaemonSet leaves root three capabilities. Commands that
 # need none of it (validate, schema, version) run as anybody: docker run --user 65534 ...
-#
-# Malloc keeps no free blocks for each thread: with a thread for each hung or waiting call they come to some MiB, and
-# mallopt(3) can't say so.
-ENV GLIBC_TUNABLES=glibc.malloc.tcache_count=0
 ENTRYPOINT ["/hostmount"]
 CMD ["serve"]

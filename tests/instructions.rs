@@ -47,7 +47,7 @@ use wire::csi;
 use wire::csi::identity_client::IdentityClient;
 use wire::csi::node_client::NodeClient;
 use wire::csi::node_server::Node as _;
-use workers::Lead;
+use workers::CallRuntime;
 
 const FIGURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/counts/calls.tsv");
 /// How much a figure may grow, in percent.
@@ -153,8 +153,8 @@ fn a_call_carries_little_along() {
     let cli = Cli::parse_from(["hostmount", "serve", "--node-id=n", &config]);
     let cli::Command::Serve(args) = cli.command else { panic!("serve") };
     let plugin = Arc::new(serve::plugin(&args, serve::service(&args).unwrap()));
-    let serving = Lead::start(Arc::clone(plugin.service.threads.site())).unwrap();
-    let node = Node { plugin, lead: serving.share() };
+    let serving = CallRuntime::start(Arc::clone(plugin.service.threads.site())).unwrap();
+    let node = Node { plugin, runtime: serving.runtime() };
     let publish = node.node_publish_volume(Request::new(csi::NodePublishVolumeRequest::default()));
     let unpublish = node.node_unpublish_volume(Request::new(csi::NodeUnpublishVolumeRequest::default()));
     let sizes = [size_of_val(&*publish), size_of_val(&*unpublish)];

@@ -22,9 +22,9 @@ use wire::csi::node_client::NodeClient;
 /// As many as the kubelet's and more.
 const CALLERS: usize = 16;
 
-/// Malloc has no store of free blocks for each thread, as the Dockerfile says too: such stores fill slowly, to some MiB
-/// for all threads, and would look like something that is lost.
-const AS_IN_THE_IMAGE: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
+/// malloc keeps no free blocks for each thread here: such stores fill slowly, to some MiB for all threads, and would look
+/// like something that is lost.
+const NO_THREAD_CACHES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0");
 
 /// Resident memory in KiB.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +87,7 @@ fn pairs(node: &Node, pairs: usize) {
 fn pairs_of_calls_leave_nothing_behind() {
     in_namespace(|| {
         let count = number("HOSTMOUNT_PAIRS", 20_000);
-        let node = Node::start_with_env(&["--log-level=error"], &[AS_IN_THE_IMAGE]);
+        let node = Node::start_with_env(&["--log-level=error"], &[NO_THREAD_CACHES]);
         let idle = Memory::settled(&node);
         let fifths: Vec<Memory> = (0..5)
             .map(|_| {
@@ -96,10 +96,11 @@ fn pairs_of_calls_leave_nothing_behind() {
             })
             .collect();
         println!("idle {idle:?}, after each fifth of {count} pairs {fifths:?}");
-        // Pages of the heap may be in use in part. An allocation that is lost in each pair takes at least 32 bytes, which
-        // are 500 KiB in four fifths of 20,000.
-        let tolerance = 320;
-        let (before, after) = (fifths[0].anonymous, fifths[4].anonymous);
+        // How many threads start at first, and touch their stacks, depends on what else the machine does: the first three
+        // fifths are for that. Pages of the heap may be in use in part. An allocation that is lost in each pair takes at
+        // least 32 bytes, which are 250 KiB in two fifths of 20,000.
+        let tolerance = 160;
+        let (before, after) = (fifths[2].anonymous, fifths[4].anonymous);
         assert!(after <= before + tolerance, "it grew by more than {tolerance} KiB");
     });
 }
@@ -110,7 +111,7 @@ fn a_volume_that_is_held_costs_little() {
     in_namespace(|| {
         let count = number("HOSTMOUNT_HELD", 1000);
         let args = ["--log-level=error,hostmount::serve=info", "--admin-address=127.0.0.1:0", "--probe-interval=1"];
-        let node = Node::start_with_env(&args, &[AS_IN_THE_IMAGE]);
+        let node = Node::start_with_env(&args, &[NO_THREAD_CACHES]);
         pairs(&node, 160);
         let idle = Memory::settled(&node);
         let requests: Vec<_> = (0..count)
@@ -152,7 +153,7 @@ fn the_node_s_pods_take_what_is_remembered_of_them() {
         let config = std::env::temp_dir().join(format!("kubeconfig-memory-{}", std::process::id()));
         fs::write(&config, api.kubeconfig()).unwrap();
         let args = ["--pod-lookup=api", "--log-level=error,hostmount::serve=info", "--admin-address=127.0.0.1:0"];
-        let node = Node::start_with_env(&args, &[("KUBECONFIG", config.to_str().unwrap()), AS_IN_THE_IMAGE]);
+        let node = Node::start_with_env(&args, &[("KUBECONFIG", config.to_str().unwrap()), NO_THREAD_CACHES]);
         fs::remove_file(&config).unwrap();
         let known = |count: f64| eventually("the pods are known", || node.metric("hostmount_pods_known") == count);
         // A first pod, and a list, so that what is made once is there.

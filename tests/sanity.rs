@@ -8,7 +8,6 @@ mod support;
 
 use std::process::Command;
 
-use frontend::csi::services::Services;
 use support::{Node, in_namespace, mounts_beneath};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
@@ -149,13 +148,11 @@ fn csi_sanity_finds_the_node_and_identity_services_conformant() {
             let _inside = node.runtime.enter();
             tokio::net::UnixListener::bind(&socket).unwrap()
         };
-        let through = Services {
-            named: IdentityServer::new(WithController(node.channel())),
-            other: NodeServer::new(WithController(node.channel())),
-        };
-        let services = Services { named: ControllerServer::new(Shim), other: through };
-        let serving = tonic::transport::Server::builder();
-        node.runtime.spawn(serving.serve_with_incoming(services, UnixListenerStream::new(listener)));
+        let serving = tonic::transport::Server::builder()
+            .add_service(ControllerServer::new(Shim))
+            .add_service(IdentityServer::new(WithController(node.channel())))
+            .add_service(NodeServer::new(WithController(node.channel())));
+        node.runtime.spawn(serving.serve_with_incoming(UnixListenerStream::new(listener)));
         let (ours, controller) = ("--csi.endpoint=/mnt/csi.sock", "--csi.controllerendpoint=/mnt/controller.sock");
         assert!(judged(&node, &program, "Identity Service", &[ours]) >= 3);
         assert!(judged(&node, &program, "Node Service", &[ours, controller]) >= 20);

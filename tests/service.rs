@@ -109,7 +109,7 @@ fn a_volume_is_staged_published_looked_at_and_taken_away() {
         run(async || {
             let service = service(LIST);
             let pool = service.threads.pool(service.threads.site().proc.own_mount_namespace().unwrap());
-            let by = By { pool: &pool, lead: None };
+            let by = By { pool: &pool, runtime: None };
             let (staged, target) = (at("v", "staged/data"), at("v", "mounts/a/volume"));
             let volume = VolumeRef { entry: EntryName::parse("data").unwrap(), sub_path: None };
             service.stage(by, &Stage { volume: volume.clone(), staging: staged.path.clone() }).await.unwrap();
@@ -150,7 +150,7 @@ fn what_one_user_has_is_not_another_s() {
         run(async || {
             let service = service(LIST);
             let pool = service.threads.pool(service.threads.site().proc.own_mount_namespace().unwrap());
-            let by = By { pool: &pool, lead: None };
+            let by = By { pool: &pool, runtime: None };
             let asked = publish("v", "a", MountPropagation::None);
             service.publish(by, &asked).await.unwrap();
             let other = Publish { user: User::Named("b".into()), ..asked.clone() };
@@ -180,7 +180,7 @@ fn a_refusal_is_typed_and_changes_nothing() {
         run(async || {
             let service = service("entries: [{name: data, path: /tmp/data, allow: [{namespaces: [\"*\"]}]}]");
             let pool = service.threads.pool(service.threads.site().proc.own_mount_namespace().unwrap());
-            let by = By { pool: &pool, lead: None };
+            let by = By { pool: &pool, runtime: None };
             let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
             let refused = service.publish(by, &publish("v", "a", MountPropagation::Bidirectional)).await;
             assert!(matches!(refused, Err(Error::Denied(_))), "{refused:?}");

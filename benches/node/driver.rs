@@ -140,8 +140,6 @@ impl Driver {
         let socket = place.kubelet().join("plugins").join(name).join("csi.sock");
         fs::create_dir_all(socket.parent().ok_or("a socket without a directory")?)?;
         let child = Command::new(exe)
-            // As the image starts it.
-            .env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
             .args(["serve", "--log-level", "warn", "--node-id", "bench", "--driver-name", name])
             .arg("--endpoint")
             .arg(format!("unix://{}", socket.display()))

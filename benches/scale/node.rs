@@ -182,8 +182,6 @@ impl Node {
         let child = Command::new("unshare")
             .args(["--mount", "--propagation", "slave", "--"])
             .arg(std::env::var_os("HOSTMOUNT_BENCH_BINARY").unwrap_or_else(|| PLUGIN.into()))
-            // As the image starts it.
-            .env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
             .args(["serve", "--log-level", "warn,hostmount::serve=info", "--node-id", "scale", "--driver-name", DRIVER])
             .args(["--admin-address", "127.0.0.1:0", "--endpoint"])
             .arg(format!("unix://{}", self.socket().display()))

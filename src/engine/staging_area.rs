@@ -80,7 +80,7 @@ impl StagingArea {
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn close(self, site: &Site) -> Result<(), Errno> {
+    pub fn close(&self, site: &Site) -> Result<(), Errno> {
         clear(site, &self.parent, &self.name)?;
         path::remove_dir(&self.parent, &self.name).map(drop)
     }

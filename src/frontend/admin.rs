@@ -63,8 +63,8 @@ impl Admin {
         }
         match path {
             "/metrics" => self.metrics().await,
-            "/healthz" => self.state(health::health),
-            "/readyz" => self.state(health::readiness),
+            "/healthz" => self.state(health::health).await,
+            "/readyz" => self.state(health::readiness).await,
             _ => say(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /healthz and /readyz\n"),
         }
     }
@@ -87,8 +87,8 @@ impl Admin {
         }
     }
 
-    fn state(&self, of: fn(&[health::Finding]) -> (bool, String)) -> Answer {
-        let mut findings = health::look(&self.plugin.service);
+    async fn state(&self, of: fn(&[health::Finding]) -> (bool, String)) -> Answer {
+        let mut findings = health::look(&self.plugin.service).await;
         findings.extend(self.plugin.registration.iter().flat_map(|registration| registration.findings()));
         self.told.tell(&findings);
         let (good, text) = of(&findings);

@@ -8,5 +8,4 @@ pub mod node;
 pub mod plugin;
 pub mod request;
 pub mod server;
-pub mod services;
 pub mod status;

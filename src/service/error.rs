@@ -2,6 +2,7 @@
 
 use allowlist::policy::Denied;
 use engine::mount_error::MountError;
+use mounts::Errno;
 use pods::lookup::LookupError;
 use workers::NoResult;
 use workers::gate::Busy;
@@ -28,4 +29,18 @@ pub enum Error {
     /// No allow-list could be read yet.
     #[error("no allow-list is in force: {0}")]
     NoConfiguration(String),
+}
+
+/// Why no volume can be mounted now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// No allow-list could be read yet.
+    #[error(transparent)]
+    AllowList(Error),
+    /// The mount namespace for the mounts can't be found.
+    #[error("no mount namespace: {0}")]
+    Namespace(Errno),
+    /// No thread could enter that namespace, or all threads hang.
+    #[error(transparent)]
+    Threads(NoResult),
 }

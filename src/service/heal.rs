@@ -331,7 +331,7 @@ async fn heal(
             Outcome::Left(_) | Outcome::NotWanted => Tried::Settled,
         })
     };
-    let mending = service.threads.run_by(None, pool, (source, hold), service.deadline, mend);
+    let mending = service.threads.run_call(None, pool, (source, hold), service.deadline, mend);
     mending.await?.map_err(Error::from)
 }
 

@@ -77,7 +77,7 @@ pub struct Finding {
 
 /// All current problems, at most one for each part.
 #[must_use]
-pub fn look(service: &Service) -> Vec<Finding> {
+pub async fn look(service: &Service) -> Vec<Finding> {
     use Effect::{Degraded, NotReady};
     let mut found = Vec::new();
     let mut find = |part, effect, detail| found.push(Finding { part, effect, detail });
@@ -88,11 +88,11 @@ pub fn look(service: &Service) -> Vec<Finding> {
         }
         (Ok(_), None) => {}
     }
-    if let Err(why) = service.has_threads() {
-        find(Part::MountNamespace, NotReady, why);
+    if let Err(why) = service.has_threads().await {
+        find(Part::MountNamespace, NotReady, why.to_string());
     }
     if let Err(why) = service.has_workers() {
-        find(Part::Workers, NotReady, why);
+        find(Part::Workers, NotReady, why.to_string());
     }
     let mut hanging: Vec<_> = service.threads.stuck().into_iter().collect();
     if !hanging.is_empty() {

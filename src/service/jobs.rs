@@ -31,7 +31,7 @@ impl Service {
         hold: Hold,
         job: impl Job<Result<T, MountError>>,
     ) -> impl Future<Output = Result<T, Error>> {
-        self.threads.run_by(by.lead, by.pool, (source, hold), self.deadline, job).map(|ran| Ok(ran??))
+        self.threads.run_call(by.runtime, by.pool, (source, hold), self.deadline, job).map(|ran| Ok(ran??))
     }
 
     /// Enters the gate for a call. If the plugin itself works on the volume, the call waits a while. If it were

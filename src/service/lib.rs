@@ -26,10 +26,10 @@ use allowlist::config::AllowList;
 use mounts::Errno;
 use pods::lookup::Lookup;
 use workers::gate::Gate;
-use workers::{Lead, NoResult, Pool, Source, Threads};
+use workers::{CallRuntime, NoResult, Pool, Source, Threads};
 
 use crate::config_store::ConfigStore;
-use crate::error::Error;
+use crate::error::{Error, NotReady};
 use crate::heal::Devices;
 use crate::metrics::Metrics;
 use crate::volume_count::{Counter, VolumeCount};
@@ -52,7 +52,7 @@ pub struct By<'a> {
     /// The mount threads in the caller's namespace.
     pub pool: &'a Arc<Pool>,
     /// The runtime that serves the call.
-    pub lead: Option<&'a Lead>,
+    pub runtime: Option<&'a CallRuntime>,
 }
 
 /// What all use cases share.
@@ -97,9 +97,9 @@ impl Service {
     ///
     /// # Errors
     /// What is missing.
-    pub fn able(&self) -> Result<(), String> {
-        self.list().map_err(|e| e.to_string())?;
-        self.has_threads()?;
+    pub async fn able(&self) -> Result<(), NotReady> {
+        self.list().map_err(NotReady::AllowList)?;
+        self.has_threads().await?;
         self.has_workers()
     }
 
@@ -107,7 +107,7 @@ impl Service {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn has_threads(&self) -> Result<(), String> {
+    pub async fn has_threads(&self) -> Result<(), NotReady> {
         let proc = &self.threads.site().proc;
         // The kubelet's namespace is known after its first call. Until then, PID 1's is the best guess. An unprivileged
         // plugin (`hostmount try`) may not enter that one.
@@ -115,16 +115,16 @@ impl Service {
             Namespace::Callers => proc.mount_namespace(1).or_else(|_| proc.own_mount_namespace()),
             Namespace::Own => proc.own_mount_namespace(),
         };
-        let pool = namespace.map(|n| self.threads.pool(n)).map_err(|e| format!("no mount namespace: {e}"))?;
-        self.threads.warm(&pool).map_err(|e| e.to_string())
+        let pool = self.threads.pool(namespace.map_err(NotReady::Namespace)?);
+        self.threads.warm(&pool).await.map_err(NotReady::Threads)
     }
 
     /// Whether threads are left that don't hang.
     ///
     /// # Errors
     /// How many threads hang.
-    pub fn has_workers(&self) -> Result<(), String> {
-        self.threads.exhausted().map_or(Ok(()), |stuck| Err(NoResult::Exhausted { stuck }.to_string()))
+    pub fn has_workers(&self) -> Result<(), NotReady> {
+        self.threads.exhausted().map_or(Ok(()), |stuck| Err(NotReady::Threads(NoResult::Exhausted { stuck })))
     }
 
     /// Counts the mounted volumes, and updates their metric. If that fails, the metric stays as it was. None if no

@@ -102,9 +102,9 @@ impl<'a> Visit<'a> {
     ///
     /// # Errors
     /// What setns(2) says: EPERM if `CAP_SYS_ADMIN` or `CAP_SYS_CHROOT` is missing.
-    pub fn enter(threads: &'a Threads, namespace: MountNamespace, timeout: Duration) -> Result<Self, Errno> {
+    pub async fn enter(threads: &'a Threads, namespace: MountNamespace, timeout: Duration) -> Result<Self, Errno> {
         let pool = threads.pool(namespace);
-        match threads.warm(&pool) {
+        match threads.warm(&pool).await {
             Ok(()) => Ok(Self { threads, pool, timeout }),
             Err(NoResult::NoThread(errno)) => Err(errno),
             Err(_) => Err(Errno::ECANCELED),

@@ -46,7 +46,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build_server(true)
         .build_transport(false)
         .generate_default_stubs(true)
-        .codec_path("crate::codec::SmallCodec")
         .skip_debug(without_debug)
         .compile_fds(descriptors)?;
     Ok(())

@@ -10,8 +10,6 @@
 //! - Mount options are shown without their values, for the same reason.
 #![forbid(unsafe_code)]
 
-pub mod codec;
-
 use std::collections::HashMap;
 use std::fmt;
 

@@ -1,7 +1,8 @@
 //! A job between the call that wants it and the thread that does it.
 //!
-//! What is done and telling of it are two steps, because who leads ([`super::lead`]) does the first outside of the runtime
-//! and the second inside it: there the call that waits is woken without a system call.
+//! Doing a job and sending its result are two steps. In between the job is counted as ended, so that the caller's next
+//! job never finds it running. And the leader ([`super::call_runtime`]) sends the result inside the runtime, where that
+//! wakes the call without a system call.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -3,18 +3,23 @@
 //! A system call on a dead NFS server or a stopped FUSE daemon can hang for ever and can't be interrupted. tokio's
 //! blocking pool is no place for that: its threads share our own mount namespace, are bounded, and are waited for at
 //! shutdown. Here a caller waits no longer than its deadline. The thread then counts as stuck on its job's source
-//! ([`Source`]), and other work gets another thread. `queue` decides which thread does which job; `lead` has a call
-//! that is alone done by the very thread that has read it.
+//! ([`Source`]), and other work gets another thread. `queue` decides which thread does which job; in `call_runtime` a lone
+//! call's job is done by the very thread that has read the call.
+//!
+//! Only the job that needs a thread waits for the thread to start. The thread enters the namespace itself, and refuses
+//! the job if it can't. The thread that serves calls goes on meanwhile, and the queue stays unlocked.
 #![forbid(unsafe_code)]
 
+mod call_runtime;
 pub mod gate;
 mod job;
-mod lead;
+mod leadership;
 mod pool;
 mod queue;
-mod seat;
 mod source;
 mod tally;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -28,9 +33,9 @@ use mounts::Errno;
 use pool::work;
 
 use crate::gate::Pass;
+pub use call_runtime::{CallRuntime, Serving};
 pub use job::Job;
 use job::{Progress, Work};
-pub use lead::{Lead, Serving};
 pub use pool::{MountThread, Pool};
 use queue::{Pending, Queue, Running, SLOW, Whose};
 use source::Level;
@@ -39,6 +44,8 @@ use tally::Full;
 
 /// How long a job waits for a busy thread ([`Queue::is_served`]) before it gets another one. tokio's timer is no finer.
 const SERVED: Duration = Duration::from_millis(1);
+/// How long a pool's first thread may take to start.
+const FIRST: Duration = Duration::from_secs(5);
 /// How many mount namespaces to keep: the kubelet's, our own, and some slack for restarts.
 const NAMESPACES: usize = 4;
 /// Mount calls need little stack. The default of 2 MiB would count against a container's limit once touched.
@@ -123,10 +130,10 @@ struct Submitted {
 /// Which thread does a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
-    /// Who leads.
+    /// The leader of the call runtime.
     Leader,
     /// A thread that already works for its source ([`Queue::is_served`]).
-    Server,
+    Busy,
     /// Another one.
     Another,
 }
@@ -180,7 +187,7 @@ impl Threads {
             let oldest = pools.remove(0);
             lock(&oldest.queue).close();
         }
-        pools.push(Arc::new(Pool { namespace, queue: Mutex::default(), staging_area: Mutex::default() }));
+        pools.push(Arc::new(Pool::new(namespace, namespace::enter)));
         Arc::clone(&pools[pools.len() - 1])
     }
 
@@ -210,17 +217,17 @@ impl Threads {
         deadline: Duration,
         job: impl Job<T>,
     ) -> impl Future<Output = Result<T, NoResult>> {
-        self.run_by(None, pool, (source, Hold::nothing()), deadline, job)
+        self.run_call(None, pool, (source, Hold::nothing()), deadline, job)
     }
 
-    /// As [`Threads::run`], and keeps others from what the job changes. For a call that is served in the runtime of `lead`, whoever
-    /// leads does the job if the call is alone.
+    /// As [`Threads::run`], and locks paths meanwhile. If the call is alone in its runtime, the runtime's leader does
+    /// the job.
     ///
     /// # Errors
     /// [`NoResult`].
-    pub fn run_by<T: Send + 'static>(
+    pub fn run_call<T: Send + 'static>(
         &self,
-        lead: Option<&Lead>,
+        runtime: Option<&CallRuntime>,
         pool: &Arc<Pool>,
         (source, hold): (Source, Hold),
         deadline: Duration,
@@ -231,21 +238,21 @@ impl Threads {
         let (work, mut answer) = job::post(job, &progress);
         async move {
             let until = Instant::now() + deadline;
-            let late = lead.map(Lead::taken_over);
+            let taken_over = runtime.map(CallRuntime::taken_over);
             let name = Arc::clone(&source.name);
-            let Submitted { id, by } = self.submit(lead, pool, source, work)?;
+            let Submitted { id, by } = self.submit(runtime, pool, source, work)?;
             // Dropped at the deadline, and also when the caller hangs up and the whole call is dropped.
             let mut waiter = Waiter { pool, source: &name, id, progress, passes: hold.passes, waiting: true };
             let mut came = None;
-            if let (By::Leader, Some(late)) = (by, late) {
-                // Nobody could tell of a deadline while the leader is away, and a timer costs a system call.
+            if let (By::Leader, Some(taken_over)) = (by, taken_over) {
+                // While the leader is away, no timer of the runtime expires. And a timer costs a system call.
                 tokio::select! {
                     biased;
                     answer = &mut answer => came = Some(answer),
-                    () = late => {}
+                    () = taken_over => {}
                 }
             }
-            let mut look_after = if by == By::Server { SERVED } else { SLOW };
+            let mut look_after = if by == By::Busy { SERVED } else { SLOW };
             while came.is_none() {
                 let left = until.saturating_duration_since(Instant::now());
                 match tokio::time::timeout(left.min(look_after), &mut answer).await {
@@ -268,7 +275,7 @@ impl Threads {
 
     fn submit(
         &self,
-        lead: Option<&Lead>,
+        runtime: Option<&CallRuntime>,
         pool: &Arc<Pool>,
         source: Source,
         work: Box<dyn Work>,
@@ -277,13 +284,13 @@ impl Threads {
         let since = Instant::now();
         queue.admits(&source, false, since).map_err(|full| refused(&source, full))?;
         let id = queue.number();
-        let whose = if lead.is_some() { Whose::Call } else { Whose::Own };
+        let whose = if runtime.is_some() { Whose::Call } else { Whose::Own };
         let mut pending = Pending { id, source, whose, work };
-        if let Some(lead) = lead
+        if let Some(runtime) = runtime
             && queue.is_for_leader(&pending.source)
         {
             let source = pending.source.clone();
-            match lead.give(pool, pending) {
+            match runtime.give(pool, pending) {
                 None => {
                     let passes = Passes::default();
                     queue.begin(id, Running { source, whose, since, given_up: false, led: true, passes });
@@ -292,74 +299,58 @@ impl Threads {
                 Some(back) => pending = back,
             }
         }
-        let served = queue.is_served(&pending.source, since);
+        let by = if queue.is_served(&pending.source, since) { By::Busy } else { By::Another };
         queue.push(pending, since);
-        if served {
-            return Ok(Submitted { id, by: By::Server });
+        if by == By::Another {
+            self.get_thread(pool, queue, id);
         }
-        if queue.wants_thread()
-            && let Err(error) = self.start(pool, &mut queue)
-        {
-            let back = queue.withdraw(id, since);
-            drop(queue);
-            drop(back);
-            return Err(error);
-        }
-        let idle = queue.next_to_wake();
-        wake(queue, idle);
-        Ok(Submitted { id, by: By::Another })
+        Ok(Submitted { id, by })
     }
 
     /// Gets a waiting job a thread of its own, if it may have one. Fails if every thread that it may have hangs.
     fn see_to(&self, pool: &Arc<Pool>, id: u64) -> Result<(), NoResult> {
-        let mut queue = lock(&pool.queue);
+        let queue = lock(&pool.queue);
         let Some(source) = queue.waits(id) else { return Ok(()) };
         queue.admits(source, true, Instant::now()).map_err(|full| refused(source, full))?;
-        if !queue.has_room(source) {
-            return Ok(());
+        if queue.has_room(source) {
+            self.get_thread(pool, queue, id);
         }
-        if queue.wants_thread() {
-            self.start(pool, &mut queue)?;
-        }
-        let idle = queue.next_to_wake();
-        wake(queue, idle);
         Ok(())
     }
 
-    /// Starts a thread and waits until it is in the namespace. So a namespace that can't be entered is an error of this
-    /// call, and no job is lost.
-    fn start(&self, pool: &Arc<Pool>, queue: &mut Queue) -> Result<(), NoResult> {
-        let (entered, wait) = std::sync::mpsc::sync_channel(1);
-        let number = queue.take_number();
-        let mut thread = MountThread::new(Arc::clone(&self.site), Arc::clone(pool), number);
-        let started = std::thread::Builder::new()
-            .name(format!("mount-{number}"))
-            .stack_size(STACK)
-            .spawn(move || {
-                let result = namespace::enter(&thread.site.proc, &thread.pool.namespace);
-                let ok = result.is_ok();
-                // The starter receives it just below.
-                let _ = entered.send(result);
-                if ok {
-                    work(&mut thread);
-                }
-            })
-            .map_err(|e| e.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw))
-            .and_then(|_| wait.recv().unwrap_or(Err(Errno::ECANCELED)));
-        match started {
-            Ok(()) => queue.alive += 1,
-            Err(_) => queue.free_numbers.push(number),
+    /// Gets a thread for a waiting job: wakes an idle one, and starts a new one if there are too few.
+    fn get_thread(&self, pool: &Arc<Pool>, mut queue: MutexGuard<'_, Queue>, job: u64) {
+        let number = queue.wants_thread().then(|| queue.expect_thread());
+        let idle = queue.next_to_wake();
+        wake(queue, idle);
+        if let Some(number) = number {
+            self.start(pool, number, job);
         }
-        started.map_err(NoResult::NoThread)
+    }
+
+    /// Starts a thread that the queue expects. If it can't start or can't enter the namespace, the job that it was
+    /// started for is refused. Other jobs that counted on it try again after [`SLOW`].
+    fn start(&self, pool: &Arc<Pool>, number: usize, job: u64) {
+        let mut thread = MountThread::new(Arc::clone(&self.site), Arc::clone(pool), number);
+        let main = move || match (thread.pool.enter)(&thread.site.proc, &thread.pool.namespace) {
+            Ok(()) => work(&mut thread),
+            Err(errno) => thread.pool.start_failed(number, job, errno),
+        };
+        let started = std::thread::Builder::new().name(format!("mount-{number}")).stack_size(STACK).spawn(main);
+        if let Err(error) = started {
+            pool.start_failed(number, job, error.raw_os_error().map_or(Errno::EAGAIN, Errno::from_raw));
+        }
     }
 
     /// Makes sure that the pool has a thread.
     ///
     /// # Errors
-    /// [`NoResult::NoThread`].
-    pub fn warm(&self, pool: &Arc<Pool>) -> Result<(), NoResult> {
-        let mut queue = lock(&pool.queue);
-        if queue.alive == 0 { self.start(pool, &mut queue) } else { Ok(()) }
+    /// [`NoResult`], mostly [`NoResult::NoThread`].
+    pub async fn warm(&self, pool: &Arc<Pool>) -> Result<(), NoResult> {
+        if lock(&pool.queue).alive > 0 {
+            return Ok(());
+        }
+        self.run(pool, Source::own("first thread"), FIRST, |_, _| ()).await
     }
 
     /// How many threads hang, by source.
@@ -387,9 +378,8 @@ impl Threads {
     pub async fn close(&self) {
         let pools = lock(&self.pools).clone();
         for pool in pools {
-            let staging_area = lock(&pool.staging_area).take();
             let close = move |thread: &mut MountThread, _: &dyn Fn() -> bool| {
-                let closed = staging_area.map_or(Ok(()), |staging_area| staging_area.close(&thread.site));
+                let closed = thread.pool.take_staging_area().map_or(Ok(()), |area| area.close(&thread.site));
                 // The chart's hostPath makes it, but nobody in Kubernetes would remove it.
                 staging_area::remove_parent(&thread.site);
                 closed

@@ -1,22 +1,22 @@
 //! The threads of one mount namespace. Each takes a job, does it and waits for the next.
 //!
-//! All of them are alike, and so is who leads ([`super::lead`]) while it does a job: each has a place of its own in the staging area.
+//! All of them are alike, and so is the leader of the call runtime while it does a job. Each has a place of its own in the staging area.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::site::Site;
 use engine::staging_area::{Slot, StagingArea};
 use kernel::calls::Calls;
 use kernel::mount_events::MountEvents;
-use kernel::namespace::{self, MountNamespace};
+use kernel::namespace::{self, MountNamespace, Proc};
 use mounts::Errno;
 
 use super::job::Work;
-use super::lock;
-use super::queue::{LINGER, Queue};
+use super::queue::{Pending, Queue};
 use super::source::{PER_SOURCE, Source};
+use super::{NoResult, lock};
 
 /// A thread without work ends after this time, unless it is the last.
 const IDLE: Duration = Duration::from_secs(30);
@@ -40,14 +40,8 @@ impl MountThread {
         if let Some(slot) = self.slot.take() {
             return Ok(slot);
         }
-        let mut staging_area = lock(&self.pool.staging_area);
-        let open = match staging_area.take() {
-            Some(open) => open,
-            None => StagingArea::open(&self.site)?,
-        };
-        let slot = open.slot(&self.site, self.number).map_err(|errno| (self.site.layout.staging_area(), errno));
-        *staging_area = Some(open);
-        slot
+        let area = self.pool.staging_area(&self.site)?;
+        area.slot(&self.site, self.number).map_err(|errno| (self.site.layout.staging_area(), errno))
     }
 
     /// Gives the slot back, empty, for the next job. A slot that isn't given back is cleared before its next use.
@@ -60,14 +54,14 @@ impl MountThread {
         Self { site, number, slot: None, pool }
     }
 
-    /// The calling thread, once it is in a pool's namespace.
+    /// The calling thread, which enters the pool's namespace.
     pub(super) fn join(site: &Arc<Site>, pool: &Arc<Pool>) -> Result<Self, Errno> {
         namespace::enter(&site.proc, &pool.namespace)?;
         let number = lock(&pool.queue).take_number();
         Ok(Self::new(Arc::clone(site), Arc::clone(pool), number))
     }
 
-    /// Gives its place in the pool back.
+    /// Leaves the pool. Its number is free again.
     pub(super) fn leave(self) {
         lock(&self.pool.queue).free_numbers.push(self.number);
     }
@@ -80,26 +74,85 @@ impl MountThread {
     }
 }
 
+/// The staging area of a pool.
+#[derive(Debug, Default)]
+enum Area {
+    /// It is not mounted.
+    #[default]
+    Closed,
+    /// A thread is mounting it, and the others wait for that thread.
+    Opening,
+    Open(Arc<StagingArea>),
+}
+
 /// The threads of one mount namespace.
 #[derive(Debug)]
 pub struct Pool {
     pub(super) namespace: MountNamespace,
     pub(super) queue: Mutex<Queue>,
-    pub(super) staging_area: Mutex<Option<StagingArea>>,
+    area: Mutex<Area>,
+    /// Told when the area is no longer `Opening`.
+    opened: Condvar,
+    /// How a thread enters the namespace.
+    pub(super) enter: fn(&Proc, &MountNamespace) -> Result<(), Errno>,
 }
 
 impl Pool {
+    /// A pool without threads, whose threads will enter the namespace by `enter`.
+    pub(super) fn new(namespace: MountNamespace, enter: fn(&Proc, &MountNamespace) -> Result<(), Errno>) -> Self {
+        Self { namespace, queue: Mutex::default(), area: Mutex::default(), opened: Condvar::new(), enter }
+    }
+
+    /// The staging area. It is mounted, without a lock, by the first thread that needs it.
+    fn staging_area(&self, site: &Site) -> Result<Arc<StagingArea>, (PathBuf, Errno)> {
+        let mut area = lock(&self.area);
+        loop {
+            match &*area {
+                Area::Open(open) => return Ok(Arc::clone(open)),
+                Area::Opening => area = self.opened.wait(area).unwrap_or_else(PoisonError::into_inner),
+                Area::Closed => break,
+            }
+        }
+        *area = Area::Opening;
+        drop(area);
+        let mut opening = Opening { pool: self, opened: None };
+        let open = Arc::new(StagingArea::open(site)?);
+        opening.opened = Some(Arc::clone(&open));
+        Ok(open)
+    }
+
+    /// Takes the staging area away if it is mounted, to unmount it.
+    pub(super) fn take_staging_area(&self) -> Option<Arc<StagingArea>> {
+        let mut area = lock(&self.area);
+        match std::mem::take(&mut *area) {
+            Area::Open(open) => Some(open),
+            other => {
+                *area = other;
+                None
+            }
+        }
+    }
+
+    /// Notes that a thread could not start, and refuses the job that it was started for, unless another thread has
+    /// taken that job.
+    pub(super) fn start_failed(&self, number: usize, job: u64, why: Errno) {
+        let mut queue = lock(&self.queue);
+        queue.starting -= 1;
+        queue.free_numbers.push(number);
+        let waits = queue.withdraw(job, Instant::now());
+        drop(queue);
+        if let Some(Pending { mut work, .. }) = waits {
+            work.refuse(NoResult::NoThread(why));
+            work.tell();
+        }
+    }
+
     /// Events of mounts attached in the namespace.
     ///
     /// # Errors
     /// As [`Calls::mount_events`].
     pub fn mount_events(&self, calls: Calls) -> Result<MountEvents, Errno> {
         calls.mount_events(&self.namespace)
-    }
-
-    /// Takes down that a call has begun to come on a connection.
-    pub fn called_on(&self, connection: u64) {
-        lock(&self.queue).called_on(connection, Instant::now());
     }
 
     /// Notes that a job has ended.
@@ -118,46 +171,38 @@ impl Pool {
     }
 }
 
-/// Waits awake for a job, but not for long: where one comes at once, that a thread sleeps and is woken costs both sides more than to
-/// look. Others who run on this processor go first.
-fn linger<'a>(pool: &'a Pool, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
-    queue.idle += 1;
-    queue.awake += 1;
-    let until = Instant::now() + LINGER;
-    while !queue.has_jobs() && !queue.closed && Instant::now() < until {
-        drop(queue);
-        std::thread::yield_now();
-        queue = lock(&pool.queue);
-    }
-    queue.idle -= 1;
-    queue.awake -= 1;
-    queue
+/// A thread mounts the staging area. However that ends, the others no longer wait.
+struct Opening<'a> {
+    pool: &'a Pool,
+    opened: Option<Arc<StagingArea>>,
 }
 
-/// The loop of a thread: take a job, run it, wait for the next.
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        *lock(&self.pool.area) = self.opened.take().map_or(Area::Closed, Area::Open);
+        self.pool.opened.notify_all();
+    }
+}
+
+/// The loop of a thread, once it is in the namespace: take a job, run it, wait for the next.
 pub(super) fn work(thread: &mut MountThread) {
     let pool = Arc::clone(&thread.pool);
     let woken = Arc::new(Condvar::new());
     let mut queue = lock(&pool.queue);
-    // Whether it has had work, and not yet waited awake for more.
-    let mut stay = false;
+    queue.starting -= 1;
+    queue.alive += 1;
     loop {
         if let Some((id, mut work)) = queue.take(Instant::now()) {
             drop(queue);
             thread.run(&mut *work);
-            // Before it is told: the next call of who hears of it would find this one beside it, and not be alone.
+            // Before its result is sent: the caller's next job must not find this one running.
             pool.ended(id);
             work.tell();
             queue = lock(&pool.queue);
-            stay = true;
             continue;
         }
         if queue.closed {
             break;
-        }
-        if std::mem::take(&mut stay) && queue.has_company() && queue.awake == 0 {
-            queue = linger(&pool, queue);
-            continue;
         }
         queue.idle += 1;
         queue.parked.push(Arc::clone(&woken));
@@ -170,58 +215,4 @@ pub(super) fn work(thread: &mut MountThread) {
     }
     queue.alive -= 1;
     queue.free_numbers.push(thread.number);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::queue::{Pending, Whose};
-    use crate::{NoResult, Threads};
-    use allowlist::names::AbsPath;
-    use kernel::namespace::Proc;
-    use plan::layout::{Layout, Part};
-
-    /// Notes how many jobs run when its result is reported.
-    struct Counts(Arc<Pool>, std::sync::mpsc::Sender<usize>);
-
-    impl Work for Counts {
-        fn run(&mut self, thread: &mut MountThread) {
-            self.1.send(lock(&thread.pool.queue).running()).unwrap();
-        }
-
-        fn refuse(&mut self, why: NoResult) {
-            unreachable!("{why}");
-        }
-
-        fn tell(self: Box<Self>) {
-            self.1.send(lock(&self.0.queue).running()).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_job_whose_end_is_told_runs_no_more() {
-        let layout = Layout {
-            base: AbsPath::parse("/base").unwrap(),
-            staging_area: vec!["area".to_owned()],
-            target: vec![Part::Workload],
-            staging: Vec::new(),
-            workloads: "/base".into(),
-            files: Vec::new(),
-            not_published: Vec::new(),
-            copies: None,
-        };
-        let (proc, layout) = (Arc::new(Proc::new().unwrap()), Arc::new(layout));
-        let threads = Threads::new(Site { proc, calls: Calls::probe(), layout });
-        let site = threads.site();
-        let pool = threads.pool(site.proc.own_mount_namespace().unwrap());
-        let (send, counts) = std::sync::mpsc::channel();
-        let job = Box::new(Counts(Arc::clone(&pool), send));
-        let mut queue = lock(&pool.queue);
-        queue.push(Pending { id: 1, source: Source::own("s"), whose: Whose::Call, work: job }, Instant::now());
-        queue.alive = 1;
-        queue.closed = true;
-        drop(queue);
-        work(&mut MountThread::new(Arc::clone(site), pool, 0));
-        assert_eq!(counts.iter().collect::<Vec<_>>(), [1, 0]);
-    }
 }

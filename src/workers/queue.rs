@@ -19,12 +19,6 @@ const AT_WORK: usize = 16;
 pub(super) const SLOW: Duration = Duration::from_millis(100);
 /// A thread that began its job this recently will probably finish before another one has woken.
 const JUST_BEGUN: Duration = Duration::from_micros(150);
-/// Calls that are served one after the other come as close as this; a caller that connects for each is slower.
-const TOGETHER: Duration = Duration::from_micros(200);
-/// How long a thread that has nothing to do stays awake where there are several callers. Only one does at a time.
-pub(super) const LINGER: Duration = Duration::from_micros(100);
-/// After so many calls in a row that had no other beside them, there is one caller, it seems.
-const COMPANY: u32 = 4;
 
 /// A job that waits for a thread.
 pub(super) struct Pending {
@@ -50,7 +44,7 @@ pub(super) struct Running {
     pub(super) since: Instant,
     /// Whether its caller has stopped waiting.
     pub(super) given_up: bool,
-    /// Whether the leader does it ([`super::lead`]), who takes no other one from here when it is through.
+    /// Whether the leader does it ([`super::call_runtime`]). It takes no job from this queue afterwards.
     pub(super) led: bool,
     /// What nobody else may work on until the job has ended, even after its caller has gone.
     pub(super) passes: Passes,
@@ -67,18 +61,14 @@ pub(super) struct Queue {
     /// Those idle threads that nobody has woken. The latest one is woken first. So with little to do the others stay
     /// idle, and end.
     pub(super) parked: Vec<Arc<Condvar>>,
-    /// How many of the idle ones look for a job themselves for a moment, and need not be woken.
-    pub(super) awake: usize,
-    /// Threads that exist, besides leaders.
+    /// Threads that were started and have not entered the namespace yet. Each will take a job, as an idle one does.
+    pub(super) starting: usize,
+    /// Threads that are in the namespace, besides leaders.
     pub(super) alive: usize,
     /// Numbers of threads that have ended, for new ones. Each names a slot of the staging area, which stays.
     pub(super) free_numbers: Vec<usize>,
     next_number: usize,
     next_job: u64,
-    /// For how many more calls it is assumed that there are several callers.
-    company: u32,
-    /// The connection of the call before, and when that came.
-    last: Option<(u64, Instant)>,
     pub(super) closed: bool,
 }
 
@@ -172,33 +162,21 @@ impl Queue {
         self.running.values().any(|job| job.source.key() == source.key() && !job.led && just_begun(job.since))
     }
 
-    /// A call that comes on another connection than the one just before: there is more than one caller.
-    pub(super) fn called_on(&mut self, connection: u64, now: Instant) {
-        let before = self.last.replace((connection, now));
-        if before.is_some_and(|(other, then)| other != connection && now.saturating_duration_since(then) < TOGETHER) {
-            self.company = COMPANY;
-        }
+    /// Whether the leader is to do a call's job that comes now: no other call is under way, and nothing hangs that the
+    /// job may meet.
+    pub(super) fn is_for_leader(&self, source: &Source) -> bool {
+        let waits = self.jobs.iter().any(|job| job.whose == Whose::Call);
+        let runs = self.running.values().any(|running| running.whose == Whose::Call && !running.given_up);
+        !waits && !runs && self.tallies.is_well(source) && !self.has_all_threads()
     }
 
-    /// Whether a call's job that comes now is to be done by the leader: it is alone, as calls were lately, and nothing hangs that it
-    /// may meet. If it isn't alone, that is taken down.
-    pub(super) fn is_for_leader(&mut self, source: &Source) -> bool {
-        self.comes_alone() && self.tallies.is_well(source) && !self.has_all_threads()
+    /// A number for a new thread, which counts as starting from now on.
+    pub(super) fn expect_thread(&mut self) -> usize {
+        self.starting += 1;
+        self.take_number()
     }
 
-    fn comes_alone(&mut self) -> bool {
-        let pending = self.jobs.iter().any(|job| job.whose == Whose::Call);
-        if pending || self.running.values().any(|running| running.whose == Whose::Call && !running.given_up) {
-            self.company = COMPANY;
-        } else if self.company > 0 {
-            self.company -= 1;
-        } else {
-            return true;
-        }
-        false
-    }
-
-    /// A number for a new thread.
+    /// A free number for a thread.
     pub(super) fn take_number(&mut self) -> usize {
         self.free_numbers.pop().unwrap_or_else(|| {
             self.next_number += 1;
@@ -215,15 +193,9 @@ impl Queue {
         Some((id, work))
     }
 
-    /// An idle thread to wake, if there is one and no other is awake.
+    /// An idle thread to wake, if there is one and a job waits.
     pub(super) fn next_to_wake(&mut self) -> Option<Arc<Condvar>> {
-        if self.jobs.len() > self.awake { self.parked.pop() } else { None }
-    }
-
-    /// Whether there were several callers lately, so that the next job is likely to come before a thread that has nothing to do
-    /// would have slept and been woken.
-    pub(super) const fn has_company(&self) -> bool {
-        self.company > 0
+        if self.has_jobs() { self.parked.pop() } else { None }
     }
 
     /// Lets the threads end once they have no more work.
@@ -245,21 +217,23 @@ impl Queue {
         self.tallies.has_room(source, |_| 0)
     }
 
-    /// Whether there are as many threads as there may be; a leader that is at work counts.
+    /// Whether there are as many threads as there may be. A leader that does a job counts.
     fn has_all_threads(&self) -> bool {
-        self.alive + self.running.values().filter(|running| running.led).count() >= THREADS
+        let leaders = self.running.values().filter(|running| running.led).count();
+        self.alive + self.starting + leaders >= THREADS
     }
 
     /// Whether there is a job that no thread will take at once.
     pub(super) fn wants_thread(&self) -> bool {
-        if self.jobs.len() <= self.idle || self.has_all_threads() {
+        let free = self.idle + self.starting;
+        if self.jobs.len() <= free || self.has_all_threads() {
             return false;
         }
         let quick = self.running.values().filter(|running| running.since.elapsed() < SLOW).count();
-        if quick >= AT_WORK {
+        if quick + self.starting >= AT_WORK {
             return false;
         }
-        // The jobs that idle threads will take count too.
+        // The jobs that free threads will take count too.
         let mut taken: HashMap<u64, usize> = HashMap::new();
         let mut may_run = 0;
         for job in &self.jobs {
@@ -267,7 +241,7 @@ impl Queue {
                 continue;
             }
             may_run += 1;
-            if may_run > self.idle {
+            if may_run > free {
                 return true;
             }
             for bound in job.source.bounds() {
@@ -340,10 +314,26 @@ mod tests {
         assert!(queue(&busy(200), &["x"]).wants_thread());
         assert!(!Queue { idle: 1, ..queue(&busy(200), &["x"]) }.wants_thread());
         assert!(!Queue { alive: THREADS, ..queue(&busy(200), &["x"]) }.wants_thread());
+        assert!(!Queue { alive: THREADS - 1, starting: 1, ..queue(&busy(200), &["x", "y"]) }.wants_thread());
         let mut with_leader = Queue { alive: THREADS - 1, ..queue(&busy(200), &["x"]) };
         assert!(with_leader.wants_thread());
         with_leader.begin(99, Running { led: true, ..running("led", Instant::now()) });
         assert!(!with_leader.wants_thread());
+    }
+
+    #[test]
+    fn a_thread_that_starts_takes_a_job_as_an_idle_one_does() {
+        let mut queue = queue(&[], &["a", "b"]);
+        for expected in 0..2 {
+            assert!(queue.wants_thread());
+            assert_eq!(queue.expect_thread(), expected);
+        }
+        assert!(!queue.wants_thread(), "both are on their way");
+        let names: Vec<String> = (0..AT_WORK).map(|n| n.to_string()).collect();
+        let many = names.iter().map(String::as_str).collect::<Vec<_>>();
+        let mut queue = self::queue(&[("a", 0, false)], &many);
+        let started = std::iter::repeat_with(|| queue.wants_thread().then(|| queue.expect_thread())).take(99).flatten();
+        assert_eq!(started.count(), AT_WORK - 1, "they will be at work");
     }
 
     #[test]
@@ -386,31 +376,20 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_woken_for_what_those_awake_do_not_take() {
-        let parked = || vec![Arc::default(); 2];
-        let wakes = |awake, jobs: &[&str]| {
-            Queue { parked: parked(), awake, idle: 2 + awake, ..queue(&[], jobs) }.next_to_wake().is_some()
-        };
-        assert!(wakes(0, &["a"]));
-        assert!(!wakes(1, &["a"]), "it looks by itself");
-        assert!(wakes(1, &["a", "b"]));
-    }
-
-    #[test]
-    fn a_call_is_alone_until_another_one_is_beside_it_and_again_after_some() {
+    fn the_leader_does_only_what_comes_alone() {
         let (mut queue, now) = (queue(&[("hung", 9999, true)], &[]), Instant::now());
+        let alone = |queue: &Queue| queue.is_for_leader(&Source::own("x"));
         queue.push(Pending { whose: Whose::Own, ..pending(0, "mount table") }, now);
-        assert!(queue.comes_alone(), "neither the plugin's own nor those that were given up count");
+        assert!(alone(&queue), "neither the plugin's own jobs nor those that were given up count");
         queue.push(pending(1, "a"), now);
-        assert!(!queue.comes_alone() && queue.has_company());
+        assert!(!alone(&queue));
         queue.withdraw(1, now).unwrap();
-        let alone: Vec<bool> = (0..6).map(|_| queue.comes_alone()).collect();
-        assert_eq!(alone, [false, false, false, false, true, true]);
+        assert!(alone(&queue));
         queue.begin(7, running("a", now));
-        assert!(!queue.comes_alone());
+        assert!(!alone(&queue));
     }
 
-    /// Each that hangs takes a leader along, and its thread.
+    /// Each job that hangs would take a leader with it.
     #[test]
     fn the_leader_does_nothing_on_what_hangs() {
         let directory = |sub| Source::directory(std::path::Path::new(sub), "e", None);
@@ -422,17 +401,6 @@ mod tests {
         assert!(queue.is_for_leader(&Source::directory(std::path::Path::new("/f"), "f", None)));
         queue.end(0, Instant::now()).unwrap();
         assert!(queue.is_for_leader(&directory("/e/b")) && queue.running() == 0);
-    }
-
-    #[test]
-    fn calls_on_two_connections_at_one_time_are_company() {
-        let (mut queue, start) = (Queue::default(), Instant::now());
-        for (connection, after, company) in
-            [(1, Duration::ZERO, false), (1, TOGETHER / 2, false), (2, TOGETHER * 2, false), (3, TOGETHER * 2, true)]
-        {
-            queue.called_on(connection, start + after);
-            assert_eq!(queue.has_company(), company, "{connection} after {after:?}");
-        }
     }
 
     #[test]

@@ -44,9 +44,9 @@ impl csi::identity_server::Identity for Identity {
     }
 
     async fn probe(&self, _: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
-        let ready = self.0.service.able();
+        let ready = self.0.service.able().await;
         if let Err(why) = &ready {
-            tracing::warn!(why, "not ready");
+            tracing::warn!(%why, "not ready");
         }
         let answer = csi::ProbeResponse { ready: Some(ready.is_ok()) };
         self.0.call(subject("Probe"), async { Ok(answer) }).await

@@ -17,7 +17,7 @@ use wire::csi;
 use wire::csi::node_service_capability::rpc::Type as Rpc;
 use wire::csi::volume_health::VolumeHealthEntry;
 use wire::csi::volume_usage::Unit;
-use workers::{Lead, Pool};
+use workers::{CallRuntime, Pool};
 
 use super::plugin::{Plugin, Subject};
 use super::request;
@@ -29,7 +29,7 @@ pub struct Node {
     /// The plugin.
     pub plugin: Arc<Plugin>,
     /// The runtime that serves the calls.
-    pub lead: Arc<Lead>,
+    pub runtime: Arc<CallRuntime>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -40,7 +40,7 @@ impl Node {
     }
 
     fn by<'a>(&'a self, pool: &'a Arc<Pool>) -> By<'a> {
-        By { pool, lead: Some(&self.lead) }
+        By { pool, runtime: Some(&self.runtime) }
     }
 
     async fn stage(&self, request: &Request<csi::NodeStageVolumeRequest>) -> Result<(), CallError> {

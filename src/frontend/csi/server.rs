@@ -12,12 +12,11 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use wire::csi::identity_server::IdentityServer;
 use wire::csi::node_server::NodeServer;
-use workers::Lead;
+use workers::CallRuntime;
 
 use super::caller::Caller;
 use super::connection::Connection;
 use super::plugin::Plugin;
-use super::services::Services;
 use super::{identity, node};
 use crate::socket::Socket;
 
@@ -60,11 +59,11 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send,
     drain: Duration,
 ) -> Result<(), ServerError> {
-    let serving = Lead::start(Arc::clone(plugin.service.threads.site())).map_err(ServerError::Threads)?;
-    let lead = serving.share();
+    let serving = CallRuntime::start(Arc::clone(plugin.service.threads.site())).map_err(ServerError::Threads)?;
+    let runtime = serving.runtime();
     let (stopping, stopped) = oneshot::channel::<()>();
-    let transport = transport(Arc::clone(&plugin), Arc::clone(&lead), listener, stopped.map(drop));
-    let transport = lead.handle().spawn(transport);
+    let transport = transport(Arc::clone(&plugin), Arc::clone(&runtime), listener, stopped.map(drop));
+    let transport = runtime.handle().spawn(transport);
     let under_way = plugin.under_way.clone();
     // A client that keeps its connection open without reading it delays the end of the transport. It must not delay
     // ours.
@@ -92,10 +91,10 @@ pub async fn serve(
     result
 }
 
-/// Accepts connections and answers calls in the runtime that `lead` drives, until `stop`.
+/// Accepts connections and answers calls until `stop`.
 async fn transport(
     plugin: Arc<Plugin>,
-    lead: Arc<Lead>,
+    runtime: Arc<CallRuntime>,
     listener: UnixListener,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
@@ -122,10 +121,8 @@ async fn transport(
             },
             Err(error) => Some(Err(error)),
         });
-    let services = Services {
-        named: IdentityServer::new(identity::Identity(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX),
-        other: NodeServer::new(node::Node { plugin, lead }).max_decoding_message_size(MESSAGE_MAX),
-    };
-    let server = Server::builder().max_concurrent_streams(CALLS_MAX);
-    Ok(server.serve_with_incoming_shutdown(services, incoming, stop).await?)
+    let identity = IdentityServer::new(identity::Identity(Arc::clone(&plugin))).max_decoding_message_size(MESSAGE_MAX);
+    let node = NodeServer::new(node::Node { plugin, runtime }).max_decoding_message_size(MESSAGE_MAX);
+    let server = Server::builder().max_concurrent_streams(CALLS_MAX).add_service(identity).add_service(node);
+    Ok(server.serve_with_incoming_shutdown(incoming, stop).await?)
 }

@@ -33,7 +33,7 @@ pub(super) fn gather(config: Option<&Path>, asked: &VisitArgs) -> Result<Facts, 
     let proc = Arc::clone(&threads.site().proc);
     let list = read_list(config, &asked.kubelet_dir);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(CheckError::Runtime)?;
-    let (kubelet, visit) = enter(&proc, &threads, asked);
+    let (kubelet, visit) = runtime.block_on(enter(&proc, &threads, asked));
     let (node, list) = match visit {
         Err(errno) => (Err(errno), list),
         Ok(visit) => {
@@ -71,7 +71,7 @@ fn own(proc: &Proc) -> Own {
 }
 
 /// Finds the kubelet and starts a first thread in its mount namespace.
-fn enter<'a>(proc: &Proc, threads: &'a Threads, asked: &VisitArgs) -> (Kubelet, Result<Visit<'a>, Errno>) {
+async fn enter<'a>(proc: &Proc, threads: &'a Threads, asked: &VisitArgs) -> (Kubelet, Result<Visit<'a>, Errno>) {
     let (process, found_by, others) = node::kubelet::find(proc, asked.pid);
     let command_line = proc.read(&format!("{}/cmdline", process.pid)).unwrap_or_default();
     let namespace = proc.mount_namespace(process.pid);
@@ -84,7 +84,11 @@ fn enter<'a>(proc: &Proc, threads: &'a Threads, asked: &VisitArgs) -> (Kubelet, 
         alone: std::process::id() == 1 || std::os::unix::process::parent_id() == 1 && is_us(proc, 1),
         process,
     };
-    (kubelet, namespace.and_then(|namespace| Visit::enter(threads, namespace, asked.timeout)))
+    let visit = match namespace {
+        Ok(namespace) => Visit::enter(threads, namespace, asked.timeout).await,
+        Err(errno) => Err(errno),
+    };
+    (kubelet, visit)
 }
 
 /// Whether a process runs our own executable.

@@ -66,9 +66,10 @@ pub(super) fn gather(
     let threads = asked.threads()?;
     let proc = &threads.site().proc;
     let (kubelet, ..) = kubelet::find(proc, asked.pid);
-    let entered = proc.mount_namespace(kubelet.pid).and_then(|ns| Visit::enter(&threads, ns, asked.timeout));
-    let visit = entered.map_err(|errno| VolumesError::Enter { pid: kubelet.pid, name: kubelet.name.clone(), errno })?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(VolumesError::Runtime)?;
+    let namespace = proc.mount_namespace(kubelet.pid);
+    let entered = namespace.and_then(|namespace| runtime.block_on(Visit::enter(&threads, namespace, asked.timeout)));
+    let visit = entered.map_err(|errno| VolumesError::Enter { pid: kubelet.pid, name: kubelet.name.clone(), errno })?;
     let all = runtime.block_on(async {
         let driver = asked.driver_name.clone();
         let read =
