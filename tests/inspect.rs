@@ -196,7 +196,8 @@ fn the_picture_of_a_path_shows_also_where_it_is_linked_to_at_other_paths() {
         assert!(!tree.contains("/tmp/elsewhere") && tree.contains("apart"), "{tree}");
         let dot = text(&["/mnt", "--format", "dot"]);
         assert!(dot.contains("/tmp/elsewhere: / of "), "{dot}");
-        let arrow = format!("[color=\"#3b82f6\", tooltip=\"peer group {group}\", penwidth=1.2");
+        // Its colour depends on how many groups other namespaces of the machine have.
+        let arrow = format!(", tooltip=\"peer group {group}\", penwidth=1.2");
         assert!(dot.contains(&arrow), "{dot}");
         // As seen from there.
         let inode = elsewhere.namespace().to_string();
@@ -515,7 +516,9 @@ fn a_pod_is_named_by_the_kubelets_files_and_logs() {
         let wrong = command(&["--pod", "ml/nobody"]).output().unwrap();
         assert_eq!(wrong.status.code(), Some(1));
         let message = String::from_utf8_lossy(&wrong.stderr).into_owned();
-        assert!(message.contains("--pod ml/nobody: no such pod") && message.contains("ml/train-0"), "{message}");
+        // Which pods there are is cut where the machine runs many.
+        let known = message.contains("ml/train-0") || message.contains(" more");
+        assert!(message.contains("--pod ml/nobody: no such pod: there are ") && known, "{message}");
         drop(kubelet);
     });
 }

@@ -173,11 +173,9 @@ impl CallRuntime {
                 Check::Again => self.alarm_in(AWAY_LIMIT),
                 Check::End => return None,
                 Check::Lead(number) => {
-                    match self.start_as(Role::Follower) {
-                        Ok(()) => lock(&self.leadership).followed = true,
-                        Err(error) => {
-                            tracing::warn!(%error, "no thread can take over if the one that serves calls hangs");
-                        }
+                    if let Err(error) = self.start_as(Role::Follower) {
+                        lock(&self.leadership).followed = false;
+                        tracing::warn!(%error, "no thread can take over if the one that serves calls hangs");
                     }
                     self.taken_over.notify_waiters();
                     return Some(Role::Leader(number));

@@ -43,7 +43,8 @@ pub(super) enum Check {
     Sleep,
     /// It checks again after [`AWAY_LIMIT`]: the leader has just left.
     Again,
-    /// It becomes the leader of this number.
+    /// It becomes the leader of this number, and starts a follower. That counts as being there: if it can't be started,
+    /// [`Leadership::followed`] must be set to false.
     Lead(u64),
     /// Serving has ended.
     End,
@@ -74,7 +75,6 @@ impl Leadership {
             Some(_) => {
                 self.leader += 1;
                 self.away = None;
-                self.followed = false;
                 Check::Lead(self.leader)
             }
         }
@@ -92,7 +92,7 @@ impl Leadership {
             self.away = None;
             return Returned::Leads;
         }
-        // The new leader may have failed to start a follower.
+        // The new leader may have failed to start one.
         if std::mem::replace(&mut self.followed, true) { Returned::Ends } else { Returned::Follows }
     }
 
@@ -129,8 +129,10 @@ mod tests {
         assert!(!state.leave(at(4800)), "the alarm is set already");
         assert_eq!(state.check(at(5000)), Check::Again);
         assert_eq!(state.check(at(6000)), Check::Lead(1));
-        assert!(!state.followed && state.away.is_none());
-        assert_eq!(state.come_back(0), Returned::Follows, "the new leader has no follower yet");
+        assert!(state.followed && state.away.is_none());
+        assert_eq!(state.come_back(0), Returned::Ends, "a follower is being started: a second one would never end");
+        state.followed = false;
+        assert_eq!(state.come_back(0), Returned::Follows, "it could not be started");
         assert_eq!(state.come_back(0), Returned::Ends);
         assert_eq!(state.come_back(1), Returned::Leads);
     }
