@@ -26,6 +26,8 @@ import (
 	_ "k8s.io/kubernetes/test/utils/ktesting/format"
 )
 
+var summary = flag.String("hostmount.summary", "", "file for the outcome of each chosen test, and their numbers")
+
 func TestMain(m *testing.M) {
 	config.CopyFlags(config.Flags, flag.CommandLine)
 	framework.RegisterCommonFlags(flag.CommandLine)
@@ -65,7 +67,11 @@ var _ = ginkgo.ReportAfterSuite("summary", func(report ginkgo.Report) {
 			fmt.Fprintf(&said, "skipped: %s: %s\n", name, spec.Failure.Message)
 		}
 	}
-	fmt.Printf("\n%s%d passed, %d failed, %d skipped\n", said.String(), passed, failed, skipped)
+	fmt.Fprintf(&said, "%d passed, %d failed, %d skipped\n", passed, failed, skipped)
+	// Ginkgo indents what it captures here, and more so of several processes.
+	if err := os.WriteFile(*summary, []byte(said.String()), 0o644); err != nil {
+		ginkgo.Fail(err.Error())
+	}
 	if passed == 0 {
 		ginkgo.Fail("no test of the suite has passed: nothing is known")
 	}
