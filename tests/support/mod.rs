@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod container;
+pub(crate) mod disk;
 pub(crate) mod fuse;
 pub(crate) mod seccomp;
 
@@ -86,32 +87,6 @@ pub(crate) fn tmpfs(at: &Path) {
     mount(Some("t"), at, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
 }
 
-/// A directory on a disk whose file system keeps attributes: for kernels whose tmpfs doesn't.
-const DISK: &str = "HOSTMOUNT_TEST_DISK";
-
-/// A file system of the test's own that keeps what the plugin notes beside its volumes, as the disk of a kubelet's
-/// directory does: tmpfs, which has attributes of the kind `user` since Linux 6.6. On an older kernel it is a directory of a disk
-/// that the environment names, as tests/kernels/run does.
-fn keeping_attributes(at: &Path) {
-    tmpfs(at);
-    let noted = {
-        let dir = fs::File::open(at).unwrap();
-        ::kernel::path::set_attribute(&dir, c"user.hostmount.test", b"").and_then(|()| {
-            ::kernel::path::remove_attribute(&dir, c"user.hostmount.test")
-        })
-    };
-    let Err(errno) = noted else { return };
-    assert_eq!(errno, nix::errno::Errno::ENOTSUP, "attributes on a tmpfs");
-    let disk = std::env::var_os(DISK).unwrap_or_else(|| {
-        panic!("tmpfs keeps no attributes here, which takes Linux 6.6: {DISK} has to name a directory on a disk that does")
-    });
-    println!("tmpfs keeps no attributes here, which takes Linux 6.6: the node's directories are on {}", disk.display());
-    unmount(at);
-    let of_the_test = tempfile::tempdir_in(&disk).unwrap().keep();
-    fs::set_permissions(&of_the_test, std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
-    mount(Some(&of_the_test), at, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-}
-
 pub(crate) fn change(at: &Path, flags: MsFlags) {
     mount(None::<&str>, at, None::<&str>, flags, None::<&str>).unwrap();
 }
@@ -171,7 +146,8 @@ impl Node {
 
     fn start_under(refusal: &Refusal, args: &[&str], env: &[(&str, &str)]) -> Self {
         let root = PathBuf::from("/mnt");
-        keeping_attributes(&root);
+        tmpfs(&root);
+        disk::instead_of_tmpfs(&root);
         change(&root, MsFlags::MS_SHARED | MsFlags::MS_REC);
         for name in [
             "data/sub",
