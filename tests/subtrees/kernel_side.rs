@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use ::kernel::calls::Calls;
 use ::kernel::namespace::{self, MountNamespace, Proc};
@@ -231,19 +231,6 @@ impl Kernel {
         child.wait().unwrap();
         Ok(Slot::Namespace(made, root))
     }
-}
-
-/// Whether an unbindable mount stays that in a new namespace's copy of it. The kernel is asked, once: by who
-/// calls first, in a namespace with the machine's programs.
-pub(crate) fn namespaces_keep_unbindable() -> bool {
-    static KEEPS: OnceLock<bool> = OnceLock::new();
-    *KEEPS.get_or_init(|| {
-        let ask = "mount -t tmpfs none /mnt && mount --make-unbindable /mnt && unshare --mount --propagation unchanged \
-                   findmnt --noheadings --output PROPAGATION /mnt";
-        let output = Command::new("unshare").args(["--mount", "sh", "-c", ask]).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8_lossy(&output.stdout).contains("unbindable")
-    })
 }
 
 fn change(at: &Path, to: Propagation) -> Result<(), Errno> {

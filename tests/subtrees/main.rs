@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use ::kernel::namespace::{MountNamespace, Proc};
 use kernel::{Random, in_namespace};
-use kernel_side::{DIRS, Kernel, namespaces_keep_unbindable, pristine, seen};
+use kernel_side::{DIRS, Kernel, pristine, seen};
 use model::machine::Machine;
 use model::subtrees::{Forest, Operation, Stop, VisibleMount};
 use mounts::mountinfo::Mount;
@@ -321,8 +321,7 @@ fn invent(random: &mut Random, pair: &Pair) -> Step {
             let at = if random.below(5) == 0 { "/".into() } else { mounted(random) };
             let kinds =
                 [PropagationKind::Shared, PropagationKind::Shared, PropagationKind::Slave, PropagationKind::Private];
-            let unbindable = random.below(10) == 0 && !namespaces_keep_unbindable();
-            let kind = if unbindable { PropagationKind::Unbindable } else { random.pick(&kinds) };
+            let kind = if random.below(10) == 0 { PropagationKind::Unbindable } else { random.pick(&kinds) };
             Operation::Change { at, to: Propagation::new(kind, random.below(2) == 0) }
         }
         78..86 if slots.len() < NAMESPACES => {
@@ -423,7 +422,6 @@ fn random_sequences_go_as_on_the_kernel() {
     in_namespace("random_sequences_go_as_on_the_kernel", || {
         let seed = Random::seed();
         println!("HOSTMOUNT_SEED={seed}");
-        let partly = namespaces_keep_unbindable();
         let (proc, pristine) = pristine();
         let start = Instant::now();
         let wanted = sequences();
@@ -449,12 +447,6 @@ fn random_sequences_go_as_on_the_kernel() {
                     }
                 }
             }
-        }
-        if partly {
-            println!(
-                "SKIPPED in part: unbindable mounts: this kernel keeps them so in the copy for a new namespace, the model is of one \
-                 that does not (seen with Linux 6.1 and 6.18)"
-            );
         }
         let mut kinds: Vec<_> = tally.by_kind.iter().collect();
         kinds.sort();
