@@ -256,9 +256,8 @@ fn what_crosses_is_what_kubernetes_documents() {
         let empty = node.tree();
         let start = Instant::now();
         for round in 0..300 {
-            if start.elapsed() > Duration::from_secs(8) {
+            if round > 20 && start.elapsed() > Duration::from_secs(8) {
                 println!("{round} rounds");
-                assert!(round > 20);
                 break;
             }
             let kind = random.pick(&SourceKind::ALL);
@@ -424,7 +423,8 @@ fn no_mount_event_of_the_source_is_lost_while_it_is_published() {
             }
         };
         let (start, mut published, mut with) = (Instant::now(), 0, 0);
-        while start.elapsed() < Duration::from_secs(2) {
+        // With one processor the two threads take turns of some milliseconds each: that takes longer.
+        while start.elapsed() < Duration::from_secs(2) || published <= 20 && start.elapsed() < Duration::from_secs(60) {
             let relation =
                 if published % 2 == 0 { MountPropagation::HostToContainer } else { MountPropagation::Bidirectional };
             let target = node.target("churn");

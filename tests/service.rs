@@ -13,7 +13,7 @@ use ::kernel::namespace::Proc;
 use allowlist::names::{AbsPath, EntryName, Target, User, VolumeRef};
 use engine::mount_error::MountError;
 use engine::site::Site;
-use kernel::{bind, in_namespace, order, tmpfs, unmount};
+use kernel::{bind, disk, in_namespace, order, tmpfs, unmount};
 use mounts::propagation::{MountPropagation, PropagationKind};
 use plan::layout::{Layout, Part};
 use plan::record::{Argument, Asked};
@@ -88,6 +88,7 @@ fn node() {
     order(Path::new("/tmp/data"), PropagationKind::Shared);
     tmpfs(Path::new("/tmp/data/nested"), "nested");
     tmpfs(Path::new(BASE), "front-end");
+    disk::instead_of_tmpfs(Path::new(BASE));
     order(Path::new(BASE), PropagationKind::Shared);
     for user in ["a", "b"] {
         fs::create_dir_all(Path::new(BASE).join("mounts").join(user)).unwrap();

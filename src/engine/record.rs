@@ -4,6 +4,7 @@
 //! removes that directory with the volume. So the record needs no clean-up and is never stale.
 
 use std::ffi::CStr;
+use std::os::fd::AsFd;
 
 use allowlist::names::Target;
 use kernel::path;
@@ -60,6 +61,14 @@ impl TargetPlace {
     pub fn record(&self) -> Result<Option<Record>, Errno> {
         Ok(path::attribute(&self.parent, NAME, MAX)?.as_deref().and_then(Record::parse))
     }
+}
+
+/// Whether records can be kept in a directory of the kubelet's: whether its file system has attributes of that kind.
+///
+/// # Errors
+/// What getxattr(2) says.
+pub fn can_be_kept(dir: impl AsFd) -> Result<bool, Errno> {
+    path::has_attributes(dir, NAME)
 }
 
 /// The record of the volume at a target path. None too if the path can't be opened, as while it is being removed. Asks

@@ -188,6 +188,21 @@ pub fn attribute(dir: impl AsFd, name: &CStr, max: usize) -> Result<Option<Vec<u
     }
 }
 
+/// Whether a directory's file system has attributes of a name's kind. It is asked for the attribute, and nothing is changed.
+///
+/// # Errors
+/// What getxattr(2) says.
+pub fn has_attributes(dir: impl AsFd, name: &CStr) -> Result<bool, Errno> {
+    let path = CString::new(fd_path(dir.as_fd())).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: path and name are NUL-terminated, and nothing is written to a value of length zero.
+    let found = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), std::ptr::null_mut(), 0) };
+    match Errno::result(found) {
+        Ok(_) | Err(Errno::ENODATA) => Ok(true),
+        Err(Errno::ENOTSUP) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Who may write a directory, as its file system says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permissions {

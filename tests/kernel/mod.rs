@@ -1,6 +1,9 @@
 //! A small node in a mount namespace of its own, for tests that call the library on the real kernel, as any user.
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
+#[allow(clippy::duplicate_mod, reason = "two tests use both helpers")]
+#[path = "../support/disk.rs"]
+pub(crate) mod disk;
 pub(crate) mod killed;
 #[allow(clippy::duplicate_mod, reason = "two tests use both helpers")]
 #[path = "../support/seccomp.rs"]
@@ -163,6 +166,8 @@ impl Node {
         let node = Self::at(&base);
         let kubelet = base.join("kubelet");
         tmpfs(&kubelet, "kubelet");
+        disk::instead_of_tmpfs(&kubelet);
+        std::fs::write(kubelet.join("kubelet"), "kubelet").unwrap();
         order(&kubelet, PropagationKind::Shared);
         std::fs::create_dir_all(kubelet.join("pods")).unwrap();
         std::fs::create_dir_all(kubelet.join("plugins")).unwrap();

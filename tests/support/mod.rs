@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod container;
+pub(crate) mod disk;
 pub(crate) mod fuse;
 pub(crate) mod seccomp;
 
@@ -10,10 +11,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use plan::record::Record;
+use plan::record::{PathMounts, Record};
 use seccomp::Refusal;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -146,6 +148,7 @@ impl Node {
     fn start_under(refusal: &Refusal, args: &[&str], env: &[(&str, &str)]) -> Self {
         let root = PathBuf::from("/mnt");
         tmpfs(&root);
+        disk::instead_of_tmpfs(&root);
         change(&root, MsFlags::MS_SHARED | MsFlags::MS_REC);
         for name in [
             "data/sub",
@@ -359,13 +362,16 @@ impl Node {
     /// gives the volume nothing of another mount.
     pub(crate) fn publish_noted(&self, request: &csi::NodePublishVolumeRequest) {
         self.publish(request).unwrap();
+        eventually("the way to the source is noted", || self.noted(request).is_some());
+    }
+
+    /// What the plugin has noted of the way to a volume's source.
+    pub(crate) fn noted(&self, request: &csi::NodePublishVolumeRequest) -> Option<Arc<PathMounts>> {
         let parent = fs::File::open(Path::new(&request.target_path).parent().unwrap()).unwrap();
         // As the mount threads have it: the calls for attributes know descriptors by their numbers there.
         std::env::set_current_dir("/proc/self/fd").unwrap();
-        eventually("the way to the source is noted", || {
-            let note = ::kernel::path::attribute(&parent, c"user.hostmount.volume", 1 << 16).unwrap();
-            note.and_then(|note| Record::parse(&note)).is_some_and(|note| note.path_mounts.is_some())
-        });
+        let note = ::kernel::path::attribute(&parent, c"user.hostmount.volume", 1 << 16).unwrap()?;
+        Record::parse(&note)?.path_mounts
     }
 
     pub(crate) fn unpublish(&self, request: &csi::NodePublishVolumeRequest) -> Result<(), Status> {

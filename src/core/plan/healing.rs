@@ -120,10 +120,10 @@ pub fn judge_top(
         record.is_none_or(same_mount).then_some(Change::Replaced)
     } else {
         // Its id may be that of the one that is gone, where ids are reused.
-        let is_new = |mounts: &PathMounts| mounts.is_new(now.id, now.device, &now.root);
+        let may_be_given = |mounts: &PathMounts| mounts.may_be_given(now.id, now.device, &now.root);
         // Of one that was deleted it isn't known whether the same name is the same directory: a tenant may have made it anew.
         let alike = top.fs_type == now.fs_type && top.root == shown && !top.root_deleted;
-        (alike && record.is_none_or(|record| path_mounts(record, &is_new))).then_some(Change::Mounted)
+        (alike && record.is_none_or(|record| path_mounts(record, &may_be_given))).then_some(Change::Mounted)
     };
     let Some(change) = change else { return Verdict::Wait };
     let covers_others = |mount: &Mount| {
@@ -278,7 +278,7 @@ mod tests {
         let top = walk.mount_at(below).unwrap();
         assert_eq!(top.id, 5);
         let mounts = ByPoint::of(&unique(all.clone()), &crate::fixture::layout()).on_the_way(below, top).unwrap();
-        assert!(!mounts.is_new(20, (0, 6), Path::new("/")) && mounts.is_new(20, (0, 8), Path::new("/")));
+        assert!(!mounts.may_be_given(20, (0, 6), Path::new("/")) && mounts.may_be_given(20, (0, 8), Path::new("/")));
         let bound = "2 1 1 /disk/src /src shared:2 ext4";
         let record = noted(SLAVE, &[NODE, bound, "9 1 1 /disk/src TARGET shared:9 ext4"]);
         assert_eq!(judged(&[NODE, "9 1 1 /disk/src TARGET shared:9 ext4"], &record), Verdict::Wait);

@@ -168,10 +168,12 @@ impl PathMounts {
         u32::from_le_bytes([a ^ e, b ^ f, c ^ g, d ^ h])
     }
 
-    /// Whether a mount was made since. Device and root must say so, and its id where ids are not reused.
+    /// Whether a mount may be given to the volume: it was made since, or is the very one that the path led to then. Device and
+    /// root must say so, and its id where ids are not reused.
     #[must_use]
-    pub fn is_new(&self, id: u64, device: (u32, u32), root: &Path) -> bool {
-        self.beneath.binary_search(&Self::hash(device, root)).is_err() && (self.newest == 0 || id > self.newest)
+    pub fn may_be_given(&self, id: u64, device: (u32, u32), root: &Path) -> bool {
+        self.beneath.binary_search(&Self::hash(device, root)).is_err()
+            && (self.newest == 0 || id > self.newest || id == self.top)
     }
 
     /// Whether the same is mounted there.
@@ -359,14 +361,15 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_is_new_only_if_what_it_shows_and_its_id_both_say_so() {
+    fn a_mount_is_given_only_if_what_it_shows_and_its_id_both_say_so() {
         let root = Path::new("/");
         let noted = PathMounts { top: 5, newest: 9, beneath: vec![PathMounts::hash((0, 7), root)] };
-        assert!(noted.is_new(10, (0, 8), root));
-        assert!(!noted.is_new(10, (0, 7), root), "it lay beneath");
-        assert!(!noted.is_new(9, (0, 8), root), "it was mounted somewhere");
+        assert!(noted.may_be_given(10, (0, 8), root));
+        assert!(!noted.may_be_given(10, (0, 7), root), "it lay beneath");
+        assert!(!noted.may_be_given(9, (0, 8), root), "it was mounted somewhere");
+        assert!(noted.may_be_given(5, (0, 8), root), "the volume had it, and lost it with a peer that was unpublished");
         let reused = PathMounts { newest: 0, ..noted };
-        assert!(reused.is_new(3, (0, 8), root) && !reused.is_new(3, (0, 7), root));
+        assert!(reused.may_be_given(3, (0, 8), root) && !reused.may_be_given(3, (0, 7), root));
     }
 
     proptest! {

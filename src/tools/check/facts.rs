@@ -14,6 +14,9 @@ use node::kubelet::FoundBy;
 
 use crate::in_containers::NotLooked;
 
+/// The name of fanotify's mount events in [`Facts::calls`].
+pub const MOUNT_EVENTS: &str = "mount events by fanotify";
+
 /// `CAP_CHOWN` (linux/capability.h).
 pub const CAP_CHOWN: u32 = 0;
 /// `CAP_SYS_CHROOT`.
@@ -34,7 +37,7 @@ pub struct Facts {
     pub patience: Duration,
     /// The kernel's release.
     pub release: String,
-    /// The newer system calls.
+    /// What newer kernels have.
     pub calls: Vec<Row>,
     /// The rights of this process.
     pub own: Own,
@@ -99,6 +102,8 @@ pub struct Node {
     pub elsewhere: Vec<PathBuf>,
     /// Its subdirectories `pods`, `plugins` and `plugins/DRIVER`. Each may be a mount of its own.
     pub parts: Vec<(PathBuf, DirectoryState)>,
+    /// Whether what a volume shows can be noted in the kubelet's directory. None if the directory can't be asked.
+    pub notes: Option<bool>,
     /// `plugins_registry` in it.
     pub registry: DirectoryState,
     /// The plugin's sockets that exist.

@@ -7,6 +7,7 @@ use allowlist::config::{AllowList, Entry};
 use allowlist::names::AbsPath;
 use engine::site::Site;
 use futures_util::StreamExt;
+use kernel::calls::Row;
 use kernel::namespace::Proc;
 use model::kubelet;
 use mounts::Errno;
@@ -15,7 +16,7 @@ use node::processes::text;
 use service::config_store;
 use workers::{Source, Threads};
 
-use super::facts::{DirectoryState, Facts, InContainers, Kubelet, List, Node, Own};
+use super::facts::{DirectoryState, Facts, InContainers, Kubelet, List, MOUNT_EVENTS, Node, Own};
 use super::{CheckError, containers, look};
 use crate::in_containers::{self, NotLooked};
 use crate::visit::{Visit, VisitArgs};
@@ -48,13 +49,20 @@ pub(super) fn gather(config: Option<&Path>, asked: &VisitArgs) -> Result<Facts, 
         kubelet_dir: asked.kubelet_dir.clone(),
         patience: asked.timeout,
         release: text(&proc, "sys/kernel/osrelease"),
-        calls: threads.site().calls.rows().into(),
+        calls: calls(&threads),
         own: own(&proc),
         mount_max: text(&proc, "sys/fs/mount-max").parse().ok(),
         kubelet,
         node,
         list,
     })
+}
+
+/// The calls that have a fall-back, and what has one beside them.
+fn calls(threads: &Threads) -> Vec<Row> {
+    let calls = threads.site().calls;
+    let events = Row { name: MOUNT_EVENTS, since: (6, 15), refused: calls.mount_group().err() };
+    calls.rows().into_iter().chain([events]).collect()
 }
 
 fn own(proc: &Proc) -> Own {
@@ -147,6 +155,7 @@ impl Look<'_> {
         }
         let kubelet_dir = self.directory(&root, table).await;
         let at = root.clone();
+        let noted_in = [root.join("pods"), root.clone()];
         let elsewhere = if kubelet_dir == DirectoryState::Missing {
             self.run("directories of kubelets", Vec::new(), |_| look::which_exist(&kubelet::DIRECTORIES)).await
         } else {
@@ -156,6 +165,7 @@ impl Look<'_> {
         Node {
             mounts: u64::try_from(table.mounts.len()).unwrap_or(u64::MAX),
             mount_allowed: self.run("mount(2)", None, move |_| look::mount_allowed(&at)).await,
+            notes: self.run("attributes", None, move |_| look::notes(&noted_in)).await,
             elsewhere,
             parts,
             registry: self.directory(&registry, table).await,

@@ -9,7 +9,7 @@ mod kubelet;
 use kernel::calls::Row;
 use mounts::Errno;
 
-use super::facts::{CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Facts, Node};
+use super::facts::{CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_SYS_PTRACE, Facts, MOUNT_EVENTS, Node};
 use super::report::{Item, Section};
 
 /// With more mounts than this, reading the whole table makes each publish noticeably slower (2 µs per mount).
@@ -51,10 +51,17 @@ fn calls(facts: &Facts, items: &mut Vec<Item>) {
 fn missing_call(facts: &Facts, call: &Row, errno: Errno) -> Item {
     let (major, minor) = call.since;
     let too_old = version(&facts.release).is_some_and(|found| found < call.since);
+    let events = call.name == MOUNT_EVENTS;
+    let without_statmount = facts.calls.iter().any(|other| other.name == "statmount" && other.refused.is_some());
     let (why, advice) = if too_old {
         (format!("this Linux is older than {major}.{minor}"), format!("run Linux {major}.{minor} or newer"))
     } else if errno == Errno::EPERM && !facts.own.holds(CAP_SYS_ADMIN) {
         ("refused (EPERM) for lack of CAP_SYS_ADMIN".to_owned(), "see the capabilities below".to_owned())
+    } else if events && without_statmount {
+        ("of no use without statmount".to_owned(), "see statmount above".to_owned())
+    } else if events && errno == Errno::EPERM {
+        let why = "refused (EPERM): by a seccomp profile, or because root of this user namespace is not the node's";
+        (why.to_owned(), "run it as the node's root; in the pod, leave out hostUsers: false".to_owned())
     } else {
         let advice = "update the container runtime, whose seccomp profile does not know the call yet, or give the \
                       container a seccomp profile that allows it";
@@ -71,7 +78,14 @@ fn missing_call(facts: &Facts, call: &Row, errno: Errno) -> Item {
         "mount_setattr" => {
             (true, "flags are set mount by mount instead, so that a mount which comes in meanwhile lacks them")
         }
-        _ => (mounts >= MANY_MOUNTS, "the mount table is read instead, which takes about 2 µs a mount"),
+        MOUNT_EVENTS => (
+            mounts >= MANY_MOUNTS,
+            "a change of the mount table is told without its mount, so the whole table is read, which takes about 2 µs a mount",
+        ),
+        _ => (
+            mounts >= MANY_MOUNTS,
+            "the mount table is read instead, for calls and every 15 s, which takes about 2 µs a mount",
+        ),
     };
     let looked_at = format!("kernel call {}", call.name);
     let found = format!("fallen back from: {why}; {instead}");

@@ -9,6 +9,7 @@ use allowlist::config::Missing;
 use allowlist::names::AbsPath;
 use engine::mount_error::MountError;
 use engine::observe::{self, SourcePath};
+use engine::record;
 use engine::site::Site;
 use frontend::registration;
 use kernel::stat::{self, Freshness};
@@ -69,6 +70,12 @@ fn found(site: &Site, at: &Path, fd: &OwnedFd, propagation: PropagationState, ta
 /// Whether mount(2) is allowed at a directory.
 pub(super) fn mount_allowed(at: &Path) -> Option<Result<(), Errno>> {
     path::open_trusted(at).ok().map(mount::is_allowed)
+}
+
+/// Whether what a volume shows can be noted in the first of these directories that exists.
+pub(super) fn notes(directories: &[PathBuf]) -> Option<bool> {
+    let dir = directories.iter().find_map(|path| path::open_trusted(path).ok())?;
+    record::can_be_kept(dir).ok()
 }
 
 /// Which of these directories exist.

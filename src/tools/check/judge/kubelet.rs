@@ -8,7 +8,7 @@ use text::quoted;
 
 use super::super::facts::{CAP_SYS_PTRACE, Directory, DirectoryState, Facts, Node, Socket};
 use super::super::report::{Item, Section};
-use super::{on_node, refused_by};
+use super::{on_node, refused_by, version};
 
 const HERE: Section = Section::Kubelet;
 /// The longest path of a unix socket, in bytes (unix(7), `sun_path` without its NUL).
@@ -26,6 +26,7 @@ pub(super) fn judge(facts: &Facts, items: &mut Vec<Item>) {
     items.extend(root_dir(facts));
     if matches!(node.kubelet_dir, DirectoryState::Directory(_)) {
         shared(facts, node, items);
+        items.extend(node.notes.map(|can| notes(facts, node, can)));
         registry(facts, node, items);
         sockets(node, items);
     }
@@ -173,6 +174,35 @@ fn shared_mount(facts: &Facts, path: &Path, mount: &Path, directory: &Directory)
     Item::fault(HERE, "kubeletShared", looked_at, format!("is {state}: mounts below it may not reach the pods"))
         .advise("make it shared, now and at boot, before the kubelet and the container runtime start")
         .run(on_node(facts, &format!("mount --make-shared {}", quoted(mount))))
+}
+
+/// The first Linux whose tmpfs keeps attributes of the user kind.
+const TMPFS_KEEPS: (u32, u32) = (6, 6);
+
+fn notes(facts: &Facts, node: &Node, can: bool) -> Item {
+    let pods = facts.kubelet_dir.as_path().join("pods");
+    let in_pods = node.parts.iter().find(|(path, _)| *path == pods).map(|(_, seen)| seen);
+    let (path, seen) = match in_pods {
+        Some(DirectoryState::Directory(seen)) => (pods.as_path(), Some(seen)),
+        _ => match &node.kubelet_dir {
+            DirectoryState::Directory(seen) => (facts.kubelet_dir.as_path(), Some(seen)),
+            _ => (facts.kubelet_dir.as_path(), None),
+        },
+    };
+    let fs_type = seen.and_then(|seen| seen.fs_type.as_deref()).unwrap_or("its file system");
+    let looked_at = format!("attributes in {}", path.display());
+    if can {
+        return Item::ok(HERE, "attributes", looked_at, format!("{fs_type} keeps what is noted of each volume"));
+    }
+    let found = format!(
+        "{fs_type} has no extended attributes of the kind user, in which is noted what a volume shows: volumes work, but none is \
+         healed when its source has died and come back, and one whose entry was taken off the allow-list is lost to its pod if the \
+         kubelet asks for it again"
+    );
+    let too_old = fs_type == "tmpfs" && version(&facts.release).is_some_and(|found| found < TMPFS_KEEPS);
+    let newer = if too_old { ", or run Linux 6.6 or newer, whose tmpfs has them" } else { "" };
+    Item::warning(HERE, "attributes", looked_at, found)
+        .advise(format!("put the kubelet's directory on a disk with ext4, XFS or Btrfs{newer}"))
 }
 
 fn registry(facts: &Facts, node: &Node, items: &mut Vec<Item>) {

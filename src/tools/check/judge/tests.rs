@@ -42,7 +42,7 @@ fn good() -> Facts {
         driver: "csi.x".to_owned(),
         patience: Duration::from_secs(3),
         release: "6.12.1-amd64".to_owned(),
-        calls: [("openat2", (5, 6)), ("mount_setattr", (5, 12)), ("statmount", (6, 8))]
+        calls: [("openat2", (5, 6)), ("mount_setattr", (5, 12)), ("statmount", (6, 8)), (MOUNT_EVENTS, (6, 15))]
             .map(|(name, since)| Row { name, since, refused: None })
             .into(),
         own: Own {
@@ -64,6 +64,7 @@ fn good() -> Facts {
             mounts: 60,
             mount_allowed: Some(Ok(())),
             kubelet_dir: shared.clone(),
+            notes: Some(true),
             elsewhere: Vec::new(),
             parts: vec![
                 (in_kubelet("pods"), shared.clone()),
@@ -111,6 +112,7 @@ fn a_good_node_has_no_fault_and_says_what_was_looked_at() {
         "kubeletNamespace",
         "kubeletDir",
         "kubeletShared",
+        "attributes",
         "registrationDir",
         "pluginDir",
         "sockets",
@@ -135,6 +137,45 @@ fn a_missing_call_is_told_with_its_reason() {
     let filtered = lacking("openat2", Errno::EPERM, "6.12.1");
     assert_eq!(filtered.status, Verdict::Ok, "nothing is lost by this fall-back");
     assert!(filtered.found.contains("seccomp profile refuses it"), "{filtered:?}");
+    let unnamed = |errno, release| lacking(MOUNT_EVENTS, errno, release).found;
+    assert!(unnamed(Errno::EINVAL, "6.12.1").contains("older than 6.15"));
+    assert!(unnamed(Errno::EPERM, "6.18.1").contains("root of this user namespace is not the node's"));
+    let items = with(|facts| facts.node.as_mut().unwrap().mounts = 6_000);
+    assert_eq!(items, [], "{items:?}");
+    let items = with(|facts| {
+        facts.calls[3].refused = Some(Errno::EINVAL);
+        facts.node.as_mut().unwrap().mounts = 6_000;
+    });
+    only(&items, Verdict::Warning, "kernelCalls", "the whole table is read & run Linux 6.15");
+    let items = with(|facts| {
+        facts.release = "6.18.1".to_owned();
+        facts.calls[2..].iter_mut().for_each(|call| call.refused = Some(Errno::ENOSYS));
+        facts.node.as_mut().unwrap().mounts = 6_000;
+    });
+    let [statmount, events] = items.as_slice() else { panic!("{items:?}") };
+    assert!(statmount.found.contains("a seccomp profile refuses it"), "{statmount:?}");
+    assert!(events.found.contains("of no use without statmount"), "{events:?}");
+}
+
+#[test]
+fn a_kubelets_directory_without_attributes_costs_healing() {
+    let on_tmpfs = |release: &str| {
+        with(|facts| {
+            release.clone_into(&mut facts.release);
+            let node = facts.node.as_mut().unwrap();
+            node.notes = Some(false);
+            let DirectoryState::Directory(pods) = &mut node.parts[0].1 else { panic!() };
+            pods.fs_type = Some("tmpfs".to_owned());
+        })
+    };
+    only(
+        &on_tmpfs("6.1.0"),
+        Verdict::Warning,
+        "attributes",
+        "/var/lib/kubelet/pods & tmpfs has no & none is healed & or run Linux 6.6 or newer",
+    );
+    assert!(!on_tmpfs("6.12.0")[0].advice.contains("6.6"));
+    assert_eq!(with_node(|node| node.notes = None), [], "what can't be asked isn't told");
 }
 
 #[test]
