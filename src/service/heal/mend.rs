@@ -84,6 +84,12 @@ pub fn mend(
     };
     let source = observe::open_source(site, &source_of(&record))?;
     if mounted.dir == Ok(source.source.dir) {
+        // It got that with a peer that was healed. Without statmount, what lies on the way to the source is noted only if
+        // the record names the mount that is there now.
+        let source_mount = source.source.mount.id;
+        if record.source_mount != source_mount {
+            target.replace_record(Record { source_mount, ..record });
+        }
         return nobody(Outcome::Left(Verdict::Same));
     }
     let table = table(site, (&mounted, &source), record.propagation).map_err(fail)?;
