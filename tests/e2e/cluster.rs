@@ -12,6 +12,8 @@ pub(crate) use crate::hands::{hand_on_the_node, node, try_node};
 use crate::hands::{node_at, nodes, the_node};
 
 pub(crate) const DRIVER: &str = "csi.hostmount.dev";
+/// The label of a test's objects, with its name.
+const LABEL: &str = "hostmount-e2e";
 /// Where the release lives.
 pub(crate) const SYSTEM: &str = "hostmount-system";
 /// The directory of the node with the directories of the entries.
@@ -251,13 +253,34 @@ impl Place {
         hand_on_the_node();
         install();
         let namespace = format!("e2e-{name}");
-        apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})]);
         let place = Self { namespace, name: name.to_owned() };
+        // What an earlier run has left that ended in the middle.
+        let label = format!("--selector={LABEL}={name}");
+        kubectl(&["delete", "namespace,persistentvolume", &label, "--ignore-not-found", "--timeout=3m"]);
+        place.clear();
+        apply(&[json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place.namespace, "labels": place.labels()},
+        })]);
         node(&format!("mkdir -p {0} && echo {name} > {0}/marker", place.folder()));
         until("the service account", Duration::from_secs(30), || {
             try_kubectl(&["get", "serviceaccount", "default", "--namespace", &place.namespace]).map(drop)
         });
         place
+    }
+
+    /// What tells the objects of the test that are in no namespace.
+    pub(crate) fn labels(&self) -> Value {
+        json!({LABEL: self.name})
+    }
+
+    /// The folder, and what is mounted in it, goes from all nodes.
+    #[track_caller]
+    fn clear(&self) {
+        let folder = self.folder();
+        let mounts = format!("findmnt --noheadings --list --output TARGET | grep '^{folder}/' | sort -r");
+        nodes()
+            .iter()
+            .for_each(|node| drop(node_at(node, &format!("{mounts} | xargs -r -n 1 umount; rm -rf {folder}"))));
     }
 
     /// The folder on the node, beneath the entry `data`.
@@ -323,14 +346,11 @@ impl Place {
         });
     }
 
-    /// Ends the test: pods and claims go; no volume is mounted; the node's own mounts are as the test left them.
+    /// Ends the test: pods and claims go, no volume is mounted on any node, and the folders go with what is mounted in them.
     #[track_caller]
     pub(crate) fn finish(self) {
         kubectl(&["delete", "namespace", &self.namespace, "--timeout=3m"]);
         until_nothing_is_mounted();
-        let folder = self.folder();
-        node(&format!(
-            "findmnt --noheadings --list --output TARGET | grep '^{folder}/' | sort -r | xargs -r -n 1 umount; rm -rf {folder}"
-        ));
+        self.clear();
     }
 }

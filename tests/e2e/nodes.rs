@@ -19,12 +19,6 @@ fn mount_at(place: &Place, node: &str, directory: &str) {
     node_at(node, &format!("mkdir -p {at} && mount -t tmpfs e2e {at} && touch {at}/x"));
 }
 
-/// The test's folder on a node, with what is mounted there, goes.
-fn clean(place: &Place, node: &str) {
-    let find = format!("findmnt --noheadings --list --output TARGET | grep '^{}/'", place.folder());
-    node_at(node, &format!("{find} | sort -r | xargs -r -n 1 umount; rm -rf {}", place.folder()));
-}
-
 #[track_caller]
 fn status(place: &Place, pod: &str, path: &str) -> String {
     field(&["pod", pod, "--namespace", &place.namespace], path)
@@ -65,7 +59,6 @@ fn the_plugin_is_ready_on_every_node_and_serves_a_pod_on_each() {
         assert!(place.sees(&name_on(node), "c", "later"), "{node}");
     }
     nodes().iter().for_each(|node| place.delete(&[&name_on(node)]));
-    nodes().iter().for_each(|node| clean(&place, node));
     place.finish();
 }
 
@@ -106,7 +99,6 @@ fn what_is_mounted_on_one_node_is_seen_there_and_on_no_other() {
         }
     }
     kubectl(&["delete", "pod", "--all", "--namespace", &place.namespace, "--timeout=2m"]);
-    [one, other].iter().for_each(|node| clean(&place, node));
     place.finish();
     kubectl(&["delete", "persistentvolume", "e2e-apart"]);
 }
@@ -163,7 +155,6 @@ fn pods_start_and_stop_on_all_nodes_while_the_plugin_is_replaced_on_one_after_th
         assert!(place.sees(&pod, "c", "mounted") && place.sees(&pod, "c", "later"), "{pod}");
         place.delete(&[&pod]);
         assert_eq!(volume_mounts_at(node), Vec::<String>::new(), "{node}");
-        clean(&place, node);
     }
     place.finish();
 }
@@ -261,7 +252,6 @@ fn a_node_that_is_drained_and_stopped_and_comes_back_serves_its_pods_again() {
     assert!(place.sees("new", "c", "later"));
     kubectl(&["delete", "deployment", "moves", "--namespace", &place.namespace]);
     kubectl(&["delete", "pod", "--all", "--namespace", &place.namespace, "--timeout=2m"]);
-    [stays, goes].iter().for_each(|node| clean(&place, node));
     place.finish();
     kubectl(&["delete", "persistentvolume", "e2e-drained"]);
 }
@@ -326,7 +316,6 @@ fn a_pod_lands_where_its_volume_is_and_nowhere_else() {
         assert_eq!(place.exec(&pod, "c", "cat /data/name").unwrap(), format!("{node}\n"));
     }
     kubectl(&["delete", "pod", "--all", "--namespace", &place.namespace, "--timeout=2m"]);
-    [one, other].iter().for_each(|node| clean(&place, node));
     place.finish();
     for node in [one, other] {
         kubectl(&["delete", "persistentvolume", &format!("e2e-{node}"), &format!("e2e-w-{node}")]);
@@ -354,7 +343,6 @@ fn uninstalling_leaves_nothing_on_any_node_but_the_volumes_of_running_pods() {
     install();
     kubectl(&[&["wait", "--for=delete", "--timeout=2m"][..], &all].concat());
     until_nothing_is_mounted();
-    nodes().iter().for_each(|node| clean(&place, node));
     place.finish();
     uninstall();
     nothing_is_left();

@@ -26,7 +26,7 @@ pub(crate) fn claim(name: &str) -> Value {
 pub(crate) fn persistent(place: &Place, name: &str, handle: &str) -> [Value; 2] {
     let size = json!({"storage": "1Mi"});
     let volume = json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name, "labels": place.labels()},
         "spec": {
             "capacity": size, "accessModes": ["ReadWriteMany"], "storageClassName": "",
             "persistentVolumeReclaimPolicy": "Retain", "csi": {"driver": DRIVER, "volumeHandle": handle},
