@@ -254,8 +254,8 @@ impl Place {
         install();
         let namespace = format!("e2e-{name}");
         let place = Self { namespace, name: name.to_owned() };
-        // What an earlier run has left that ended in the middle.
-        let label = format!("--selector={LABEL}={name}");
+        // What tests have left that ended in the middle, this or another.
+        let label = format!("--selector={LABEL}");
         kubectl(&["delete", "namespace,persistentvolume", &label, "--ignore-not-found", "--timeout=3m"]);
         place.clear();
         apply(&[json!({
