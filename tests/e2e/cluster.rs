@@ -4,18 +4,20 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+pub(crate) use crate::hands::{hand_on_the_node, node, try_node};
+use crate::hands::{node_at, nodes, the_node};
+
 pub(crate) const DRIVER: &str = "csi.hostmount.dev";
+/// The label of a test's objects, with its name.
+const LABEL: &str = "hostmount-e2e";
 /// Where the release lives.
 pub(crate) const SYSTEM: &str = "hostmount-system";
 /// The directory of the node with the directories of the entries.
 pub(crate) const ROOT: &str = "/mnt/hostmount-e2e";
-/// The namespace of the pod that is our hand on the node.
-const AGENT: &str = "hostmount-e2e-agent";
 
 fn setting(name: &str, default: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| default.to_owned())
@@ -100,22 +102,15 @@ pub(crate) fn until(what: &str, patience: Duration, mut look: impl FnMut() -> Re
     }
 }
 
-/// Runs a script of the node's own shell in the node's mount namespace.
-pub(crate) fn try_node(script: &str) -> Result<String, String> {
-    let enter = ["nsenter", "--target", "1", "--mount", "--", "sh", "-ec", script];
-    let exec = ["exec", "--namespace", AGENT, "agent", "--"];
-    try_kubectl(&[&exec[..], &enter[..]].concat())
-}
-
-#[track_caller]
-pub(crate) fn node(script: &str) -> String {
-    try_node(script).unwrap_or_else(|e| panic!("on the node: {script}\n{e}"))
-}
-
 /// The mount points beneath the kubelet's directory that are the driver's: volumes, staged ones, and its workshop.
 #[track_caller]
 pub(crate) fn driver_mounts() -> Vec<String> {
-    let table = node("cat /proc/self/mountinfo");
+    driver_mounts_at(the_node())
+}
+
+#[track_caller]
+pub(crate) fn driver_mounts_at(node: &str) -> Vec<String> {
+    let table = node_at(node, "cat /proc/self/mountinfo");
     let points = table.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| {
         point.starts_with(&kubelet_dir()) && (point.contains("/kubernetes.io~csi/") || point.contains(DRIVER))
     });
@@ -125,19 +120,26 @@ pub(crate) fn driver_mounts() -> Vec<String> {
 /// The mount points of volumes, of staged ones too, and of what is mounted in them.
 #[track_caller]
 pub(crate) fn volume_mounts() -> Vec<String> {
+    volume_mounts_at(the_node())
+}
+
+#[track_caller]
+pub(crate) fn volume_mounts_at(node: &str) -> Vec<String> {
     let workshop = format!("{}/plugins/{DRIVER}/workshop", kubelet_dir());
-    let mut mounts = driver_mounts();
+    let mut mounts = driver_mounts_at(node);
     mounts.retain(|point| *point != workshop);
     mounts
 }
 
-/// No volume of the driver is mounted: after a while, because the kubelet takes its time.
+/// No volume of the driver is mounted on any node: after a while, because the kubelet takes its time.
 #[track_caller]
 pub(crate) fn until_nothing_is_mounted() {
-    until("no volume is mounted", Duration::from_secs(60), || {
-        let left = volume_mounts();
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-    });
+    for node in nodes() {
+        until("no volume is mounted", Duration::from_secs(60), || {
+            let left = volume_mounts_at(node);
+            if left.is_empty() { Ok(()) } else { Err(format!("{node}: {left:?}")) }
+        });
+    }
 }
 
 /// The allow-list of all tests.
@@ -206,43 +208,36 @@ pub(crate) fn uninstall() {
 /// The plugin's pod on the node.
 #[track_caller]
 pub(crate) fn plugin_pod() -> String {
-    field(&["pods", "--namespace", SYSTEM, "--selector=app.kubernetes.io/name=hostmount"], ".items[0].metadata.name")
+    plugin_pod_at(the_node())
 }
 
-/// The kubelet knows the driver, and the plugin knows that it does.
+#[track_caller]
+pub(crate) fn plugin_pod_at(node: &str) -> String {
+    let on = format!("--field-selector=spec.nodeName={node}");
+    let of = ["pods", "--namespace", SYSTEM, "--selector=app.kubernetes.io/name=hostmount", &on];
+    field(&of, ".items[0].metadata.name")
+}
+
+/// All that the plugin on the node has logged since it started.
+#[track_caller]
+pub(crate) fn plugin_log() -> String {
+    kubectl(&["logs", &plugin_pod(), "--namespace", SYSTEM, "--tail=-1"])
+}
+
+/// The kubelets of all nodes know the driver, and the plugins know that they do.
 #[track_caller]
 pub(crate) fn until_registered() {
     until("the driver is registered", Duration::from_secs(90), || {
-        let drivers = field(&["csinodes"], ".items[*].spec.drivers[*].name");
+        let list: Value = serde_json::from_str(&try_kubectl(&["get", "csinodes", "--output=json"])?).unwrap();
+        let knows = |node: &&Value| {
+            node["spec"]["drivers"].as_array().is_some_and(|drivers| drivers.iter().any(|one| one["name"] == DRIVER))
+        };
+        let known = list["items"].as_array().unwrap().iter().filter(knows).count();
         let ready = field(&["daemonset", "hostmount", "--namespace", SYSTEM], ".status.numberReady");
-        let found = format!("CSINode has {drivers:?}, ready pods: {ready}");
-        if drivers.contains(DRIVER) && ready == "1" { Ok(()) } else { Err(found) }
+        let all = nodes().len();
+        let found = format!("of {all} nodes, {known} know it by their CSINode; ready pods: {ready}");
+        if known == all && ready == all.to_string() { Ok(()) } else { Err(found) }
     });
-}
-
-/// What all tests need, once: the hand on the node, and a namespace for the plugin.
-pub(crate) fn hand_on_the_node() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once_force(|_| {
-        let privileged = json!({"pod-security.kubernetes.io/enforce": "privileged"});
-        for name in [AGENT, SYSTEM] {
-            apply(&[
-                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": privileged}}),
-            ]);
-        }
-        apply(&[json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "agent", "namespace": AGENT},
-            "spec": {
-                "hostPID": true, "terminationGracePeriodSeconds": 0, "tolerations": [{"operator": "Exists"}],
-                "containers": [{
-                    "name": "agent", "image": busybox(), "imagePullPolicy": "IfNotPresent",
-                    "command": ["sleep", "1000000"], "securityContext": {"privileged": true},
-                }],
-            },
-        })]);
-        kubectl(&["wait", "--namespace", AGENT, "pod/agent", "--for=condition=Ready", "--timeout=2m"]);
-    });
-    until("the hand on the node", Duration::from_secs(60), || try_node("true").map(drop));
 }
 
 /// A test's own namespace and folder on the node. Both are gone when it ends well.
@@ -258,13 +253,34 @@ impl Place {
         hand_on_the_node();
         install();
         let namespace = format!("e2e-{name}");
-        apply(&[json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})]);
         let place = Self { namespace, name: name.to_owned() };
+        // What tests have left that ended in the middle, this or another.
+        let label = format!("--selector={LABEL}");
+        kubectl(&["delete", "namespace,persistentvolume", &label, "--ignore-not-found", "--timeout=3m"]);
+        place.clear();
+        apply(&[json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place.namespace, "labels": place.labels()},
+        })]);
         node(&format!("mkdir -p {0} && echo {name} > {0}/marker", place.folder()));
         until("the service account", Duration::from_secs(30), || {
             try_kubectl(&["get", "serviceaccount", "default", "--namespace", &place.namespace]).map(drop)
         });
         place
+    }
+
+    /// What tells the objects of the test that are in no namespace.
+    pub(crate) fn labels(&self) -> Value {
+        json!({LABEL: self.name})
+    }
+
+    /// The folder, and what is mounted in it, goes from all nodes.
+    #[track_caller]
+    fn clear(&self) {
+        let folder = self.folder();
+        let mounts = format!("findmnt --noheadings --list --output TARGET | grep '^{folder}/' | sort -r");
+        nodes()
+            .iter()
+            .for_each(|node| drop(node_at(node, &format!("{mounts} | xargs -r -n 1 umount; rm -rf {folder}"))));
     }
 
     /// The folder on the node, beneath the entry `data`.
@@ -330,14 +346,11 @@ impl Place {
         });
     }
 
-    /// Ends the test: pods and claims go; no volume is mounted; the node's own mounts are as the test left them.
+    /// Ends the test: pods and claims go, no volume is mounted on any node, and the folders go with what is mounted in them.
     #[track_caller]
     pub(crate) fn finish(self) {
         kubectl(&["delete", "namespace", &self.namespace, "--timeout=3m"]);
         until_nothing_is_mounted();
-        let folder = self.folder();
-        node(&format!(
-            "findmnt --noheadings --list --output TARGET | grep '^{folder}/' | sort -r | xargs -r -n 1 umount; rm -rf {folder}"
-        ));
+        self.clear();
     }
 }

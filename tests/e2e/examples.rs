@@ -6,17 +6,17 @@ use crate::cluster::{
     Place, SYSTEM, apply, hand_on_the_node, kubectl, node, run, try_kubectl, uninstall, until,
     until_nothing_is_mounted, until_registered,
 };
+use crate::hands::{OnlyTheNode, node_at, nodes};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/examples");
 
-/// The directories of the examples' entries go, and what is mounted there.
-fn clean_node() {
-    node(
-        "for at in /mnt/media /mnt/shared /mnt/datasets; do
+/// The directories of the examples' entries go, and what is mounted there; on all nodes, because one is a DaemonSet.
+fn clean_nodes() {
+    let script = "for at in /mnt/media /mnt/shared /mnt/datasets; do
            findmnt --noheadings --list --output TARGET | grep \"^$at/\" | sort -r | xargs -r -n 1 umount
            rm -rf $at
-         done",
-    );
+         done";
+    nodes().iter().for_each(|name| drop(node_at(name, script)));
 }
 
 /// The blocks of commands in a section of a Markdown text.
@@ -28,6 +28,7 @@ fn commands(text: &str, section: &str) -> Vec<String> {
 #[test]
 fn the_quick_start_of_the_readme_works_word_by_word() {
     hand_on_the_node();
+    let _only = OnlyTheNode::new();
     let _ = try_kubectl(&["delete", "namespace", "demo", "--ignore-not-found"]);
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let blocks = commands(&text, "On Kubernetes");
@@ -46,12 +47,13 @@ fn the_quick_start_of_the_readme_works_word_by_word() {
     assert_eq!(last, "hello\n", "the pod sees the mount that the node made after it had started");
     kubectl(&["delete", "namespace", "demo", "--timeout=2m"]);
     until_nothing_is_mounted();
-    clean_node();
+    clean_nodes();
 }
 
 #[test]
 fn it_installs_without_helm_and_every_example_works() {
     let place = Place::new("plain");
+    let _only = OnlyTheNode::new();
     uninstall();
     let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/hostmount.yaml");
     kubectl(&["apply", "--filename", manifests]);
@@ -102,9 +104,11 @@ fn it_installs_without_helm_and_every_example_works() {
     kubectl(&["delete", "namespace", "demo", "--timeout=3m"]);
     kubectl(&["delete", "persistentvolume", "datasets-2024"]);
     until_nothing_is_mounted();
-    clean_node();
-    let left = node("cat /proc/self/mountinfo");
-    assert!(!left.contains("/mnt/shared"), "{left}");
+    clean_nodes();
+    for name in nodes() {
+        let left = node_at(name, "cat /proc/self/mountinfo");
+        assert!(!left.contains("/mnt/shared"), "{name}: {left}");
+    }
     kubectl(&["delete", "--filename", manifests, "--timeout=2m"]);
     kubectl(&["delete", "namespace", &place.namespace, "--timeout=2m"]);
 }

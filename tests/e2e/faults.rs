@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use crate::cluster::{
-    Place, apply, field, install_with, kubectl, node, try_kubectl, try_node, until, until_registered, volume_mounts,
+    Place, apply, field, install_with, kubectl, node, plugin_log, try_kubectl, try_node, until, until_registered,
+    volume_mounts,
 };
+use crate::hands::{command_on, the_node};
 use crate::pods::{inline, simple};
 
 /// A pod starts, which shows that kubelet and plugin work together; and goes.
@@ -98,7 +100,7 @@ fn kubernetes_139045_a_repeated_publish_that_would_be_refused_leaves_the_pod_its
     until("the plugin refuses it", Duration::from_secs(180), || {
         restart_kubelet();
         until_registered();
-        let log = kubectl(&["logs", "daemonset/hostmount", "--namespace", crate::cluster::SYSTEM]);
+        let log = plugin_log();
         if log.contains("may not use the entry changing") { Ok(()) } else { Err(log) }
     });
     // Several tries later the pod has what it had, and it is alive.
@@ -132,12 +134,10 @@ fn runc_5192_the_container_really_is_a_slave() {
 /// back-off, and what was mounted isn't any more.
 #[test]
 fn node_driver_registrar_206_after_a_reboot_the_pods_come_back_with_their_volumes() {
-    let Ok(reboot) = std::env::var("HOSTMOUNT_E2E_REBOOT") else {
-        println!(
-            "SKIPPED: HOSTMOUNT_E2E_REBOOT names no command that reboots the node, and only the local node has one"
-        );
+    if std::env::var("HOSTMOUNT_E2E_REBOOT").is_err() {
+        println!("SKIPPED: HOSTMOUNT_E2E_REBOOT names no command that reboots the node");
         return;
-    };
+    }
     let place = Place::new("reboot");
     // Without a sub-path: what is on the node's /mnt is lost too, and the entry's directory made again.
     apply(&[
@@ -151,8 +151,7 @@ fn node_driver_registrar_206_after_a_reboot_the_pods_come_back_with_their_volume
         field(&of, ".status.containerStatuses[0].restartCount").parse::<u32>().unwrap()
     };
     let before = restarts("inline");
-    let done = std::process::Command::new("sh").args(["-c", &reboot]).status().unwrap();
-    assert!(done.success(), "{reboot}: {done}");
+    command_on("HOSTMOUNT_E2E_REBOOT", the_node());
     until("the hand on the node", Duration::from_secs(120), || try_node("true").map(drop));
     until("the pod runs again", Duration::from_secs(120), || {
         let ready = try_kubectl(&[

@@ -4,13 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cluster::{Place, SYSTEM, apply, busybox, field, kubectl, node, until};
+use crate::cluster::{Place, apply, busybox, field, kubectl, node, plugin_log, until};
 use crate::faults::restart_kubelet;
 use crate::pods::{inline, simple};
-
-fn plugin_log() -> String {
-    kubectl(&["logs", "daemonset/hostmount", "--namespace", SYSTEM, "--tail=-1"])
-}
 
 /// Anybody who may create pods may write the annotation of a mirror pod, and into it the uid of any pod. The kubelet soon deletes
 /// a mirror of no static pod; the end of the one must not be taken for that of the other.

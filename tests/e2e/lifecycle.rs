@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::cluster::{
-    DRIVER, Place, SYSTEM, apply, driver_mounts, install, install_with, kubectl, kubelet_dir, node, plugin_pod,
-    try_kubectl, uninstall, until, until_nothing_is_mounted, volume_mounts,
+    DRIVER, Place, SYSTEM, apply, driver_mounts, install, install_with, kubectl, kubelet_dir, plugin_pod, try_kubectl,
+    uninstall, until, until_nothing_is_mounted, volume_mounts,
 };
+use crate::hands::{node_at, nodes};
 use crate::pods::{inline, simple};
 
 #[test]
@@ -103,19 +104,21 @@ fn uninstalling_leaves_running_pods_their_volumes_and_nothing_else() {
     assert!(driver_mounts().is_empty());
 }
 
-/// No object of the cluster, no custom resource, no socket and no directory of the node.
+/// No object of the cluster, no custom resource, no socket and no directory of any node.
 #[track_caller]
-fn nothing_is_left() {
+pub(crate) fn nothing_is_left() {
     let kinds = "csidrivers,clusterroles,clusterrolebindings,validatingadmissionpolicies,\
                  validatingadmissionpolicybindings,customresourcedefinitions";
     let objects = kubectl(&["get", kinds, "--output=name"]);
     assert!(!objects.contains("hostmount"), "{objects}");
     let inside = kubectl(&["get", "all,configmaps,serviceaccounts,secrets", "--namespace", SYSTEM, "--output=name"]);
     assert!(!inside.contains("hostmount"), "{inside}");
-    let files = node(&format!("find {0}/plugins {0}/plugins_registry -name '*{DRIVER}*'", kubelet_dir()));
-    // The kubelet's own: it keeps a directory for staged volumes of each driver it has known.
-    let ours: Vec<&str> = files.lines().filter(|line| !line.contains("/plugins/kubernetes.io/")).collect();
-    assert!(ours.is_empty(), "{ours:?}");
+    for node in nodes() {
+        let files = node_at(node, &format!("find {0}/plugins {0}/plugins_registry -name '*{DRIVER}*'", kubelet_dir()));
+        // The kubelet's own: it keeps a directory for staged volumes of each driver it has known.
+        let ours: Vec<&str> = files.lines().filter(|line| !line.contains("/plugins/kubernetes.io/")).collect();
+        assert!(ours.is_empty(), "{node}: {ours:?}");
+    }
 }
 
 /// Takes one capability after the other from the container: either it doesn't become ready, or it can't mount.
@@ -128,7 +131,8 @@ fn every_capability_of_the_container_is_necessary() {
         let patch = json!([{"op": "replace", "path": path, "value": capabilities}]).to_string();
         let of = ["--namespace", SYSTEM];
         kubectl(&[&of[..], &["patch", "daemonset", "hostmount", "--type=json", "--patch", &patch]].concat());
-        let rollout = ["rollout", "status", "daemonset/hostmount", "--timeout=25s"];
+        let patience = format!("--timeout={}s", 25 * nodes().len());
+        let rollout = ["rollout", "status", "daemonset/hostmount", &patience];
         try_kubectl(&[&of[..], &rollout[..]].concat())?;
         apply(&[simple(&place, "canary", &inline("data", place.sub_path()), "HostToContainer")]);
         let wait = ["wait", "--namespace", &place.namespace, "pod/canary", "--for=condition=Ready", "--timeout=15s"];

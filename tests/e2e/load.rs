@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Place, apply, field, kubectl, node, try_kubectl, until, until_nothing_is_mounted, volume_mounts};
+use crate::hands::the_node;
 use crate::pods::{inline, simple};
 
 /// What the kubelet allows by default.
@@ -22,8 +23,9 @@ fn held_by_plugin() -> (u64, u64, u64) {
 fn a_full_node_of_pods_starts_and_stops_at_once() {
     let place = Place::new("full");
     place.mount("nested");
-    let allowed: usize = field(&["nodes"], ".items[0].status.allocatable.pods").parse().unwrap();
-    let running = kubectl(&["get", "pods", "--all-namespaces", "--output=name"]).lines().count();
+    let allowed: usize = field(&["node", the_node()], ".status.allocatable.pods").parse().unwrap();
+    let here = format!("--field-selector=spec.nodeName={}", the_node());
+    let running = kubectl(&["get", "pods", "--all-namespaces", "--output=name", &here]).lines().count();
     let count = PODS.min(allowed - running);
     let volume = inline("data", place.sub_path());
     let propagation = ["None", "HostToContainer", "Bidirectional"];

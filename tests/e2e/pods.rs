@@ -3,6 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::cluster::{DRIVER, Place, busybox};
+use crate::hands::the_node;
+
+/// The label that every node has of its name.
+pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// A volume in the pod itself.
 pub(crate) fn inline(entry: &str, sub_path: &str) -> Value {
@@ -22,7 +26,7 @@ pub(crate) fn claim(name: &str) -> Value {
 pub(crate) fn persistent(place: &Place, name: &str, handle: &str) -> [Value; 2] {
     let size = json!({"storage": "1Mi"});
     let volume = json!({
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name, "labels": place.labels()},
         "spec": {
             "capacity": size, "accessModes": ["ReadWriteMany"], "storageClassName": "",
             "persistentVolumeReclaimPolicy": "Retain", "csi": {"driver": DRIVER, "volumeHandle": handle},
@@ -49,14 +53,22 @@ pub(crate) fn container(name: &str, propagation: &str) -> Value {
     })
 }
 
+/// A pod on the node of the tests.
 pub(crate) fn pod(place: &Place, name: &str, volume: &Value, containers: &[Value]) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": place.namespace},
         "spec": {
             "terminationGracePeriodSeconds": 1, "enableServiceLinks": false, "automountServiceAccountToken": false,
-            "tolerations": [{"operator": "Exists"}], "volumes": [volume], "containers": containers,
+            "tolerations": [{"operator": "Exists"}], "nodeSelector": {HOSTNAME: the_node()},
+            "volumes": [volume], "containers": containers,
         },
     })
+}
+
+/// The same pod on another node.
+pub(crate) fn on(node: &str, mut pod: Value) -> Value {
+    pod["spec"]["nodeSelector"] = json!({HOSTNAME: node});
+    pod
 }
 
 /// A pod of one container `c`.

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{
-    Place, SYSTEM, field, install_with, kubectl, node, try_apply, try_kubectl, until, until_registered,
-};
+use crate::cluster::{Place, field, install_with, node, plugin_log, try_apply, try_kubectl, until, until_registered};
 use crate::faults::restart_kubelet;
 use crate::pods::{inline, simple};
 
@@ -41,7 +39,7 @@ fn a_container_comes_back_after_the_entry_was_lowered_or_removed_and_the_kubelet
         until("the volume stays although it would be refused", Duration::from_secs(180), || {
             restart_kubelet();
             until_registered();
-            let log = kubectl(&["logs", "daemonset/hostmount", "--namespace", SYSTEM]);
+            let log = plugin_log();
             let stays = |line: &str| line.contains("stays as it was published") && line.contains(why);
             if log.lines().any(stays) { Ok(()) } else { Err(log) }
         });

@@ -1,8 +1,8 @@
 // Command kubernetes is a whole Kubernetes, and etcd, in one program: it is whatever it is called by its file name.
 //
 // One program, because the parts share nearly all of their code: linked one by one they take five times the space and
-// the time. It is what the local node of the e2e tests runs, built from the Go modules because a test machine has no
-// registry to take images from.
+// the time. It is what the local node of the e2e tests runs, and what the node image for kind has, built from the Go
+// modules because a test machine has no registry to take images from.
 package main
 
 import (
@@ -22,7 +22,9 @@ import (
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubeadm "k8s.io/kubernetes/cmd/kubeadm/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
@@ -31,6 +33,7 @@ var programs = map[string]func() *cobra.Command{
 	"kube-apiserver":          apiserver.NewAPIServerCommand,
 	"kube-controller-manager": controllers.NewControllerManagerCommand,
 	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
+	"kube-proxy":              proxy.NewProxyCommand,
 	"kubectl":                 kubectl.NewDefaultKubectlCommand,
 	"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
 }
@@ -41,9 +44,15 @@ func main() {
 		etcdmain.Main(os.Args)
 		return
 	}
+	if name == "kubeadm" {
+		if kubeadm.Run() != nil {
+			os.Exit(1)
+		}
+		return
+	}
 	program, known := programs[name]
 	if !known {
-		names := append(slices.Sorted(maps.Keys(programs)), "etcd")
+		names := append(slices.Sorted(maps.Keys(programs)), "etcd", "kubeadm")
 		fmt.Fprintf(os.Stderr, "%s: link or copy me as one of %s\n", name, strings.Join(names, ", "))
 		os.Exit(2)
 	}
