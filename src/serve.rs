@@ -21,6 +21,7 @@ use kernel::heap;
 use kernel::namespace::Proc;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use pods::client::ClientError;
 use pods::events::Events;
 use pods::lookup::Lookup;
 use service::config_store::ConfigStore;
@@ -161,17 +162,6 @@ pub enum ServeError {
     Server(#[from] ServerError),
 }
 
-/// Why there is no client of the API server.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// No configuration was found.
-    #[error(transparent)]
-    Config(#[from] kube::config::InferConfigError),
-    /// The configuration can't be used.
-    #[error(transparent)]
-    Client(#[from] kube::Error),
-}
-
 fn seconds(option: &'static str, value: f64) -> Result<Duration, ServeError> {
     let time = Duration::try_from_secs_f64(value).ok().filter(|time| !time.is_zero());
     time.ok_or(ServeError::Seconds { option, value })
@@ -256,7 +246,7 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
     let mut events = None;
     if lookup || args.events {
         let option = if lookup { "--pod-lookup api" } else { "--events" };
-        let client = around.block_on(api_client()).map_err(|error| ServeError::ApiServer { option, error })?;
+        let client = around.block_on(pods::client::infer()).map_err(|error| ServeError::ApiServer { option, error })?;
         events = args.events.then(|| Events::new(client.clone(), &args.driver_name, &args.node_id));
         if lookup {
             let deadline = seconds("lookup-timeout", args.lookup_timeout)?;
@@ -348,20 +338,6 @@ async fn say_what_stays(service: &Service) {
         ),
         _ => {}
     }
-}
-
-async fn api_client() -> Result<kube::Client, ClientError> {
-    client_of(kube::Config::infer().await?)
-}
-
-/// A client of the API server that does not retry. The watch and the kubelet have their own back-offs. A client that
-/// retries for half a minute would only hide the error.
-///
-/// # Errors
-/// [`ClientError::Client`].
-pub fn client_of(mut config: kube::Config) -> Result<kube::Client, ClientError> {
-    config.default_retry = false;
-    Ok(kube::Client::try_from(config)?)
 }
 
 /// Completes at SIGTERM or SIGINT. SIGHUP reloads the allow-list.

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use hostmount::serve::client_of;
 use http::Request;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use pods::client;
 use serde_json::json;
 
 /// How long the API server may take to start.
@@ -170,7 +170,7 @@ impl Server {
             "users": [{"name": "u", "user": {"token": user.token()}}],
         }))
         .unwrap();
-        client_of(Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap()).unwrap()
+        client::of(Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap()).unwrap()
     }
 
     pub(crate) async fn get(&self, client: &Client, path: &str) -> kube::Result<String> {

@@ -6,6 +6,7 @@
 //! claim is bound to that doesn't matter as long as all the pod's claims want the same.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod events;
 pub mod known;
 pub mod lookup;

@@ -28,6 +28,8 @@ use super::{MountThread, NoResult, Pool, lock};
 
 /// When the follower checks on the leader, after that has left for a job. One check serves all jobs that begin before it.
 const ALARM: Duration = Duration::from_millis(5);
+/// A follower that could not be started is tried again after this time.
+const RETRY: Duration = Duration::from_secs(1);
 /// Calls are read and answered on this stack, with all of HTTP/2. Only touched pages count.
 const STACK: usize = 1024 * 1024;
 
@@ -156,6 +158,25 @@ impl CallRuntime {
         std::thread::Builder::new().name("calls".to_owned()).stack_size(STACK).spawn(main).map(drop)
     }
 
+    /// Starts a follower as soon as the machine has a thread for it. The leader that was replaced is no help: it may
+    /// have come back, and ended, while the start was failing.
+    fn start_follower_later(self: &Arc<Self>) {
+        let calls = Arc::clone(self);
+        self.handle.spawn(async move {
+            loop {
+                tokio::time::sleep(RETRY).await;
+                // It counts as being there from now on, so that a leader that comes back doesn't become a second one.
+                if std::mem::replace(&mut lock(&calls.leadership).followed, true) {
+                    return;
+                }
+                if calls.start_as(Role::Follower).is_ok() {
+                    return tracing::info!("a thread can take over again if the one that serves calls hangs");
+                }
+                lock(&calls.leadership).followed = false;
+            }
+        });
+    }
+
     /// Waits until the leader stays away too long. None: serving has ended.
     fn follow(self: &Arc<Self>) -> Option<Role> {
         loop {
@@ -176,6 +197,7 @@ impl CallRuntime {
                     if let Err(error) = self.start_as(Role::Follower) {
                         lock(&self.leadership).followed = false;
                         tracing::warn!(%error, "no thread can take over if the one that serves calls hangs");
+                        self.start_follower_later();
                     }
                     self.taken_over.notify_waiters();
                     return Some(Role::Leader(number));
