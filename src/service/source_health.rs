@@ -27,7 +27,7 @@ use crate::heal::notice::RESTART;
 use crate::refusals::ForAuthor;
 
 /// How long a source may take to answer. Most answer within microseconds.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// The maximum number of sources that are asked in one interval. If there are more, each interval asks the next ones.
 const EACH_TIME: usize = 64;
 /// How many sources are asked in parallel.
@@ -225,7 +225,7 @@ async fn ask(service: &Service, pool: &Arc<Pool>, volume: &Volume) -> Option<Sou
         return Some(SourceHealth::Hung);
     }
     let path = volume.path.clone();
-    let asking = service.threads.run(pool, source, PATIENCE, move |thread, _| engine::health(&thread.site, &path));
+    let asking = service.threads.run(pool, source, TIMEOUT, move |thread, _| engine::health(&thread.site, &path));
     match asking.await {
         Ok(Ok(gone)) => Some(gone.into()),
         Ok(Err(MountError::Target { errno, .. })) if kernel::stat::is_dead(errno) => Some(SourceHealth::Dead(errno)),

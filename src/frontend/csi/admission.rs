@@ -21,15 +21,15 @@ const ROOT: u32 = 0;
 /// Admits callers or refuses them.
 #[derive(Debug)]
 pub struct Admission {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     limit: usize,
     strangers: AtomicU64,
     too_many: AtomicU64,
 }
 
-/// A connection's place. Dropping it frees the place.
+/// The permit of a connection. Dropping it lets another connection in.
 #[derive(Debug)]
-pub struct Place {
+pub struct Permit {
     _permit: OwnedSemaphorePermit,
 }
 
@@ -67,24 +67,24 @@ impl Admission {
     /// Admits at most `limit` connections at once.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        let places = Arc::new(Semaphore::new(limit));
-        Self { places, limit, strangers: AtomicU64::new(0), too_many: AtomicU64::new(0) }
+        let permits = Arc::new(Semaphore::new(limit));
+        Self { permits, limit, strangers: AtomicU64::new(0), too_many: AtomicU64::new(0) }
     }
 
-    /// A place for the caller of a new connection.
+    /// A permit for the caller of a new connection.
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn admit(&self, stream: &UnixStream) -> Result<Place, Refusal> {
+    pub fn admit(&self, stream: &UnixStream) -> Result<Permit, Refusal> {
         self.admit_uid(stream.peer_cred().ok().map(|caller| caller.uid()))
     }
 
-    fn admit_uid(&self, uid: Option<u32>) -> Result<Place, Refusal> {
+    fn admit_uid(&self, uid: Option<u32>) -> Result<Permit, Refusal> {
         if uid != Some(ROOT) {
             self.strangers.fetch_add(1, Ordering::Relaxed);
             return Err(Refusal::NotRoot { uid });
         }
-        Arc::clone(&self.places).try_acquire_owned().map(|permit| Place { _permit: permit }).map_err(|_| {
+        Arc::clone(&self.permits).try_acquire_owned().map(|permit| Permit { _permit: permit }).map_err(|_| {
             self.too_many.fetch_add(1, Ordering::Relaxed);
             Refusal::TooMany { limit: self.limit }
         })
@@ -110,7 +110,7 @@ mod tests {
         let (_first, second) = (admission.admit_uid(Some(0)).unwrap(), admission.admit_uid(Some(0)).unwrap());
         assert_eq!(admission.admit_uid(Some(0)).unwrap_err(), Refusal::TooMany { limit: 2 });
         drop(second);
-        assert!(admission.admit_uid(Some(0)).is_ok(), "a place that was left is free");
+        assert!(admission.admit_uid(Some(0)).is_ok(), "a permit that was given back is free");
         assert_eq!(admission.refusals(), (3, 1));
     }
 }

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tonic::transport::server::Connected;
 
-use super::admission::Place;
+use super::admission::Permit;
 use super::caller::Caller;
 
 /// The most bytes that are read at once: usually a whole call. The buffer is zeroed first.
@@ -28,17 +28,17 @@ pub struct Connection {
     /// A duplicate of the stream, while we wait for room to write.
     full: Option<AsyncFd<UnixStream>>,
     caller: Caller,
-    _place: Place,
+    _permit: Permit,
 }
 
 impl Connection {
-    /// A connection, its caller, and its place among the connections.
+    /// A connection, its caller, and its permit.
     ///
     /// # Errors
     /// The error of epoll_ctl(2).
-    pub fn new(stream: tokio::net::UnixStream, caller: Caller, place: Place) -> io::Result<Self> {
+    pub fn new(stream: tokio::net::UnixStream, caller: Caller, permit: Permit) -> io::Result<Self> {
         let stream = register(stream.into_std()?, Interest::READABLE)?;
-        Ok(Self { stream, full: None, caller, _place: place })
+        Ok(Self { stream, full: None, caller, _permit: permit })
     }
 
     /// Writes as soon as there is room for a byte.
@@ -138,8 +138,8 @@ mod tests {
 
     fn pair() -> (Connection, Client) {
         let (ours, theirs) = Client::pair().unwrap();
-        let place = Admission::new(1).admit(&ours).unwrap();
-        (Connection::new(ours, Caller::nobody(), place).unwrap(), theirs)
+        let permit = Admission::new(1).admit(&ours).unwrap();
+        (Connection::new(ours, Caller::nobody(), permit).unwrap(), theirs)
     }
 
     /// Whether any epoll of this process waits until the descriptor can be written to (proc_pid_fdinfo(5)).

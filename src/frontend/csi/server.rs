@@ -110,9 +110,9 @@ async fn transport(
         })
         .filter_map(move |accepted| match accepted {
             Ok(stream) => match accepting.admission.admit(&stream) {
-                Ok(place) => {
+                Ok(permit) => {
                     let caller = Caller::of(&stream, &accepting.service.threads, accepting.service.namespace);
-                    Some(Connection::new(stream, caller, place))
+                    Some(Connection::new(stream, caller, permit))
                 }
                 Err(refusal) => {
                     tracing::warn!(%refusal, "connection closed");

@@ -34,7 +34,7 @@ pub struct Facts {
     /// The kubelet's directory, as given.
     pub kubelet_dir: AbsPath,
     /// The time-out for each directory.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// The kernel's release.
     pub release: String,
     /// What newer kernels have.

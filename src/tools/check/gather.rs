@@ -47,7 +47,7 @@ pub(super) fn gather(config: Option<&Path>, asked: &VisitArgs) -> Result<Facts, 
     Ok(Facts {
         driver: asked.driver_name.clone(),
         kubelet_dir: asked.kubelet_dir.clone(),
-        patience: asked.timeout,
+        timeout: asked.timeout,
         release: text(&proc, "sys/kernel/osrelease"),
         calls: calls(&threads),
         own: own(&proc),

@@ -78,7 +78,7 @@ fn source(facts: &Facts, entry: &Entry, seen: &DirectoryState, items: &mut Vec<I
             .run(on_node(facts, &format!("findmnt --target {}", quoted(path))))
             .run(on_node(facts, &format!("umount --lazy {}", quoted(path)))),
         DirectoryState::Hung => {
-            fault(format!("did not answer within {:?}: the server of its file system hangs", facts.patience))
+            fault(format!("did not answer within {:?}: the server of its file system hangs", facts.timeout))
                 .advise(
                     "look whether the server runs and can be reached; each volume of it fails with DEADLINE_EXCEEDED",
                 )

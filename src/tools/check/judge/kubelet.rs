@@ -110,7 +110,7 @@ fn directory(facts: &Facts, node: &Node) -> Item {
         DirectoryState::NotADirectory => "is not a directory".to_owned(),
         DirectoryState::Symlink(_) => "leads over a symlink".to_owned(),
         DirectoryState::Dead(errno) | DirectoryState::Refused(errno) => format!("can't be opened: {errno:?}"),
-        DirectoryState::Hung => format!("did not answer within {:?}", facts.patience),
+        DirectoryState::Hung => format!("did not answer within {:?}", facts.timeout),
         DirectoryState::Unknown => "could not be looked at".to_owned(),
     };
     let item = Item::fault(HERE, "kubeletDir", looked_at, found);

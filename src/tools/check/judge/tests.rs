@@ -40,7 +40,7 @@ fn good() -> Facts {
     let in_kubelet = |name: &str| kubelet_dir.as_path().join(name);
     Facts {
         driver: "csi.x".to_owned(),
-        patience: Duration::from_secs(3),
+        timeout: Duration::from_secs(3),
         release: "6.12.1-amd64".to_owned(),
         calls: [("openat2", (5, 6)), ("mount_setattr", (5, 12)), ("statmount", (6, 8)), (MOUNT_EVENTS, (6, 15))]
             .map(|(name, since)| Row { name, since, refused: None })
