@@ -307,8 +307,9 @@ async fn tidy() {
     }
 }
 
-/// A runtime with one thread for background work. Calls have threads of their own ([`workers::CallRuntime`]). Parsing a list of pods or
-/// a TLS handshake with the API server must not delay a call, and must not run in the kubelet's mount namespace.
+/// A runtime with one thread for background work. Calls have threads of their own ([`workers::CallRuntime`]). Parsing a
+/// list of pods or a TLS handshake with the API server must not delay a call, and must not run in the kubelet's mount
+/// namespace.
 fn around() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(1)

@@ -23,7 +23,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::site::Site;
@@ -140,14 +140,6 @@ enum By {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Wakes a thread after unlocking the queue. Otherwise the thread would wait for the lock at once.
-fn wake(queue: MutexGuard<'_, Queue>, thread: Option<Arc<Condvar>>) {
-    drop(queue);
-    if let Some(thread) = thread {
-        thread.notify_one();
-    }
 }
 
 /// All mount threads, by namespace. There is usually one namespace: the kubelet's.
@@ -322,7 +314,11 @@ impl Threads {
     fn get_thread(&self, pool: &Arc<Pool>, mut queue: MutexGuard<'_, Queue>, job: u64) {
         let number = queue.wants_thread().then(|| queue.expect_thread());
         let idle = queue.next_to_wake();
-        wake(queue, idle);
+        // Woken while the queue is locked, the thread would wait for the lock at once.
+        drop(queue);
+        if let Some(thread) = idle {
+            thread.notify_one();
+        }
         if let Some(number) = number {
             self.start(pool, number, job);
         }

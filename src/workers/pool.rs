@@ -1,6 +1,7 @@
 //! The threads of one mount namespace. Each takes a job, does it and waits for the next.
 //!
-//! All of them are alike, and so is the leader of the call runtime while it does a job. Each has a place of its own in the staging area.
+//! All of them are alike, and so is the leader of the call runtime while it does a job. Each has a place of its own in
+//! the staging area.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
